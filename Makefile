@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Everything lives in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# uv from PATH when it is there, else from pip inside the virtual environment.
+UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+
+.PHONY: demo test check faults bench bench-quick pins clean
+
+demo: $(VENV)/.run
+	$(BIN)/python -m examples.notes_bot
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
+
+# Pins carry exact versions and no registry hosts; uv.lock would record hosts.
+pins: $(VENV)/.uv
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
+		-o requirements/run.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
+		--group test --group lint pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.uv:
+	@if command -v uv >/dev/null 2>&1; then uv venv -q --allow-existing --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q uv; fi
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
+	@test -e $(VENV)/.dev || { $(UV) pip install -q --python $(BIN)/python -r requirements/run.txt && \
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e . ; }
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.uv requirements/dev.txt pyproject.toml
+	@$(UV) pip install -q --python $(BIN)/python -r requirements/dev.txt
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@

@@ -1,0 +1,100 @@
+"""The database plugin for aiogram 3: engine, unit of work, middleware, Base.
+
+The names below are imported when they are first used: a worker that makes units of work never
+pays for aiogram, and a tool that reads the configuration never pays for SQLAlchemy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from db_manager.base import Base
+    from db_manager.config import DatabaseConfig
+    from db_manager.engine import create_engine
+    from db_manager.errors import (
+        CommitOutcomeUnknownError,
+        ConfigError,
+        DatabaseUnavailableError,
+        DbManagerError,
+        ManagerClosedError,
+        PoolExhaustedError,
+        ReadOnlyUnsupportedError,
+        RetriesExhaustedError,
+        TableNameError,
+        TransactionAbortedError,
+        UnitOfWorkStateError,
+        UnitOfWorkTaskError,
+        WrongEventLoopError,
+    )
+    from db_manager.factory import UnitOfWorkFactory
+    from db_manager.middleware import DatabaseData
+    from db_manager.plugin import DatabasePlugin
+    from db_manager.resolving import resolve
+    from db_manager.transaction import UnitState
+    from db_manager.uow import UnitOfWork
+
+_MODULES = {
+    "base": ("Base",),
+    "config": ("DatabaseConfig",),
+    "engine": ("create_engine",),
+    "errors": (
+        "CommitOutcomeUnknownError",
+        "ConfigError",
+        "DatabaseUnavailableError",
+        "DbManagerError",
+        "ManagerClosedError",
+        "PoolExhaustedError",
+        "ReadOnlyUnsupportedError",
+        "RetriesExhaustedError",
+        "TableNameError",
+        "TransactionAbortedError",
+        "UnitOfWorkStateError",
+        "UnitOfWorkTaskError",
+        "WrongEventLoopError",
+    ),
+    "factory": ("UnitOfWorkFactory",),
+    "middleware": ("DatabaseData",),
+    "plugin": ("DatabasePlugin",),
+    "resolving": ("resolve",),
+    "transaction": ("UnitState",),
+    "uow": ("UnitOfWork",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Base",
+    "CommitOutcomeUnknownError",
+    "ConfigError",
+    "DatabaseConfig",
+    "DatabaseData",
+    "DatabasePlugin",
+    "DatabaseUnavailableError",
+    "DbManagerError",
+    "ManagerClosedError",
+    "PoolExhaustedError",
+    "ReadOnlyUnsupportedError",
+    "RetriesExhaustedError",
+    "TableNameError",
+    "TransactionAbortedError",
+    "UnitOfWork",
+    "UnitOfWorkFactory",
+    "UnitOfWorkStateError",
+    "UnitOfWorkTaskError",
+    "UnitState",
+    "WrongEventLoopError",
+    "create_engine",
+    "resolve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,56 @@
+"""The declarative Base of all plugins' models: named constraints, one owner for each table."""
+
+import re
+from typing import Any, Final
+
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase
+
+from db_manager.errors import TableNameError
+
+#: A name is cut by the server at 63 bytes in silence, and two would become one.
+TABLE_NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z][a-z0-9]*(?:_[a-z0-9]+)*__[a-z][a-z0-9_]*\Z")
+
+#: Constraints and indexes get names that are the same on every database, for migrations.
+NAMING_CONVENTION: Final = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """What models inherit; their tables are named `plugin_name__table_name`.
+
+    Raises:
+        TableNameError: The name of a table breaks the convention, or another model has it.
+    """
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the name of the table before SQLAlchemy maps the class."""
+        name = cls.__dict__.get("__tablename__")
+        if isinstance(name, str):
+            _check_name(cls, name)
+        super().__init_subclass__(**kwargs)
+
+
+def _check_name(model: type[Base], name: str) -> None:
+    me = f"{model.__module__}.{model.__qualname__}"
+    if not TABLE_NAME.match(name):
+        plugin = re.sub(r"\W", "_", model.__module__.rpartition(".")[2].lower())
+        table = re.sub(r"\W", "_", name.lower()).strip("_") or "table"
+        raise TableNameError(
+            f"model {me}: the table {name!r} must be named plugin_name__table_name, in lower "
+            f"case, at most 63 characters; {f'{plugin}__{table}'[:63]!r} would do"
+        )
+    for mapper in Base.registry.mappers:
+        if mapper.local_table is Base.metadata.tables.get(name):
+            owner = f"{mapper.class_.__module__}.{mapper.class_.__qualname__}"
+            raise TableNameError(
+                f"the table {name!r} is claimed by {owner} and by {me}; rename one of them, each "
+                f"plugin's tables begin with its own name"
+            )

@@ -1,0 +1,130 @@
+"""The section [database] of config.toml, overridden by the environment; knows no SQLAlchemy."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "DATABASE__"
+FILE_SUFFIX = "_FILE"
+
+
+class DatabaseConfig(BaseSettings):
+    """How to reach the database, and how patient to be with it. Times are in seconds.
+
+    A variable `DATABASE__POOL_SIZE` of the environment wins over `pool_size` of the file, and
+    `DATABASE__PASSWORD_FILE` names a file that holds the value, as Docker's secrets do.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    driver: str = Field("sqlite+aiosqlite", description="SQLAlchemy's name of an async driver")
+    user: str | None = Field(None, description="name of the database role")
+    password: SecretStr | None = Field(None, description="better kept out of the file")
+    host: str | None = Field(None, description="name, address, or folder of the Unix socket")
+    port: int | None = Field(None, ge=1, le=65535, description="TCP port")
+    database: str | None = Field(None, description="its name; for SQLite the path of the file")
+    url: SecretStr | None = Field(
+        None, description="instead of the keys above: driver://user:password@host:port/database"
+    )
+
+    create_tables: bool = Field(default=True, description="create missing tables at start")
+
+    pool_size: int = Field(10, ge=1, description="connections that are kept open")
+    max_overflow: int = Field(0, ge=0, description="connections that may be opened on top")
+    pool_timeout: float = Field(5.0, gt=0, description="longest wait for a free connection")
+    pool_recycle: float = Field(1800.0, gt=0, description="age at which a connection is replaced")
+    pre_ping: bool = Field(
+        default=False,
+        description="ask the server at every checkout; only for networks that drop silently",
+    )
+    connect_timeout: float = Field(5.0, gt=0, description="longest wait for a new connection")
+
+    statement_timeout: float = Field(15.0, gt=0, description="longest statement (PostgreSQL)")
+    lock_timeout: float = Field(5.0, gt=0, description="longest wait for a lock, also SQLite's")
+    idle_in_transaction_timeout: float = Field(
+        30.0, gt=0, description="longest pause inside a transaction (PostgreSQL)"
+    )
+    exit_timeout: float = Field(
+        5.0, gt=0, description="longest COMMIT or ROLLBACK before its outcome is unknown"
+    )
+    slow_unit: float = Field(1.0, gt=0, description="age at which an open unit is warned about")
+    sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
+        "NORMAL",
+        description="FULL survives power loss at one fsync a commit; NORMAL survives kill -9",
+    )
+    resolvable: bool = Field(
+        default=False,
+        description="keep each unit's transaction id for `resolve`: one more round trip",
+    )
+
+    tls: Literal["auto", "verify", "require", "disable"] = Field(
+        "auto",
+        description="auto verifies every host that is not local; require encrypts unverified",
+    )
+    tls_ca: Path | None = Field(None, description="file with the authority's certificate")
+    pgbouncer: bool = Field(default=False, description="PgBouncer in transaction mode is between")
+    application_name: str = Field("db_manager", description="shown in pg_stat_activity")
+
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="passed to create_async_engine as they are"
+    )
+    connect_args: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="passed to the driver's connect as they are"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic-settings passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, _FileVariables(settings_cls), init_settings
+
+    @model_validator(mode="after")
+    def _check_pieces(self) -> Self:
+        if self.url is None and not self.driver.startswith("sqlite") and not self.database:
+            raise ValueError(f"database is missing: driver {self.driver!r} needs its name")
+        if self.tls_ca is not None and self.tls in {"disable", "require"}:
+            raise ValueError(f"tls_ca is not used with tls = {self.tls!r}; say tls = 'verify'")
+        return self
+
+
+class _FileVariables(PydanticBaseSettingsSource):
+    """Reads `DATABASE__X_FILE`, and refuses variables of ours that mean nothing.
+
+    pydantic-settings ignores an unknown variable even with `extra="forbid"`: a typo in the name
+    of a password variable would otherwise go unnoticed.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- the port's signature
+        path = os.environ.get(PREFIX + field_name.upper() + FILE_SUFFIX)
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise ValueError(
+                f"{PREFIX}{field_name.upper()}{FILE_SUFFIX}: cannot read {path!r}: {error.strerror}"
+            ) from None
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        known = {PREFIX + name.upper() for name in fields}
+        for name in os.environ:
+            upper = name.upper()
+            if upper.startswith(PREFIX) and upper.removesuffix(FILE_SUFFIX) not in known:
+                raise ValueError(
+                    f"unknown environment variable {name}; known are: {', '.join(sorted(known))}"
+                )
+        values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
+        return {name: value for name, value in values.items() if value is not None}

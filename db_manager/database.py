@@ -1,0 +1,357 @@
+"""What all units of one engine share: their settings, who holds what, and whether it is open."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_only
+
+from db_manager import classify
+from db_manager import events as facts
+from db_manager.errors import (
+    DatabaseUnavailableError,
+    ManagerClosedError,
+    PoolExhaustedError,
+    ReadOnlyUnsupportedError,
+    UnitOfWorkStateError,
+    WrongEventLoopError,
+    one_line,
+)
+from db_manager.sqlite import SqliteConnection
+from lifecycle.bus import EventBus
+
+if TYPE_CHECKING:
+    from db_manager.transaction import Transaction
+    from db_manager.uow import UnitOfWork
+
+#: Name of the engine's execution option that leads from an engine to its Database.
+OPTION: Final = "db_manager"
+
+ReadOnly = Literal[False, True, "snapshot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSettings:
+    """How patient units are. Times are in seconds.
+
+    Args:
+        exit_timeout: Longest COMMIT or ROLLBACK; after it the outcome is unknown.
+        pool_timeout: Longest wait for SQLite's one writer (an engine's pool has its own).
+        slow_unit: Age at which an open unit is warned about.
+        resolvable: Keep each unit's transaction id for `resolve` (PostgreSQL, one round trip).
+        control_flow: Exceptions that end a block without being an error.
+    """
+
+    exit_timeout: float = 5.0
+    pool_timeout: float = 5.0
+    slow_unit: float = 1.0
+    resolvable: bool = False
+    control_flow: tuple[type[BaseException], ...] = ()
+
+
+class Database:
+    """The shared side of the units of one engine.
+
+    Args:
+        engine: The engine of the units.
+        make_reader: Builds an engine for read-only units, on the first of them.
+        settings: How patient its units are.
+        bus: Where its units publish; an engine of one's own needs none.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        make_reader: Callable[[], AsyncEngine] | None = None,
+        settings: UnitSettings | None = None,
+        bus: EventBus | None = None,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings or UnitSettings()
+        self.bus = bus or EventBus()
+        #: The open unit of each task: a task has at most one.
+        self.open: dict[asyncio.Task[Any], UnitOfWork] = {}
+        self.state: Literal["open", "stopping", "closed"] = "open"
+        self.lost: str = ""
+        #: Called when a connection attempt finds the server unavailable.
+        self.on_lost: Callable[[str], None] = lambda _reason: None
+        self.began = self.bus.channel(facts.UnitBegun)
+        self.committed = self.bus.channel(facts.UnitCommitted)
+        self.rolled_back = self.bus.channel(facts.UnitRolledBack)
+        self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
+        self.ended = self.bus.channel(facts.UnitClosed)
+        self.slow = self.bus.channel(facts.UnitSlow)
+        self._make_reader = make_reader
+        self._reader: AsyncEngine | None = None
+        self._connections: dict[Connection, UnitOfWork] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: asyncio.Event | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        # SQLite has one writer. Waiting for it in a queue of ours is fair and costs nothing;
+        # waiting in the driver's threads polls, and starves.
+        self.writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        self._listen(engine)
+
+    @classmethod
+    def of(cls, engine: "AsyncEngine | Database") -> "Database":
+        """Return the database of *engine*, made now when the engine is the user's own."""
+        if isinstance(engine, Database):
+            return engine
+        known: Database | None = engine.sync_engine.get_execution_options().get(OPTION)
+        return known if known is not None else cls(engine)
+
+    # -- the life of a unit ---------------------------------------------------------------
+
+    def enter(self, unit: "UnitOfWork", task: asyncio.Task[Any]) -> None:
+        """Let *unit* in.
+
+        Raises:
+            ManagerClosedError: The plugin is stopping or stopped.
+            WrongEventLoopError: The engine belongs to another loop.
+            UnitOfWorkStateError: The task has an open unit already.
+        """
+        if self.state != "open":
+            raise ManagerClosedError
+        loop = task.get_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongEventLoopError
+            self._loop = loop
+        if task in self.open:
+            raise UnitOfWorkStateError(
+                self.open[task].state,
+                "this task has a unit of work open already, and a second one could wait for the "
+                "connection that the first one holds",
+                "pass the open unit on, use its savepoint(), or end it first",
+            )
+        self.open[task] = unit
+        if self._watch is None:
+            self._watch = loop.call_later(self.settings.slow_unit, self._warn_of_slow_units)
+
+    def leave(self, task: asyncio.Task[Any] | None) -> None:
+        """Let the unit of *task* go."""
+        if task is not None:
+            self.open.pop(task, None)
+        if self._idle is not None and not self.open:
+            self._idle.set()
+
+    def connect(self, unit: "UnitOfWork", transaction: "Transaction") -> Connection:
+        """Check a connection out for *unit*; runs inside a greenlet.
+
+        Raises:
+            DatabaseUnavailableError: The server cannot be reached, or is known to be lost.
+            PoolExhaustedError: No connection came free in time.
+        """
+        if self.lost:
+            raise DatabaseUnavailableError(self.lost)
+        engine, read_only = self.engine, unit.read_only
+        if read_only:
+            engine = self._reading_engine()
+        elif self.writer is not None:
+            self._wait_for_writer(unit, self.writer)
+            transaction.holds_writer = True
+        try:
+            connection = engine.sync_engine.connect()
+        except sqlalchemy.exc.TimeoutError:
+            raise self._exhausted(unit, engine) from None
+        except (OSError, sqlalchemy.exc.DBAPIError) as error:
+            if not classify.is_unavailable(error):
+                raise
+            reason = one_line(error)
+            self.on_lost(reason)
+            raise DatabaseUnavailableError(reason) from error
+        self._connections[connection] = unit
+        if read_only and (engine is self.engine or read_only == "snapshot"):
+            _begin_read_only(connection)
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
+        self._connections.pop(connection, None)
+        connection.close()
+
+    def free_writer(self) -> None:
+        """Let the next unit write, on SQLite."""
+        if self.writer is not None:
+            self.writer.release()
+
+    def _reading_engine(self) -> AsyncEngine:
+        if self._make_reader is None:
+            return self.engine
+        if self._reader is None:
+            self._reader = self._make_reader()
+            self._listen(self._reader)
+        return self._reader
+
+    def _wait_for_writer(self, unit: "UnitOfWork", writer: asyncio.Lock) -> None:
+        async def wait() -> None:
+            try:
+                async with asyncio.timeout(self.settings.pool_timeout):
+                    await writer.acquire()
+            except TimeoutError:
+                raise self._exhausted(unit) from None
+
+        await_only(wait() if writer.locked() else writer.acquire())
+
+    def _exhausted(
+        self, waiter: "UnitOfWork", engine: AsyncEngine | None = None
+    ) -> PoolExhaustedError:
+        pool: Any = engine.sync_engine.pool if engine else None
+        size = pool.size() + max(0, pool.overflow()) if pool else 1
+        holders = [
+            unit
+            for unit in self.open.values()
+            if unit is not waiter and unit.checked_out is not None
+        ]
+        holders.sort(key=lambda unit: unit.began_at)
+        error = PoolExhaustedError(
+            size,
+            pool.timeout() if pool else self.settings.pool_timeout,
+            [unit.describe() for unit in holders],
+            what="connections" if pool else "SQLite's one writer",
+        )
+        self.bus.publish(facts.PoolExhausted(size=error.size, holders=error.holders))
+        return error
+
+    # -- what the engine tells ------------------------------------------------------------
+
+    def _listen(self, engine: AsyncEngine) -> None:
+        sync = engine.sync_engine
+        sync.update_execution_options(**{OPTION: self})
+        event.listen(sync, "before_cursor_execute", self._before_statement)
+        event.listen(sync, "after_cursor_execute", self._after_statement)
+        event.listen(sync, "handle_error", self._note_error)
+        event.listen(sync, "do_connect", self._refuse_when_closed)
+        event.listen(sync, "engine_disposed", self._forget_loop)
+
+    def _before_statement(self, connection: Connection, _c: object, sql: str, *_: object) -> None:
+        unit = self._connections.get(connection)
+        if unit is not None:
+            unit.statement = sql
+            unit.sent_at = time.perf_counter()
+
+    def _after_statement(self, connection: Connection, *_: object) -> None:
+        unit = self._connections.get(connection)
+        if unit is not None:
+            unit.statements += 1
+            unit.database_time += time.perf_counter() - unit.sent_at
+
+    def _note_error(self, context: ExceptionContext) -> None:
+        error = context.original_exception
+        if context.connection is not None and classify.is_other_task_busy(error):
+            # SQLAlchemy would give this connection back with its transaction open, and every
+            # later unit on it would fail.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+        unit = self._connections.get(context.connection) if context.connection else None
+        if unit is not None:
+            unit.statement_failed(context.sqlalchemy_exception or error)
+
+    def _refuse_when_closed(self, *_: object) -> None:
+        if self.state == "closed":
+            raise ManagerClosedError
+
+    def _forget_loop(self, _engine: object) -> None:
+        if not self.open:
+            self._loop = None
+
+    # -- watching and ending --------------------------------------------------------------
+
+    def _warn_of_slow_units(self) -> None:
+        self._watch = None
+        if not self.open or self._loop is None:
+            return
+        now = time.perf_counter()
+        for unit in tuple(self.open.values()):
+            if not unit.warned and now - unit.began_at >= self.settings.slow_unit:
+                unit.warned = True
+                if self.slow.handlers:
+                    self.slow.publish(
+                        facts.UnitSlow(
+                            unit=unit.number,
+                            duration=now - unit.began_at,
+                            holds_connection=unit.checked_out is not None,
+                            statement=unit.statement[:200],
+                            correlation=unit.correlation,
+                        )
+                    )
+        self._watch = self._loop.call_later(self.settings.slow_unit / 2, self._warn_of_slow_units)
+
+    async def drain(self, deadline: float, rollback_time: float) -> facts.DatabaseDrained:
+        """Refuse new units and wait for the open ones.
+
+        Args:
+            deadline: Seconds to wait for the units to end by themselves.
+            rollback_time: Seconds that the rest, cancelled then, may take to roll back.
+
+        Returns:
+            How many there were, and which had to be cancelled.
+        """
+        started = time.perf_counter()
+        self.state = "stopping"
+        waited = len(self.open)
+        await self._wait_idle(deadline)
+        rest = {
+            task: unit for task, unit in self.open.items() if task is not asyncio.current_task()
+        }
+        named = tuple(unit.describe() for unit in rest.values())
+        for task in rest:
+            task.cancel()
+        if rest:
+            await self._wait_idle(rollback_time)
+        return facts.DatabaseDrained(
+            waited=waited, cancelled=named, duration=time.perf_counter() - started
+        )
+
+    async def _wait_idle(self, seconds: float) -> None:
+        if not self.open:
+            return
+        self._idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._idle = None
+
+    async def dispose(self) -> None:
+        """Close every connection; a later use is `ManagerClosedError`, not a silent new pool."""
+        self.state = "closed"
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        for engine in (self._reader, self.engine):
+            if engine is not None:
+                await engine.dispose()
+
+    def pool_levels(self) -> dict[str, float]:
+        """Return how many connections are idle, used and allowed, and how many units are open."""
+        pool: Any = self.engine.sync_engine.pool
+        return {
+            "size": pool.size(),
+            "idle": pool.checkedin(),
+            "used": pool.checkedout(),
+            "units": len(self.open),
+        }
+
+
+def _begin_read_only(connection: Connection) -> None:
+    """Give the unit one snapshot of the data, and let the server refuse writes."""
+    name = connection.dialect.name
+    driver = connection.connection.driver_connection
+    if name == "postgresql":
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    elif name in {"mysql", "mariadb"}:
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    elif isinstance(driver, SqliteConnection):
+        driver.begin_snapshot()
+    else:
+        raise ReadOnlyUnsupportedError(name)

@@ -1,0 +1,274 @@
+"""Builds the async engine from the configuration: safe defaults for every database we test."""
+
+import asyncio
+import ipaddress
+import ssl
+import uuid
+from typing import Any
+
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from db_manager.config import DatabaseConfig
+from db_manager.errors import ConfigError
+from db_manager.sqlite import SqliteConnection, connector
+
+#: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
+#: statement whose client is gone lives on, with its locks, to its end.
+CLIENT_CHECK_INTERVAL = 1000
+#: A driver gives up on an answer this many seconds after the server should have ended the
+#: statement by itself.
+ANSWER_MARGIN = 5.0
+#: Added to the name of a prepared statement, so that two clients behind one PgBouncer differ.
+_SECRETS = frozenset({"password", "passwd", "sslpassword"})
+
+
+def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
+    """Return where the database is, and its password apart.
+
+    Args:
+        config: The section [database].
+
+    Returns:
+        The URL without a password, and the password.
+
+    Raises:
+        ConfigError: The URL is malformed, or carries a secret in its query.
+    """
+    password = config.password.get_secret_value() if config.password else None
+    if config.url is None:
+        name = config.database
+        if name is None and config.driver.startswith("sqlite"):
+            name = "bot.sqlite3"
+        url = URL.create(
+            config.driver,
+            username=config.user,
+            host=config.host,
+            port=config.port,
+            database=name,
+        )
+        return url, password
+    try:
+        url = make_url(config.url.get_secret_value())
+    except (exc.ArgumentError, ValueError):
+        raise ConfigError(
+            "[database] url: cannot be read; write driver://user:password@host:port/database, "
+            "with @ : / of the password as %40 %3A %2F"
+        ) from None
+    if secret := _SECRETS & set(url.query):
+        raise ConfigError(
+            f"[database] url: {', '.join(sorted(secret))} does not belong into the query; "
+            f"use the key password or DATABASE__PASSWORD_FILE"
+        )
+    if "sslmode" in url.query or "ssl" in url.query:
+        raise ConfigError("[database] url: say tls = 'verify' (or require, disable) instead of ssl")
+    if url.password is not None:
+        password = str(url.password)
+    return url._replace(password=None), password
+
+
+def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEngine:
+    """Build an engine with safe defaults; nothing is connected yet.
+
+    Args:
+        config: The section [database].
+        read_only: Build one whose connections commit each statement by itself and refuse writes.
+
+    Returns:
+        The engine. Its URL carries no password: that is handed to the driver at connect.
+
+    Raises:
+        ConfigError: The driver is unknown, not installed or not async, or the URL is malformed.
+    """
+    url, password = database_url(config)
+    backend = url.get_backend_name()
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "pool_size": config.pool_size,
+        "max_overflow": config.max_overflow,
+        "pool_timeout": config.pool_timeout,
+        "pool_recycle": config.pool_recycle,
+        "pool_pre_ping": config.pre_ping,
+        "pool_use_lifo": True,
+        "poolclass": AsyncAdaptedQueuePool,
+    }
+    connect_args: dict[str, Any] = {}
+    if backend == "postgresql":
+        connect_args = _postgresql(config, url, read_only=read_only)
+    elif backend in {"mysql", "mariadb"}:
+        connect_args = _mysql(config, url)
+    elif url.drivername == "sqlite+aiosqlite":
+        options |= _sqlite(config, url, read_only=read_only)
+    if read_only and backend != "sqlite":
+        options["isolation_level"] = "AUTOCOMMIT"
+    options |= config.engine_options
+    options["connect_args"] = {**connect_args, **config.connect_args}
+    engine = _build(url, options)
+    if password is not None:
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def add_password(_d: object, _r: object, _args: object, cparams: dict[str, Any]) -> None:
+            cparams["password"] = password
+
+    event.listen(engine.sync_engine, "checkout", _refuse_dead)
+    return engine
+
+
+def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
+    try:
+        return create_async_engine(url, **options)
+    except exc.NoSuchModuleError:
+        raise ConfigError(
+            f"[database] driver: {url.drivername!r} is unknown; use postgresql+asyncpg, "
+            f"sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"[database] driver: {url.drivername!r} needs the package {error.name!r}: "
+            f"pip install {error.name}"
+        ) from None
+    except exc.InvalidRequestError:
+        raise ConfigError(
+            f"[database] driver: {url.drivername!r} is not async; use postgresql+asyncpg, "
+            f"sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
+        ) from None
+    except TypeError as error:
+        raise ConfigError(f"[database] engine_options: {str(error).split(' sent to')[0]}") from None
+
+
+def _refuse_dead(dbapi_connection: Any, _record: object, _proxy: object) -> None:
+    """Replace a connection that is closed, or still in somebody's transaction, without asking it.
+
+    asyncpg and psycopg know from the socket and the last answer; it costs no round trip.
+    """
+    driver = dbapi_connection.driver_connection
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        dead = driver.is_closed() or driver.is_in_transaction()
+    elif hasattr(driver, "pgconn"):  # psycopg
+        dead = driver.closed or driver.info.transaction_status != 0
+    else:
+        return
+    if dead:
+        raise exc.DisconnectionError("the connection was lost while it was idle")
+
+
+def is_local(host: str | None) -> bool:
+    """Return True for a loopback address, a Unix socket, or no host at all."""
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
+    """Return how to encrypt, or None for clear text.
+
+    Args:
+        config: The section [database].
+        url: Where the database is.
+
+    Returns:
+        A context that verifies certificate and host name, unless `tls = "require"`.
+
+    Raises:
+        ConfigError: The file of the authority cannot be read.
+    """
+    mode = config.tls
+    if mode == "auto":
+        host = url.host or url.query.get("host")
+        local = is_local(host if isinstance(host, str) else None)
+        mode = "verify" if config.tls_ca or not local else "disable"
+    if mode == "disable":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca)
+    except OSError as error:
+        raise ConfigError(f"[database] tls_ca: cannot read {config.tls_ca}: {error}") from None
+    if mode == "require":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
+    settings = {"application_name": config.application_name}
+    if not config.pgbouncer:  # it refuses start-up parameters that it does not know
+        settings |= {
+            "statement_timeout": str(int(config.statement_timeout * 1000)),
+            "lock_timeout": str(int(config.lock_timeout * 1000)),
+            "idle_in_transaction_session_timeout": str(
+                int(config.idle_in_transaction_timeout * 1000)
+            ),
+            "client_connection_check_interval": str(CLIENT_CHECK_INTERVAL),
+        }
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+    context = tls_context(config, url)
+    if url.get_driver_name() == "asyncpg":
+        from db_manager.asyncpg_driver import CheckedConnection  # noqa: PLC0415 -- only when used
+
+        arguments: dict[str, Any] = {
+            "connection_class": CheckedConnection,
+            "timeout": config.connect_timeout,
+            "command_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "server_settings": settings,
+            "ssl": context or False,
+        }
+        if config.pgbouncer:
+            arguments |= {
+                "statement_cache_size": 0,
+                "prepared_statement_cache_size": 0,
+                "prepared_statement_name_func": lambda: f"db_manager_{uuid.uuid4().hex}",
+            }
+        return arguments
+    arguments = {
+        "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
+        "application_name": settings.pop("application_name"),
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        "sslmode": "disable" if context is None else _libpq_mode(config),
+    }
+    if config.tls_ca:
+        arguments["sslrootcert"] = str(config.tls_ca)
+    elif arguments["sslmode"] == "verify-full":
+        arguments["sslrootcert"] = "system"
+    if config.pgbouncer:
+        arguments["prepare_threshold"] = None
+    return arguments
+
+
+def _libpq_mode(config: DatabaseConfig) -> str:
+    return "require" if config.tls == "require" else "verify-full"
+
+
+def _mysql(config: DatabaseConfig, url: URL) -> dict[str, Any]:
+    seconds = max(1, round(config.lock_timeout))
+    arguments: dict[str, Any] = {
+        "connect_timeout": max(1, round(config.connect_timeout)),
+        "init_command": f"SET SESSION innodb_lock_wait_timeout = {seconds}",
+    }
+    if context := tls_context(config, url):
+        arguments["ssl"] = context
+    return arguments
+
+
+def _sqlite(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
+    path = url.database or ":memory:"
+    open_file = connector(
+        path, synchronous=config.sqlite_synchronous, lock_timeout=config.lock_timeout
+    )
+
+    async def connect() -> SqliteConnection:
+        connection = SqliteConnection(open_file, read_only=read_only)
+        # The process may end while a connection is open, as it may with every other driver.
+        connection._thread.daemon = True  # noqa: SLF001 -- what SQLAlchemy itself sets
+        async with asyncio.timeout(config.connect_timeout):
+            return await connection  # type: ignore[return-value]  # it returns itself
+
+    options: dict[str, Any] = {"async_creator": connect}
+    if path == ":memory:":  # it lives in its one connection
+        options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
+    return options

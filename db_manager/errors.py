@@ -1,0 +1,214 @@
+"""Every error of db_manager: objects first, text second."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lifecycle.errors import ConfigError as ConfigError  # noqa: PLC0414 -- the same error, public here too
+
+
+class DbManagerError(Exception):
+    """Base of the errors that db_manager raises itself.
+
+    Errors of the driver pass through a unit as they are: `IntegrityError` stays `IntegrityError`.
+    """
+
+
+class UnitOfWorkStateError(DbManagerError, RuntimeError):
+    """A unit was used in a way that its state does not allow.
+
+    Args:
+        state: State of the unit.
+        what: What was tried.
+        fix: What to do instead.
+    """
+
+    def __init__(self, state: str, what: str, fix: str) -> None:
+        self.state = state
+        self.what = what
+        self.fix = fix
+        super().__init__(state, what, fix)
+
+    def __str__(self) -> str:
+        return f"{self.what}: the unit of work is {self.state}; {self.fix}"
+
+
+class UnitOfWorkTaskError(DbManagerError, RuntimeError):
+    """A unit was used by a task that does not own it.
+
+    Args:
+        owner: Name of the task that entered the unit.
+        user: Name of the task that used it.
+    """
+
+    def __init__(self, owner: str, user: str) -> None:
+        self.owner = owner
+        self.user = user
+        super().__init__(owner, user)
+
+    def __str__(self) -> str:
+        return (
+            f"the unit of work belongs to task {self.owner!r} and was used by task {self.user!r}; "
+            f"open a unit of its own in each task, and await child tasks before the block ends"
+        )
+
+
+class WrongEventLoopError(DbManagerError, RuntimeError):
+    """An engine was used from a second event loop."""
+
+    def __str__(self) -> str:
+        return (
+            "this engine belongs to another event loop: its connections cannot be used here; "
+            "make one engine for each loop, or `await engine.dispose()` in the old one first"
+        )
+
+
+class TransactionAbortedError(DbManagerError):
+    """A statement failed, the block went on as if nothing had happened, nothing was written.
+
+    The failed statement's error is `__cause__`.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "a statement of this unit failed and its error was swallowed, so everything was "
+            "rolled back; let the error out of the block, or put the statement in "
+            "`async with uow.savepoint():`"
+        )
+
+
+class CommitOutcomeUnknownError(DbManagerError):
+    """COMMIT was sent and no answer came: the rows may be there or not.
+
+    Never retry blindly: find out first, with `await resolve(engine, error)` or by looking for the
+    unit's rows.
+
+    Args:
+        unit: Number of the unit.
+        reason: What happened to the answer, in one line.
+        xid: PostgreSQL's transaction id, when the unit was asked to keep it (`resolvable`).
+    """
+
+    def __init__(self, unit: int, reason: str, xid: int | None = None) -> None:
+        self.unit = unit
+        self.reason = reason
+        self.xid = xid
+        super().__init__(unit, reason, xid)
+
+    def __str__(self) -> str:
+        how = (
+            f"ask `await resolve(engine, error)` (transaction {self.xid})"
+            if self.xid is not None
+            else "look for its rows, or open such units with resolvable=True"
+        )
+        return f"unit {self.unit}: COMMIT was sent, its outcome is unknown ({self.reason}); {how}"
+
+
+class PoolExhaustedError(DbManagerError, TimeoutError):
+    """No connection came free in time.
+
+    Args:
+        size: Connections the pool may hold.
+        waited: Seconds the unit waited.
+        holders: Who holds them, a line each, the longest first.
+        what: What there is too little of: `connections`, or `SQLite's one writer`.
+    """
+
+    def __init__(
+        self, size: int, waited: float, holders: Iterable[str], what: str = "connections"
+    ) -> None:
+        self.size = size
+        self.waited = waited
+        self.holders = tuple(holders)
+        self.what = what
+        super().__init__(size, waited, self.holders, what)
+
+    def __str__(self) -> str:
+        busy = f"all {self.size} connections were"
+        fix = "Make units shorter (no Telegram call inside), or raise [database] pool_size"
+        if self.what != "connections":
+            busy = f"{self.what} was"
+            fix = "Make units shorter, or open those that only read with read_only=True"
+        held = "; ".join(self.holders) or "somebody outside of units of work"
+        return f"{busy} busy for {self.waited:.1f} s; held by: {held}. {fix}"
+
+
+class DatabaseUnavailableError(DbManagerError, ConnectionError):
+    """The database cannot be reached now: nothing was begun, trying later is safe.
+
+    Args:
+        reason: What the connection attempt said, in one line, without secrets.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        return f"the database is unavailable: {self.reason}"
+
+
+class RetriesExhaustedError(DbManagerError):
+    """Every attempt of `run` failed with an error that is worth a retry.
+
+    The last error is `__cause__`.
+
+    Args:
+        attempts: Attempts that were made.
+        seconds: Seconds from the first to the end of the last.
+    """
+
+    def __init__(self, attempts: int, seconds: float) -> None:
+        self.attempts = attempts
+        self.seconds = seconds
+        super().__init__(attempts, seconds)
+
+    def __str__(self) -> str:
+        return f"gave up after {self.attempts} attempts in {self.seconds:.2f} s"
+
+
+class ManagerClosedError(DbManagerError, RuntimeError):
+    """The plugin is stopping or stopped: no unit can be opened."""
+
+    def __str__(self) -> str:
+        return (
+            "db_manager is stopping or stopped: no unit of work can be opened; "
+            "do the work before the stop, in a plugin that requires db_manager"
+        )
+
+
+class ReadOnlyUnsupportedError(DbManagerError):
+    """This engine cannot refuse writes, so it cannot have read-only units.
+
+    Args:
+        database: Name of the engine's database.
+    """
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        super().__init__(database)
+
+    def __str__(self) -> str:
+        return (
+            f"an engine of one's own for {self.database} cannot refuse writes; build it with "
+            f"`create_engine(DatabaseConfig(...))`, or open the unit without read_only"
+        )
+
+
+class TableNameError(DbManagerError, ValueError):
+    """A model's table breaks the convention `plugin_name__table_name`, or is claimed twice."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what *error* says in one line, without the SQL, parameters and values of it.
+
+    SQLAlchemy's errors carry the statement; the driver's own error below (`orig`) is shown
+    instead, and its `DETAIL` (which quotes the users' values) is left out.
+    """
+    origin: Any = getattr(error, "orig", None) or error
+    text = str(error if origin is error else origin)
+    text = text.split("DETAIL:", maxsplit=1)[0].split("[SQL:", maxsplit=1)[0]
+    cause = origin.__cause__
+    if text.startswith("<class '") and ">: " in text:  # SQLAlchemy's emulated DBAPI errors
+        text = text.split(">: ", 1)[1]
+    name = type(cause if origin is not error and cause is not None else origin).__name__
+    return f"{name}: {' '.join(text.split())}"[:300]

@@ -1,0 +1,204 @@
+"""Every event of a unit of work and of the database behind it."""
+
+from typing import ClassVar, Literal
+
+from lifecycle.events import Event, Level
+
+Cause = Literal["", "error", "cancelled", "control_flow", "explicit"]
+Outcome = Literal["committed", "rolled_back", "outcome_unknown"]
+
+
+class UnitEvent(Event):
+    """Base of the events about one unit of work.
+
+    Args:
+        unit: Number of the unit, counted from 1 in this process.
+    """
+
+    level: ClassVar[Level] = "debug"
+
+    unit: int
+
+
+class UnitBegun(UnitEvent):
+    """A unit of work was entered; the database knows nothing of it yet.
+
+    Args:
+        attempt: 1, or the number of the attempt under `uow_factory.run`.
+        read_only: True for a read-only unit.
+    """
+
+    topic: ClassVar[str] = "uow.begin"
+
+    attempt: int = 1
+    read_only: bool = False
+
+
+class UnitCommitted(UnitEvent):
+    """The server said that the unit is committed (or there was nothing to commit)."""
+
+    topic: ClassVar[str] = "uow.commit"
+
+
+class UnitRolledBack(UnitEvent):
+    """Nothing of the unit was written.
+
+    Args:
+        cause: `error`, `cancelled`, `control_flow` (SkipHandler, CancelHandler) or `explicit`.
+        error: What ended the block, in one line, without SQL and values.
+        rollback_error: What went wrong in the rollback itself.
+    """
+
+    topic: ClassVar[str] = "uow.rollback"
+    labels: ClassVar[tuple[str, ...]] = ("cause",)
+
+    cause: Cause
+    error: str = ""
+    rollback_error: str = ""
+
+
+class UnitOutcomeUnknown(UnitEvent):
+    """COMMIT was sent and no answer came.
+
+    Args:
+        reason: What happened to the answer.
+        xid: PostgreSQL's transaction id, when the unit kept it.
+    """
+
+    topic: ClassVar[str] = "uow.unknown"
+    level: ClassVar[Level] = "error"
+
+    reason: str
+    xid: int | None = None
+
+
+class UnitClosed(UnitEvent):
+    """The unit is over and its connection is back: the one line to read about a unit.
+
+    Args:
+        outcome: `committed`, `rolled_back` or `outcome_unknown`.
+        cause: Why it was rolled back; empty otherwise.
+        error: What ended the block, in one line, without SQL and values.
+        duration: Seconds from begin to close.
+        statements: Statements that went through SQLAlchemy.
+        database_time: Seconds spent waiting for those statements.
+        attempt: 1, or the number of the attempt under `uow_factory.run`.
+    """
+
+    topic: ClassVar[str] = "uow.close"
+    level: ClassVar[Level] = "info"
+    labels: ClassVar[tuple[str, ...]] = ("outcome",)
+    measures: ClassVar[tuple[str, ...]] = ("duration", "statements", "database_time")
+
+    outcome: Outcome
+    cause: Cause = ""
+    error: str = ""
+    duration: float
+    statements: int
+    database_time: float
+    attempt: int = 1
+
+    @property
+    def log_level(self) -> Level:
+        """`error` when the outcome is unknown, `warning` when an error rolled it back."""
+        if self.outcome == "outcome_unknown":
+            return "error"
+        return "warning" if self.cause in {"error", "cancelled"} else "info"
+
+
+class UnitRetried(UnitEvent):
+    """An attempt under `uow_factory.run` failed and the whole unit is tried again.
+
+    Args:
+        attempt: Number of the attempt that failed.
+        error: What it failed with, in one line, without SQL and values.
+        sqlstate: The server's code, when it said one.
+        wait: Seconds until the next attempt.
+    """
+
+    topic: ClassVar[str] = "uow.retry"
+    level: ClassVar[Level] = "info"
+    labels: ClassVar[tuple[str, ...]] = ("sqlstate",)
+    measures: ClassVar[tuple[str, ...]] = ("wait",)
+
+    attempt: int
+    error: str
+    sqlstate: str = ""
+    wait: float
+
+
+class UnitSlow(UnitEvent):
+    """A unit has been open for longer than `slow_unit` and still is.
+
+    Args:
+        duration: Seconds it has been open.
+        holds_connection: True when it keeps a connection from others.
+        statement: Its last statement, without parameters.
+    """
+
+    topic: ClassVar[str] = "uow.slow"
+    level: ClassVar[Level] = "warning"
+    measures: ClassVar[tuple[str, ...]] = ("duration",)
+
+    duration: float
+    holds_connection: bool
+    statement: str = ""
+
+
+class UnitCallbackFailed(UnitEvent):
+    """A callback of `after_commit` or `after_rollback` raised or took too long.
+
+    Args:
+        callback: Qualified name of the callback.
+        error: What it raised, in one line.
+    """
+
+    topic: ClassVar[str] = "uow.callback_failed"
+    level: ClassVar[Level] = "error"
+
+    callback: str
+    error: str
+
+
+class PoolExhausted(Event):
+    """A unit waited for a connection in vain.
+
+    Args:
+        size: Connections the pool may hold.
+        holders: Who holds them, a line each, the longest first.
+    """
+
+    topic: ClassVar[str] = "pool.exhausted"
+    level: ClassVar[Level] = "error"
+
+    size: int
+    holders: tuple[str, ...]
+
+
+class DatabaseDrained(Event):
+    """The stop has waited for the open units.
+
+    Args:
+        waited: Units that were open.
+        cancelled: Units that did not end before the deadline and were rolled back, a line each.
+        duration: Seconds it took.
+    """
+
+    topic: ClassVar[str] = "database.drained"
+    measures: ClassVar[tuple[str, ...]] = ("duration",)
+
+    waited: int
+    cancelled: tuple[str, ...] = ()
+    duration: float
+
+
+class TablesCreated(Event):
+    """Missing tables were created at start.
+
+    Args:
+        tables: Their names.
+    """
+
+    topic: ClassVar[str] = "database.tables_created"
+
+    tables: tuple[str, ...]

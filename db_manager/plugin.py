@@ -1,0 +1,119 @@
+"""The plugin: an engine that is connected, watched, drained and disposed with the bot."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+from db_manager.availability import Availability, ping, unavailable_errors
+from db_manager.base import Base
+from db_manager.config import DatabaseConfig
+from db_manager.database import Database, UnitSettings
+from db_manager.engine import create_engine
+from db_manager.events import TablesCreated
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.schema import create_missing_tables
+from lifecycle.plugin import Plugin, PluginContext
+
+#: Of the stop's deadline, the part in which cancelled units roll back.
+ROLLBACK_SHARE: Final = 0.5
+
+
+class DatabasePlugin(Plugin):
+    """Gives a bot its database.
+
+    Provides `db_manager:engine` and `db_manager:uow_factory`. With a dispatcher among the
+    services (`aiogram:dispatcher`) its handlers get `uow_factory`; without one (a worker, a
+    script, a test) all the rest is the same.
+    """
+
+    name = "db_manager"
+    config_section = "database"
+    config_model = DatabaseConfig
+    stop_timeout = 2.5
+    unload_timeout = 1.5
+
+    _database: Database
+    _availability: Availability
+
+    async def load(self, context: PluginContext) -> None:
+        """Build the engine, offer it, and stand before the handlers."""
+        config: DatabaseConfig = context.config
+        dispatcher = context.services.get("aiogram:dispatcher")
+        control_flow: tuple[type[BaseException], ...] = ()
+        if dispatcher is not None:
+            from db_manager.middleware import CONTROL_FLOW  # noqa: PLC0415 -- aiogram: only for a bot
+
+            control_flow = CONTROL_FLOW
+        self._database = await context.enter(
+            _opened(
+                Database(
+                    create_engine(config),
+                    make_reader=_reader(config),
+                    settings=UnitSettings(
+                        exit_timeout=config.exit_timeout,
+                        pool_timeout=config.pool_timeout,
+                        slow_unit=config.slow_unit,
+                        resolvable=config.resolvable,
+                        control_flow=control_flow,
+                    ),
+                    bus=context.bus,
+                )
+            )
+        )
+        factory = UnitOfWorkFactory(self._database)
+        context.provide("engine", self._database.engine)
+        context.provide("uow_factory", factory)
+        context.probe("db_manager:pool", self._database.pool_levels)
+        if dispatcher is not None:
+            from db_manager.middleware import registered  # noqa: PLC0415 -- aiogram: only for a bot
+
+            await context.enter(registered(dispatcher, factory))
+
+    async def start(self, context: PluginContext) -> None:
+        """Connect and create missing tables; a database that is not there yet is waited for."""
+        self._database.state = "open"
+        self._availability = Availability(self._database, context, partial(self._prepare, context))
+        await self._availability.begin()
+
+    async def stop(self, context: PluginContext) -> None:
+        """Refuse new units, wait for the open ones, roll back the rest and name them."""
+        self._availability.end()
+        rollback = self.stop_timeout * ROLLBACK_SHARE
+        context.publish(await self._database.drain(self.stop_timeout - rollback, rollback * 0.8))
+
+    async def health(self, context: PluginContext) -> Mapping[str, Any]:  # noqa: ARG002 -- the hook's signature
+        """Ask the server for a 1.
+
+        Returns:
+            The driver, and the levels of the pool.
+
+        Raises:
+            DatabaseUnavailableError: It does not answer.
+        """
+        with unavailable_errors():
+            await ping(self._database)
+        return {"driver": self._database.engine.url.drivername, **self._database.pool_levels()}
+
+    async def _prepare(self, context: PluginContext) -> None:
+        if not context.config.create_tables:
+            return
+        if created := await create_missing_tables(self._database.engine, Base.metadata):
+            context.publish(TablesCreated(tables=created))
+
+
+def _reader(config: DatabaseConfig) -> Any:
+    """Return what builds the engine for read-only units, where one is worth it."""
+    driver = config.driver if config.url is None else config.url.get_secret_value().split(":")[0]
+    in_memory = config.url is None and config.database == ":memory:"
+    if config.pgbouncer or in_memory or not driver.startswith(("postgresql", "sqlite")):
+        return None
+    return partial(create_engine, config, read_only=True)
+
+
+@asynccontextmanager
+async def _opened(database: Database) -> AsyncIterator[Database]:
+    try:
+        yield database
+    finally:
+        await database.dispose()

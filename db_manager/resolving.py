@@ -1,0 +1,55 @@
+"""Finds out, afterwards, how a unit with an unknown outcome ended."""
+
+from typing import Final, Literal
+
+import tenacity
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.errors import CommitOutcomeUnknownError, DbManagerError
+
+_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
+
+Resolution = Literal["committed", "rolled_back", "outcome_unknown"]
+
+
+async def resolve(
+    engine: AsyncEngine, error: CommitOutcomeUnknownError, *, patience: float = 10.0
+) -> Resolution:
+    """Ask PostgreSQL how the transaction of *error* ended (`pg_xact_status`).
+
+    Only the server that ran the transaction knows; a replica promoted after an asynchronous
+    failover may say `committed` or nothing for a transaction that it never saw.
+
+    Args:
+        engine: An engine of the same database.
+        error: What the unit raised; the unit was opened with `resolvable=True`.
+        patience: Seconds to ask again while the server still works on the transaction.
+
+    Returns:
+        `committed`, `rolled_back`, or `outcome_unknown` when the server does not know either: it
+        forgot it, or still works on it.
+
+    Raises:
+        DbManagerError: The unit kept no transaction id.
+    """
+    if error.xid is None:
+        raise DbManagerError(
+            f"unit {error.unit} kept no transaction id; open it with resolvable=True, or set "
+            f"[database] resolvable = true (PostgreSQL only)"
+        )
+
+    async def ask() -> str | None:
+        async with engine.connect() as connection:
+            status: str | None = await connection.scalar(_STATUS, {"xid": str(error.xid)})
+            return status
+
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_delay(patience),
+        wait=tenacity.wait_exponential_jitter(0.05, 0.5, jitter=0.05),
+        retry=tenacity.retry_if_result(lambda status: status == "in progress"),
+        retry_error_callback=lambda _state: None,
+    )
+    status: str | None = await retrying(ask)
+    answers: dict[str | None, Resolution] = {"committed": "committed", "aborted": "rolled_back"}
+    return answers.get(status, "outcome_unknown")

@@ -1,0 +1,215 @@
+"""A SQLite connection that loses no update and crosses threads once per statement.
+
+The stock driver begins a transaction only before the first write, so that two units read the same
+value and one update is lost; and it crosses to its thread for the cursor, the statement, the rows
+and the close. Here the first statement's crossing brings its BEGIN IMMEDIATE along and takes the
+rows back, and COMMIT is the second and last crossing.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import aiosqlite
+
+#: Rows that come back with the statement itself; more are fetched when they are asked for.
+FIRST_ROWS = 1000
+
+
+def connector(path: str, *, synchronous: str, lock_timeout: float) -> Callable[[], Any]:
+    """Return a function that opens *path* with settings that are safe for several units.
+
+    Args:
+        path: File, `:memory:` or a `file:` URI.
+        synchronous: `NORMAL` (survives kill -9) or `FULL` (also power loss).
+        lock_timeout: Seconds to wait for the lock of another process.
+
+    Returns:
+        A function for the driver's thread.
+    """
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=lock_timeout, uri=path.startswith("file:")
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return connect
+
+
+class SqliteConnection(aiosqlite.Connection):
+    """aiosqlite's connection with one crossing per statement.
+
+    Args:
+        connect: Opens the database in the driver's thread.
+        read_only: Refuse writes, and begin no transaction: each statement sees the newest rows.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], *, read_only: bool) -> None:
+        super().__init__(connect, iter_chunk_size=64)
+        # What begins a transaction before its first statement; None begins none.
+        self._usual: tuple[str | None, bool] = (
+            (None, True) if read_only else ("BEGIN IMMEDIATE", False)
+        )
+        self._begin: str | None
+        self._begin, self._read_only = self._usual
+        self._in_transaction = False
+        self._query_only = False
+
+    def begin_snapshot(self) -> None:
+        """Make the next transaction a read-only one whose statements share a snapshot."""
+        self._begin, self._read_only = "BEGIN", True
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = _Call(fn)
+        try:
+            return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
+        except asyncio.CancelledError:
+            # Otherwise the statement goes on in its thread and keeps the write lock.
+            call.cancelled = True
+            self._interrupt()
+            raise
+
+    def _interrupt(self) -> None:
+        if self._connection is not None:
+            self._connection.interrupt()
+
+    def cursor(self) -> "SqliteCursor":  # type: ignore[override]  # SQLAlchemy needs no more of it
+        """Return a cursor; nothing crosses to the thread before its first statement."""
+        return SqliteCursor(self)
+
+    def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
+        """In the driver's thread: begin when needed, execute, bring the first rows along."""
+        connection = self._conn
+        if self._query_only is not self._read_only:
+            connection.execute(f"PRAGMA query_only = {int(self._read_only)}")
+            self._query_only = self._read_only
+        if self._begin and not connection.in_transaction:
+            connection.execute(self._begin)
+        try:
+            cursor: sqlite3.Cursor = getattr(connection, method)(sql, parameters)
+            return cursor, cursor.fetchmany(FIRST_ROWS) if cursor.description else []
+        finally:
+            self._in_transaction = connection.in_transaction
+
+    async def commit(self) -> None:
+        """Commit, without a crossing when nothing was begun."""
+        self._begin, self._read_only = self._usual
+        if self._in_transaction:
+            await self._execute(self._end, "COMMIT")
+
+    async def rollback(self) -> None:
+        """Roll back, without a crossing when nothing was begun."""
+        self._begin, self._read_only = self._usual
+        if self._in_transaction:
+            await self._execute(self._end, "ROLLBACK")
+
+    def _end(self, sql: str) -> None:
+        connection = self._conn
+        try:
+            if connection.in_transaction:  # some errors end the transaction by themselves
+                connection.execute(sql)
+        finally:
+            self._in_transaction = connection.in_transaction
+
+    async def close(self) -> None:
+        """Interrupt what still runs, then close."""
+        self._interrupt()
+        await super().close()
+
+
+class _Call:
+    """A call for the driver's thread that is not made once it was cancelled."""
+
+    __slots__ = ("cancelled", "fn")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self.cancelled = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.cancelled:
+            return None
+        return self.fn(*args, **kwargs)
+
+
+class SqliteCursor:
+    """The cursor that SQLAlchemy sees: its rows are here already.
+
+    Args:
+        connection: The connection it belongs to.
+    """
+
+    arraysize = 1
+
+    def __init__(self, connection: SqliteConnection) -> None:
+        self._connection = connection
+        self._cursor: sqlite3.Cursor | None = None
+        self._rows: list[Any] = []
+        self._more = False
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> Self:
+        """Execute one statement, beginning the transaction when it is the first."""
+        return await self._run("execute", sql, parameters)
+
+    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Self:
+        """Execute one statement for every row of *parameters*."""
+        return await self._run("executemany", sql, parameters)
+
+    async def _run(self, method: str, sql: str, parameters: Any) -> Self:
+        connection = self._connection
+        cursor, self._rows = await connection._execute(connection.run, method, sql, parameters)  # noqa: SLF001 -- the cursor is the connection's other half
+        self._cursor = cursor
+        self._more = len(self._rows) == FIRST_ROWS
+        self.description = cursor.description
+        self.rowcount = cursor.rowcount
+        self.lastrowid = cursor.lastrowid
+        return self
+
+    async def _fetch(self, size: int | None) -> Sequence[Any]:
+        if self._more and (size is None or len(self._rows) < size) and self._cursor is not None:
+            run = self._connection._execute  # noqa: SLF001 -- as above
+            if size is None:
+                self._rows += await run(self._cursor.fetchall)
+                self._more = False
+            else:
+                rows = await run(self._cursor.fetchmany, max(size, FIRST_ROWS))
+                self._rows += rows
+                self._more = len(rows) == max(size, FIRST_ROWS)
+        size = len(self._rows) if size is None else size
+        taken, self._rows = self._rows[:size], self._rows[size:]
+        return taken
+
+    async def fetchall(self) -> Sequence[Any]:
+        """Return the remaining rows."""
+        return await self._fetch(None)
+
+    async def fetchmany(self, size: int | None = None) -> Sequence[Any]:
+        """Return the next *size* rows."""
+        return await self._fetch(size or self.arraysize)
+
+    async def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        rows = await self._fetch(1)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        """Forget the rows; a cursor that was not read to its end is closed in its thread."""
+        if self._more and self._cursor is not None:
+            self._more = False
+            await self._connection._execute(self._cursor.close)  # noqa: SLF001 -- as above
+        self._rows = []

@@ -1,0 +1,420 @@
+"""The unit of work: one transaction, one task, one truth about how it ended."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from db_manager import events as facts
+from db_manager.callbacks import Callback, Callbacks, run_callbacks
+from db_manager.database import Database, ReadOnly
+from db_manager.errors import (
+    TransactionAbortedError,
+    UnitOfWorkStateError,
+    UnitOfWorkTaskError,
+    one_line,
+)
+from db_manager.lanes import UnitConnection, UnitSession
+from db_manager.protect import protect
+from db_manager.transaction import Transaction, UnitState
+from lifecycle.events import Correlation, current_correlation, pop_correlation, push_correlation
+
+_numbers = itertools.count(1)
+
+
+class UnitOfWork:
+    """One transaction: committed at the end of its block, rolled back when the block raises.
+
+        async with UnitOfWork(engine) as uow:
+            await uow.session.execute(...)
+
+    The database knows nothing of a unit before its first statement: an empty one costs no round
+    trip. One task enters it, uses it and leaves it.
+
+    Args:
+        engine: The engine, `db_manager:engine` or one of your own.
+        read_only: True for statements that only read, each for itself; `"snapshot"` when they
+            must see one state of the data. A write is refused by the database.
+        isolation_level: As SQLAlchemy names it, for this unit alone.
+        resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_database",
+        "_owner",
+        "_task",
+        "_token",
+        "_transaction",
+        "attempt",
+        "began_at",
+        "correlation",
+        "database_time",
+        "defer_callbacks",
+        "number",
+        "read_only",
+        "sent_at",
+        "statement",
+        "statements",
+        "warned",
+    )
+
+    def __init__(
+        self,
+        engine: AsyncEngine | Database,
+        *,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
+    ) -> None:
+        self._database = database = Database.of(engine)
+        self._transaction = Transaction(
+            self,
+            database,
+            isolation_level=isolation_level,
+            resolvable=database.settings.resolvable if resolvable is None else resolvable,
+        )
+        self._callbacks = Callbacks()
+        self._owner: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None  # the owner; at the end the task that ends it
+        self._token: Token[Correlation] | None = None
+        self.number = next(_numbers)
+        self.read_only: ReadOnly = read_only
+        self.attempt = 1
+        self.correlation: Correlation = current_correlation()
+        self.statements = 0
+        self.statement = ""
+        self.database_time = self.sent_at = self.began_at = 0.0
+        self.warned = self.defer_callbacks = False
+
+    def __repr__(self) -> str:
+        return f"<UnitOfWork {self.number} {self.state} statements={self.statements}>"
+
+    @property
+    def state(self) -> UnitState:
+        """Where the unit is in its life; `committed` only if the server said so."""
+        return self._transaction.state
+
+    # -- the block ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Begin.
+
+        Raises:
+            UnitOfWorkStateError: The unit was entered before, or its task has one open.
+            ManagerClosedError: The plugin is stopping or stopped.
+            WrongEventLoopError: The engine belongs to another event loop.
+        """
+        if self.state is not UnitState.NEW:
+            raise UnitOfWorkStateError(
+                self.state, "it cannot be entered again", "make a new one for each block"
+            )
+        task = asyncio.current_task()
+        if task is None:
+            raise UnitOfWorkTaskError("none", "none")
+        database = self._database
+        database.enter(self, task)
+        self._owner = self._task = task
+        self._transaction.state = UnitState.ACTIVE
+        self.began_at = time.perf_counter()
+        self._token = push_correlation(unit=self.number)
+        self.correlation = current_correlation()
+        if database.began.handlers:
+            database.began.publish(
+                facts.UnitBegun(
+                    unit=self.number, attempt=self.attempt, read_only=bool(self.read_only)
+                )
+            )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the transaction, give the connection back, tell everyone, run the callbacks.
+
+        Raises:
+            TransactionAbortedError: A statement had failed and the block swallowed it.
+            CommitOutcomeUnknownError: COMMIT was sent and no answer came in time.
+            DBAPIError: COMMIT was refused, by a deferred constraint for example.
+            UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
+            CancelledError: The task was cancelled while the unit ended; `state` tells how.
+        """
+        if self.state is UnitState.ACTIVE:  # else it was rolled back by hand
+            await self._end(exc)
+
+    async def rollback(self) -> None:
+        """Undo everything and end the unit now; the rest of the block cannot use it any more."""
+        self.check()
+        self._transaction.cause = "explicit"
+        await self._end(None)
+
+    # -- the lanes ------------------------------------------------------------------------
+
+    @property
+    def session(self) -> UnitSession:
+        """The ORM session of this unit.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        transaction = self._transaction
+        if transaction.session is None:
+            transaction.session = UnitSession(self)
+        return transaction.session
+
+    @property
+    def connection(self) -> UnitConnection:
+        """SQLAlchemy Core in the same transaction.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        transaction = self._transaction
+        if transaction.core is None:
+            transaction.core = UnitConnection(self._database.engine, self)
+        return transaction.core
+
+    async def driver(self) -> Any:
+        """Return the driver's own connection, inside the same transaction, for hot paths.
+
+        Pending objects of the session are written only by `await uow.session.flush()`.
+
+        Returns:
+            asyncpg's `Connection`, psycopg's `AsyncConnection`, aiosqlite's or asyncmy's.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        return await greenlet_spawn(self._transaction.drive)
+
+    # -- parts and consequences -----------------------------------------------------------
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[Self]:
+        """Make a part of the unit that can fail alone.
+
+            async with uow.savepoint():
+                await uow.session.execute(...)
+
+        An error that leaves the part undoes the part, drops the callbacks registered in it, and
+        goes on to the block, which may catch it.
+
+        Yields:
+            The unit.
+
+        Raises:
+            TransactionAbortedError: A statement of the part failed and the part swallowed it.
+        """
+        transaction = self._transaction
+        mark, failed = self._callbacks.mark(), transaction.failed
+        try:
+            async with self.session.begin_nested():
+                yield self
+                if transaction.failed is not failed:
+                    raise TransactionAbortedError from transaction.failed  # noqa: TRY301 -- rolls the part back
+        except BaseException:
+            transaction.failed = failed
+            self._callbacks.drop_since(mark)
+            raise
+
+    def after_commit(self, callback: Callback) -> None:
+        """Call *callback* once the unit is committed and its connection is back.
+
+        It may be sync or async, and may open a unit of its own. What it raises is reported as
+        `uow.callback_failed` and changes nothing.
+
+        Args:
+            callback: Takes no arguments.
+        """
+        self.check()
+        self._callbacks.after_commit.append(callback)
+
+    def after_rollback(self, callback: Callback) -> None:
+        """Call *callback* once the unit is rolled back and its connection is back.
+
+        Args:
+            callback: Takes no arguments; sync or async.
+        """
+        self.check()
+        self._callbacks.after_rollback.append(callback)
+
+    # -- for the lanes and the database ---------------------------------------------------
+
+    def check(self) -> None:
+        """Raise unless the unit is active and the running task owns it.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        if self._transaction.state is not UnitState.ACTIVE:
+            raise UnitOfWorkStateError(
+                self.state, "it cannot be used now", "use it inside its `async with` block"
+            )
+        if asyncio.current_task() is not self._task:
+            raise UnitOfWorkTaskError(self.owner_name, _name(asyncio.current_task()))
+
+    @property
+    def checked_out(self) -> Connection | None:
+        """The connection of the unit, when it has one."""
+        return self._transaction.connection
+
+    def connect(self) -> Connection:
+        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        return self._transaction.connect()
+
+    @property
+    def owner_name(self) -> str:
+        """Name of the task that entered the unit."""
+        return _name(self._owner)
+
+    def statement_failed(self, error: BaseException) -> None:
+        """Count a failed statement, and remember it in case the block swallows its error."""
+        self.statements += 1
+        self._transaction.mark_failed(error)
+
+    def describe(self) -> str:
+        """Return who this unit is, for people: plugin, handler, update, age, last statement."""
+        where = self.correlation
+        parts = [f"unit {self.number}"]
+        if where.plugin:
+            parts.append(f"plugin {where.plugin}")
+        if where.handler:
+            parts.append(f"handler {where.handler}")
+        if where.update_id is not None:
+            parts.append(f"update {where.update_id}")
+        parts.append(f"open {time.perf_counter() - self.began_at:.1f} s")
+        if self.statement:
+            parts.append(f"last statement {' '.join(self.statement.split())[:80]!r}")
+        return ", ".join(parts)
+
+    # -- the end --------------------------------------------------------------------------
+
+    async def _end(self, exc: BaseException | None) -> None:
+        """End the unit; *exc* is what left the block, and reaches the caller by itself."""
+        transaction, task = self._transaction, asyncio.current_task()
+        if exc is None and task is not self._owner:
+            transaction.error = UnitOfWorkTaskError(self.owner_name, _name(task))
+        if not transaction.cause:
+            transaction.cause = self._cause_of(exc or transaction.error)
+        interrupted = await self._finish()
+        self._database.leave(self._owner)
+        self._report(exc or transaction.error)
+        if not self.defer_callbacks:
+            interrupted = await self.run_callbacks() or interrupted
+        if self._token is not None and task is self._owner:
+            pop_correlation(self._token)
+        if exc is not None:
+            if transaction.rollback_error is not None:
+                said = one_line(transaction.rollback_error)
+                exc.add_note(f"the rollback failed as well: {said}")
+        elif transaction.error is not None:
+            raise transaction.error
+        elif interrupted is not None:
+            raise interrupted
+
+    async def _finish(self) -> asyncio.CancelledError | None:
+        transaction = self._transaction
+        if transaction.untouched:
+            transaction.state = UnitState.ROLLED_BACK if transaction.cause else UnitState.COMMITTED
+            return None
+        interrupted = await protect(
+            self._finish_alone(),
+            self._database.settings.exit_timeout,
+            give_up=transaction.give_up,
+        )
+        if transaction.connection is not None:  # the loop closes and cancelled it before it began
+            transaction.give_up()
+        return interrupted
+
+    async def _finish_alone(self) -> None:
+        self._task = asyncio.current_task()  # the session may flush, which asks who owns it
+        await greenlet_spawn(self._transaction.finish)
+
+    def _cause_of(self, error: BaseException | None) -> facts.Cause:
+        if error is None:
+            return ""
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled"
+        if isinstance(error, self._database.settings.control_flow):
+            return "control_flow"
+        return "error"
+
+    async def run_callbacks(self) -> asyncio.CancelledError | None:
+        """Run the callbacks of the outcome, each under the deadline of an exit.
+
+        Returns:
+            A cancellation that came meanwhile.
+        """
+        callbacks: list[Callback] = []
+        if self.state is UnitState.COMMITTED:
+            callbacks = self._callbacks.after_commit
+        elif self.state is UnitState.ROLLED_BACK:
+            callbacks = self._callbacks.after_rollback
+        if not callbacks:
+            return None
+        database = self._database
+        return await run_callbacks(
+            callbacks, self.number, database.bus, database.settings.exit_timeout
+        )
+
+    def _report(self, error: BaseException | None) -> None:
+        """Publish the outcome and the close, if somebody listens."""
+        database, transaction = self._database, self._transaction
+        if transaction.state is UnitState.COMMITTED:
+            if database.committed.handlers:
+                database.committed.publish(facts.UnitCommitted(unit=self.number))
+        elif transaction.state is UnitState.ROLLED_BACK:
+            if database.rolled_back.handlers:
+                wrong = transaction.rollback_error
+                database.rolled_back.publish(
+                    facts.UnitRolledBack(
+                        unit=self.number,
+                        cause=transaction.cause or "error",
+                        error=_said(error),
+                        rollback_error=_said(wrong),
+                    )
+                )
+        elif database.unknown.handlers:
+            database.unknown.publish(
+                facts.UnitOutcomeUnknown(unit=self.number, reason=_said(error), xid=transaction.xid)
+            )
+        if database.ended.handlers:
+            database.ended.publish(
+                facts.UnitClosed(
+                    unit=self.number,
+                    outcome=transaction.state.value,  # type: ignore[arg-type]  # a final state
+                    cause=transaction.cause,
+                    error=_said(error),
+                    duration=time.perf_counter() - self.began_at,
+                    statements=self.statements,
+                    database_time=self.database_time,
+                    attempt=self.attempt,
+                )
+            )
+
+
+def _said(error: BaseException | None) -> str:
+    return one_line(error) if error is not None else ""
+
+
+def _name(task: asyncio.Task[Any] | None) -> str:
+    return task.get_name() if task is not None else "none"

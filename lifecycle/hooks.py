@@ -1,0 +1,127 @@
+"""Runs one piece of a plugin's work in a task of its own, under a deadline."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any, TypeVar
+
+from lifecycle.errors import HookTimeoutError
+
+T = TypeVar("T")
+
+#: Seconds that cancelled work is given to end, before it is left behind.
+PATIENCE = 0.25
+
+# The tasks left behind: held, so that the loop does not lose them while they run.
+_abandoned: set[asyncio.Task[Any]] = set()
+
+# The hook that the running code belongs to, in a list because the task is made after its context.
+_hook: ContextVar[list[asyncio.Task[Any]] | None] = ContextVar("lifecycle_hook", default=None)
+_in_plugin_task: ContextVar[bool] = ContextVar("lifecycle_plugin_task", default=False)
+
+
+class Interrupt:
+    """Says that the caller of a command gave up: the running hook is cancelled, no other begins."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.get_running_loop().create_future()
+
+    def request(self) -> None:
+        """Interrupt the command."""
+        if not self.requested.done():
+            self.requested.set_result(None)
+
+    def check(self) -> None:
+        """Raise `CancelledError` when the command was interrupted."""
+        if self.requested.done():
+            raise asyncio.CancelledError
+
+
+def in_hook() -> bool:
+    """Return whether the running code belongs to a hook that has not ended."""
+    tasks = _hook.get()
+    return tasks is not None and not all(task.done() for task in tasks)
+
+
+def in_plugin_task() -> bool:
+    """Return whether the running code belongs to a task that a plugin spawned."""
+    return _in_plugin_task.get()
+
+
+def plugin_task(work: Coroutine[Any, Any, T], name: str | None) -> asyncio.Task[T]:
+    """Start *work* as a background task of a plugin, which outlives the hook that starts it."""
+    context = copy_context()
+    context.run(_hook.set, None)
+    context.run(_in_plugin_task.set, True)  # noqa: FBT003 -- ContextVar.set takes positions only
+    return asyncio.create_task(work, name=name, context=context)
+
+
+async def call(
+    work: Coroutine[Any, Any, T], deadline: float, interrupt: Interrupt | None = None
+) -> T:
+    """Run *work* in a task of its own and return its result.
+
+    Args:
+        work: The coroutine of the hook.
+        deadline: Seconds it may take; then it is cancelled.
+        interrupt: Ends it earlier when it is requested.
+
+    Raises:
+        HookTimeoutError: It did not end in time, or ignored its cancellation.
+    """
+    holder: list[asyncio.Task[Any]] = []
+    context = copy_context()
+    context.run(_hook.set, holder)
+    task = asyncio.create_task(work, context=context)
+    holder.append(task)
+    watched: set[asyncio.Future[Any]] = {task}
+    if interrupt is not None:
+        watched.add(interrupt.requested)
+    try:
+        await asyncio.wait(watched, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        await _cancel(task, PATIENCE)
+        raise
+    if task.done():
+        return task.result()
+    late = interrupt is None or not interrupt.requested.done()
+    if not await _cancel(task, PATIENCE):
+        raise HookTimeoutError(deadline if late else PATIENCE, abandoned=True)
+    if late:
+        cause = None if task.cancelled() else task.exception()
+        raise HookTimeoutError(deadline, abandoned=False) from cause
+    return task.result()
+
+
+async def end(task: asyncio.Task[Any], deadline: float) -> None:
+    """Cancel a background task and wait for its end.
+
+    Args:
+        task: The task.
+        deadline: Seconds it is given to end.
+
+    Raises:
+        HookTimeoutError: It ignored its cancellation.
+    """
+    if not await _cancel(task, deadline):
+        raise HookTimeoutError(deadline, abandoned=True)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+
+
+async def _cancel(task: asyncio.Task[Any], patience: float) -> bool:
+    """Cancel *task* and return whether it ended within *patience* seconds."""
+    task.cancel()
+    try:
+        await asyncio.wait({task}, timeout=patience)
+    finally:
+        if not task.done():
+            _abandoned.add(task)
+            task.add_done_callback(_forget)
+    return task.done()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody is left to be told: the hook was reported as abandoned

@@ -1,0 +1,154 @@
+"""The journal: the append-only history of facts, as a port and in memory."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from lifecycle.errors import JournalError
+from lifecycle.events import AppCrashed, Event
+
+
+class JournalEntry(msgspec.Struct, frozen=True):
+    """An event with its place in the history.
+
+    Args:
+        seq: Number of the event in its run: 1, 2, 3 … without a gap.
+        run: Number of the run: from one start of the application to its end.
+        event: The event.
+    """
+
+    seq: int
+    run: int
+    event: Event
+
+
+class Journal(Protocol):
+    """Where the facts of the lifecycle are kept, in order, for ever."""
+
+    #: Number of the run that is open, else of the last one; 0 before the first.
+    run: int
+
+    def open(self) -> AppCrashed | None:
+        """Begin a new run.
+
+        Returns:
+            Where the run before died, when it has no end.
+
+        Raises:
+            JournalError: A run is open already, here or in another process, or the journal cannot
+                be used.
+        """
+        ...
+
+    def append(self, event: Event) -> JournalEntry:
+        """Keep *event*; when this returns, it outlives the death of the process if anything does.
+
+        Returns:
+            The entry it became.
+
+        Raises:
+            JournalError: It is not kept, and the history is as before.
+        """
+        ...
+
+    def entries(self, run: int | None = None) -> Iterator[JournalEntry]:
+        """Return the history in order; also when no run is open.
+
+        Args:
+            run: The run to read; None reads all of them.
+
+        Raises:
+            JournalError: The history cannot be read.
+        """
+        ...
+
+    def close(self, *, clean: bool) -> None:
+        """End the run; nothing happens when none is open.
+
+        Args:
+            clean: False leaves the run without an end, as a death of the process does.
+
+        Raises:
+            JournalError: The end cannot be kept; the run is closed without one.
+        """
+        ...
+
+
+class UnknownEvent(Event):
+    """An event of a topic or shape that this program does not know: another version wrote it.
+
+    Args:
+        topic: The topic it was written under.
+        fields: Its own fields.
+    """
+
+    topic: str  # type: ignore[misc] # mypy: a class variable elsewhere -- here each has its own
+    fields: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `Event.as_dict` of the unknown class would have returned."""
+        return {"topic": self.topic, "at": self.at, **self.correlation.as_dict(), **self.fields}
+
+
+def crash_report(run: int, last: JournalEntry | None) -> AppCrashed:
+    """Return what is known about a run without an end.
+
+    Args:
+        run: Its number.
+        last: Its last entry, when it has one.
+    """
+    if last is None:
+        return AppCrashed(run=run)
+    return AppCrashed(
+        run=run,
+        last_topic=last.event.topic,
+        last_plugin=getattr(last.event, "plugin", ""),
+        last_seq=last.seq,
+        last_at=last.event.at,
+    )
+
+
+class MemoryJournal:
+    """A journal that lives and dies with the process."""
+
+    def __init__(self) -> None:
+        self.run = 0
+        self._runs: list[list[JournalEntry]] = []
+        self._is_open = False
+        self._ended = True
+
+    def open(self) -> AppCrashed | None:
+        """Begin a new run; see `Journal.open`."""
+        if self._is_open:
+            raise JournalError("this journal is open already")
+        crash = None
+        if not self._ended:
+            crash = crash_report(self.run, self._runs[-1][-1] if self._runs[-1] else None)
+        self.run += 1
+        self._runs.append([])
+        self._is_open, self._ended = True, False
+        return crash
+
+    def append(self, event: Event) -> JournalEntry:
+        """Keep *event*; see `Journal.append`."""
+        if not self._is_open:
+            raise JournalError(f"{event.topic} cannot be kept: the journal is not open")
+        entries = self._runs[-1]
+        entry = JournalEntry(seq=len(entries) + 1, run=self.run, event=event)
+        entries.append(entry)
+        return entry
+
+    def entries(self, run: int | None = None) -> Iterator[JournalEntry]:
+        """Return the history; see `Journal.entries`."""
+        if run is None:
+            return (entry for entries in list(self._runs) for entry in list(entries))
+        return iter(list(self._runs[run - 1])) if 0 < run <= self.run else iter(())
+
+    def close(self, *, clean: bool) -> None:
+        """End the run; see `Journal.close`."""
+        if self._is_open:
+            self._is_open, self._ended = False, clean
+
+    def __repr__(self) -> str:
+        return f"<MemoryJournal run={self.run} entries={sum(map(len, self._runs))}>"

@@ -1,0 +1,259 @@
+"""The methods of the Bot API, on top of what `botapi_chats.Telegram` knows; no HTTP here."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from observability.botapi_chats import ApiCall, BotApiChat, BotMessage, Json, Telegram
+
+_MAX_TEXT = 4096
+
+# Methods whose only answer is True; the test reads in `calls` what they were called with.
+_DONE = re.compile(
+    "(set|delete|answer|pin|unpin|ban|unban|restrict|promote|approve|decline|close|reopen|hide"
+    "|leave|log|sendChatAction|sendMessageDraft)",
+    re.IGNORECASE,
+)
+
+DESCRIPTIONS = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden: bot was blocked by the user",
+    404: "Not Found",
+    409: "Conflict: terminated by other getUpdates request; "
+    "make sure that only one bot instance is running",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+}
+
+
+class RefusedError(Exception):
+    """The call is answered with an error, in Telegram's words.
+
+    Args:
+        error_code: HTTP status and error code.
+        description: Text of the error.
+        **parameters: `retry_after`, `migrate_to_chat_id`.
+    """
+
+    def __init__(self, error_code: int, description: str, **parameters: Any) -> None:
+        super().__init__(description)
+        self.answer: Json = {"ok": False, "error_code": error_code, "description": description}
+        if parameters:
+            self.answer["parameters"] = parameters
+
+
+class BotApi(Telegram):
+    """What a bot can call.
+
+    Args:
+        me: The bot as `getMe` describes it.
+
+    Attributes:
+        me: The same.
+        calls: Every call, in the order of arrival.
+        webhook: What `setWebhook` set, `url` empty without one.
+    """
+
+    def __init__(self, me: Json) -> None:
+        super().__init__()
+        self.me = me
+        self.calls: list[ApiCall] = []
+        self.webhook: Json = {"url": ""}
+        self._poll = 0  # number of the youngest getUpdates: only that one is served
+        self._commands: dict[str, Any] = {}
+        self._methods: dict[str, Callable[[ApiCall], Any]] = {
+            "getme": lambda _: self.me,
+            "getupdates": self._get_updates,
+            "setwebhook": self._set_webhook,
+            "deletewebhook": self._set_webhook,
+            "getwebhookinfo": lambda _: self._webhook_info(),
+            "sendmessage": self._send_message,
+            "sendmediagroup": self._send_media_group,
+            "editmessagetext": self._edit,
+            "editmessagecaption": self._edit,
+            "editmessagereplymarkup": self._edit,
+            "deletemessage": self._delete,
+            "answercallbackquery": self._answer_callback_query,
+            "setmycommands": self._set_my_commands,
+            "getmycommands": lambda call: self._commands.get(_scope(call), []),
+            "deletemycommands": lambda call: self._commands.pop(_scope(call), None) is None or True,
+        }
+
+    async def perform(self, method: str, params: Json, refusal: RefusedError | None = None) -> Json:
+        """Perform one call of the bot and record it.
+
+        Args:
+            method: Name of the method, in any case.
+            params: Decoded arguments.
+            refusal: Error to answer with instead of doing anything.
+
+        Returns:
+            The answer, `{"ok": ..., ...}`.
+        """
+        call = ApiCall(method, params, self.clock())
+        self.calls.append(call)
+        try:
+            if refusal is not None:
+                raise refusal
+            result = self._find(method)(call)
+            if asyncio.iscoroutine(result):
+                result = await result
+            answer: Json = {"ok": True, "result": result}
+        except RefusedError as error:
+            answer = error.answer
+            self.log("Telegram", f"refuses {method}: {answer['error_code']} {error}")
+        call.answer = answer
+        self.notify()
+        return answer
+
+    def _find(self, method: str) -> Callable[[ApiCall], Any]:
+        if found := self._methods.get(method.lower()):
+            return found
+        if _DONE.match(method):
+            return lambda _: True
+        if method.lower().startswith("send"):
+            return self._send
+        raise RefusedError(404, "Not Found: method not found")
+
+    def end_polls(self) -> None:
+        """End the long poll that waits now, as another poll or a webhook would."""
+        self._poll += 1
+        self.notify()
+
+    async def _get_updates(self, call: ApiCall) -> list[Json]:
+        if self.webhook["url"]:
+            raise RefusedError(
+                409,
+                "Conflict: can't use getUpdates method while webhook is active; "
+                "use deleteWebhook to delete the webhook first",
+            )
+        self.end_polls()
+        poll = self._poll
+        params = call.params
+        self.allowed_updates = params.get("allowed_updates", self.allowed_updates)
+        offset = params.get("offset", 0)
+        if offset < 0:
+            del self.updates[:offset]
+        else:
+            self.updates[:] = [u for u in self.updates if u["update_id"] >= offset]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(params.get("timeout", 0)):
+                while not self.updates and poll == self._poll:
+                    await self.changed.wait()
+        if poll != self._poll:
+            raise RefusedError(409, DESCRIPTIONS[409])
+        return self.updates[: params.get("limit", 100)]
+
+    def _set_webhook(self, call: ApiCall) -> bool:
+        params = call.params
+        if params.get("drop_pending_updates"):
+            self.updates.clear()
+        self.allowed_updates = params.get("allowed_updates", self.allowed_updates)
+        url = params.get("url", "") if call.method.lower() == "setwebhook" else ""
+        self.webhook = {"url": url, "secret_token": params.get("secret_token", "")}
+        self.end_polls()
+        return True
+
+    def _webhook_info(self) -> Json:
+        hidden = {"secret_token"}
+        known = {key: value for key, value in self.webhook.items() if key not in hidden}
+        counts = {"has_custom_certificate": False, "pending_update_count": len(self.updates)}
+        return {**known, **counts, "allowed_updates": self.allowed_updates}
+
+    def _chat(self, call: ApiCall) -> BotApiChat:
+        if "chat_id" not in call.params:
+            raise RefusedError(400, "Bad Request: chat_id is empty")
+        chat = self._chats.get(call.params["chat_id"])
+        if chat is None:
+            raise RefusedError(400, "Bad Request: chat not found")
+        if chat.blocked:
+            raise RefusedError(403, DESCRIPTIONS[403])
+        return chat
+
+    def _send_message(self, call: ApiCall) -> Json:
+        self._chat(call)
+        text = call.params.get("text", "")
+        if not text.strip():
+            raise RefusedError(400, "Bad Request: message text is empty")
+        if len(text) > _MAX_TEXT:
+            raise RefusedError(400, "Bad Request: message is too long")
+        return self._send(call)
+
+    def _send(self, call: ApiCall) -> Json:
+        chat = self._chat(call)
+        content: Json = {k: call.params[k] for k in ("text", "caption") if k in call.params}
+        markup = call.params.get("reply_markup", {})
+        if "inline_keyboard" in markup:
+            content["reply_markup"] = markup
+        message = self.new_message(chat, {"from": self.me, **content})
+        chat.unread.append(BotMessage(message, call))
+        what = call.method.removeprefix("send").lower()
+        said = content.get("text") or f"<{what}> {content.get('caption', '')}".rstrip()
+        self.log(f"bot to {chat.name}", said)
+        return message
+
+    def _send_media_group(self, call: ApiCall) -> list[Json]:
+        return [
+            self._send(ApiCall(call.method, {**call.params, **media}, call.at))
+            for media in call.params.get("media", [])
+        ]
+
+    def _message(self, call: ApiCall, action: str) -> Json:
+        key = call.params.get("chat_id", 0), call.params.get("message_id", 0)
+        if key not in self._messages:
+            raise RefusedError(400, f"Bad Request: message to {action} not found")
+        return self._messages[key]
+
+    def _edit(self, call: ApiCall) -> Json | bool:
+        if "inline_message_id" in call.params:
+            return True
+        message = self._message(call, "edit")
+        if message["from"] != self.me:
+            raise RefusedError(400, "Bad Request: message can't be edited")
+        new: Json = {k: call.params[k] for k in ("text", "caption") if k in call.params}
+        if "reply_markup" in call.params:
+            new["reply_markup"] = call.params["reply_markup"]
+        old: Json = {k: message[k] for k in ("text", "caption", "reply_markup") if k in message}
+        # An edit without markup takes the buttons away.
+        kept = {k: v for k, v in old.items() if k != "reply_markup"} | new
+        if kept == old:
+            raise RefusedError(
+                400,
+                "Bad Request: message is not modified: specified new message content and reply "
+                "markup are exactly the same as a current content and reply markup of the message",
+            )
+        message.pop("reply_markup", None)
+        message.update(kept, edit_date=message["date"])
+        self.log(f"bot to {message['chat'].get('first_name', 'group')}", f"<edited> {new}")
+        return message
+
+    def _delete(self, call: ApiCall) -> bool:
+        message = self._message(call, "delete")
+        del self._messages[message["chat"]["id"], message["message_id"]]
+        self.log("bot", f"deletes message {message['message_id']}")
+        return True
+
+    def _answer_callback_query(self, call: ApiCall) -> bool:
+        query = str(call.params.get("callback_query_id"))
+        if query not in self._queries:
+            raise RefusedError(
+                400,
+                "Bad Request: query is too old and response timeout expired or query ID is invalid",
+            )
+        self._queries.remove(query)
+        self.log("bot", f"<notice> {call.params.get('text', '')}".rstrip())
+        return True
+
+    def _set_my_commands(self, call: ApiCall) -> bool:
+        self._commands[_scope(call)] = call.params.get("commands", [])
+        return True
+
+
+def _scope(call: ApiCall) -> str:
+    keys = ("scope", "language_code")
+    return json.dumps([call.params.get(key) for key in keys], sort_keys=True)

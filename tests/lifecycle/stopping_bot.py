@@ -1,0 +1,104 @@
+"""A bot that gets signals: run by test_bot.py, in a process of its own.
+
+The import of aiogram takes seconds, so one process imports and is forked for each bot. It reads a
+line for each, the JSON of the arguments of `main`, and writes the bot's pid and its exit code.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.filters import Command
+from aiogram.types import Message
+
+from lifecycle.application import Application
+from lifecycle.bot import _attach, run_polling
+from lifecycle.plugin import Plugin, PluginContext
+
+ADA = 7
+
+
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold something that outlives a process that does not give it back."""
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
+class Holder(Plugin):
+    """Holds a file per scope; its hooks wait for ever, or for Ada, when they are told to."""
+
+    name = "holder"
+
+    def __init__(self, bot: Bot, folder: Path, slow: str) -> None:
+        self.bot = bot
+        self.folder = folder
+        self.slow = slow
+
+    async def load(self, context: PluginContext) -> None:
+        """Take the first thing."""
+        await context.enter(held(self.folder / "loaded"))
+
+    async def start(self, context: PluginContext) -> None:
+        """Take the second thing."""
+        await context.enter(held(self.folder / "started"))
+        if self.slow == "start":
+            await self.bot.send_message(ADA, "starting")
+            await asyncio.Event().wait()
+
+    async def stop(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+        """Wait for Ada."""
+        if self.slow == "stop":
+            await self.bot.send_message(ADA, "stopping")
+            await self.bot.get_updates(timeout=30)
+
+
+async def main(url: str, token: str, folder: str, slow: str, config: dict[str, Any]) -> None:
+    """Run the bot until a signal."""
+    dispatcher = Dispatcher()
+    bot = Bot(token, AiohttpSession(api=TelegramAPIServer.from_base(url)))
+    app = Application([Holder(bot, Path(folder) / "held", slow)], config=config)
+    in_flight = _attach(app, dispatcher).in_flight
+
+    @dispatcher.message(Command("slow"))
+    async def slow_handler(message: Message) -> None:
+        await message.answer("working")
+        await in_flight.draining.wait()
+        await message.answer("done")
+
+    @dispatcher.message(Command("stuck"))
+    async def stuck_handler(message: Message) -> None:
+        await message.answer("working")
+        await in_flight.draining.wait()
+        await message.answer("still working")
+        await asyncio.Event().wait()
+
+    await run_polling(app, dispatcher, bot)
+
+
+def serve() -> None:
+    """Run a bot for each line."""
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(os.open(arguments["folder"] + "/stderr", os.O_CREAT | os.O_WRONLY), 2)
+            asyncio.run(main(**arguments))
+            return
+        print(pid, flush=True)  # noqa: T201 -- that is how it answers
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201 -- the same
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,744 @@
+"""The bridge to aiogram: order, drain, correlation and signals, with the real dispatcher."""
+
+import asyncio
+import functools
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiogram import BaseMiddleware, Bot, Dispatcher, Router
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.dispatcher.middlewares.error import ErrorsMiddleware
+from aiogram.filters import Command
+from aiogram.handlers import MessageHandler
+from aiogram.methods import SendMessage
+from aiogram.types import CallbackQuery, ErrorEvent, Message, Update
+from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from lifecycle.application import Application
+from lifecycle.bot import _find_traffic, attach, include_router, run_polling
+from lifecycle.errors import LifecycleError, PluginFailedError
+from lifecycle.events import AppDrained, Correlation, current_correlation
+from lifecycle.journal import JournalEntry
+from lifecycle.machine import State, replay
+from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.sqlite_journal import SqliteJournal
+from observability.botapi import BotApiServer
+
+CONFIG = {"app": {"journal": "memory", "drain": 5.0, "grace": 8.0}}
+
+
+class QuickSession(AiohttpSession):
+    """aiogram's session without its pause of 250 ms for TLS connections."""
+
+    closed = False
+
+    async def close(self) -> None:
+        """Close at once."""
+        self.closed = True
+        if self._session is not None:
+            await self._session.close()
+
+
+class Steps(Plugin):
+    """Writes down its hooks, and includes a router."""
+
+    def __init__(self, name: str, steps: list[str], router: Router | None = None) -> None:
+        self.name = name
+        self.steps = steps
+        self.router = router
+
+    async def load(self, context: PluginContext) -> None:
+        """Include the router."""
+        self.steps.append(f"{self.name} load")
+        if self.router is not None:
+            dispatcher = context.services["aiogram:dispatcher"]
+            await context.enter(include_router(dispatcher, self.router))
+
+    async def start(self, context: PluginContext) -> None:
+        """Find the bot."""
+        assert context.services["aiogram:bot"]
+        self.steps.append(f"{self.name} start")
+
+    async def stop(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+        """Write it down."""
+        self.steps.append(f"{self.name} stop")
+
+    async def unload(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+        """Write it down."""
+        self.steps.append(f"{self.name} unload")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[BotApiServer]:
+    """Yield a running Bot API."""
+    async with BotApiServer() as server:
+        yield server
+
+
+def make_bot(server: BotApiServer) -> Bot:
+    """Return a real client of *server*."""
+    return Bot(server.token, QuickSession(api=TelegramAPIServer.from_base(server.url)))
+
+
+def offline_bot() -> Bot:
+    """Return a bot that calls nobody."""
+    return Bot("42:offline", QuickSession())
+
+
+def message_update(text: str, number: int = 1, chat: str = "private") -> Update:
+    """Return an update with a message."""
+    sender = {"id": 7, "is_bot": False, "first_name": "Ada"}
+    where = {"id": 7, "type": chat}
+    message = {"message_id": 1, "date": 0, "chat": where, "from": sender, "text": text}
+    return Update.model_validate({"update_id": number, "message": message})
+
+
+def press_update(data: str) -> Update:
+    """Return an update with a callback query that belongs to no message."""
+    sender = {"id": 7, "is_bot": False, "first_name": "Ada"}
+    query = {"id": "1", "from": sender, "chat_instance": "1", "data": data}
+    return Update.model_validate({"update_id": 2, "callback_query": query})
+
+
+def drained(app: Application) -> AppDrained:
+    """Return the one app.drained in the journal."""
+    [event] = [e.event for e in app.journal.entries() if isinstance(e.event, AppDrained)]
+    return event
+
+
+async def draining(dispatcher: Dispatcher) -> None:
+    """Wait until the dispatcher waits for updates in flight."""
+    traffic = _find_traffic(dispatcher)
+    assert traffic is not None
+    await traffic.in_flight.draining.wait()
+
+
+async def polls(server: BotApiServer) -> None:
+    """Wait until the bot polls."""
+    await server.wait(
+        lambda: [c for c in server.calls if c.method == "getUpdates"] or None, "getUpdates", 5
+    )
+
+
+async def test_plugins_surround_the_hooks_of_the_dispatcher(server: BotApiServer) -> None:
+    """Plugins start before aiogram's startup hooks and stop after its shutdown hooks."""
+    steps: list[str] = []
+    router = Router()
+    router.message.register(lambda message: message.answer("pong"), Command("ping"))
+    app = Application([Steps("notes", steps, router)], config=CONFIG)
+    dispatcher, bot = Dispatcher(), make_bot(server)
+    dispatcher.startup.register(lambda: steps.append("startup"))
+    dispatcher.shutdown.register(lambda: steps.append("shutdown"))
+    running = asyncio.create_task(run_polling(app, dispatcher, bot))
+    ada = server.user(id=7, name="Ada")
+    await ada.say("/ping")
+    assert (await ada.reply()).text == "pong"
+    assert server.allowed_updates == ["message"]
+    assert app.services["aiogram:bot"] is bot
+    assert app.services["aiogram:dispatcher"] is dispatcher
+    await dispatcher.stop_polling()
+    await running
+    assert steps == [
+        "notes load",
+        "notes start",
+        "startup",
+        "shutdown",
+        "notes stop",
+        "notes unload",
+    ]
+    assert "aiogram:bot" not in app.services
+    assert bot.session.closed  # type: ignore[attr-defined]  # it is a QuickSession
+    topics = [entry.event.topic for entry in app.journal.entries()]
+    assert topics[topics.index("app.started") :] == [
+        "app.started",
+        "app.drained",
+        "app.stopping",
+        "plugin.stopping",
+        "plugin.stopped",
+        "app.stopped",
+        "plugin.unloading",
+        "plugin.unloaded",
+    ]
+    assert replay(app.journal.entries()) == {"notes": State.UNLOADED}
+
+
+async def test_updates_in_flight_end_before_plugins_stop(server: BotApiServer) -> None:
+    """SIGTERM while a handler works: its answer is sent, and only then the plugin stops."""
+    steps: list[str] = []
+    go_on = asyncio.Event()
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    dispatcher = Dispatcher()
+
+    @dispatcher.message()
+    async def slow(message: Message) -> SendMessage:
+        await message.answer("working")
+        await go_on.wait()
+        steps.append("handled")
+        # aiogram sends it after every middleware has returned.
+        return message.answer("done")
+
+    attach(app, dispatcher)
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    ada = server.user(id=7, name="Ada")
+    await ada.say("hello")
+    assert (await ada.reply()).text == "working"
+    assert app.probes["updates_in_flight"]() == 1
+    signal.raise_signal(signal.SIGTERM)
+    await draining(dispatcher)
+    go_on.set()
+    await running
+    assert (await ada.reply()).text == "done"
+    assert steps == ["notes load", "notes start", "handled", "notes stop", "notes unload"]
+    assert (drained(app).waited, drained(app).cancelled) == (1, ())
+
+
+async def test_deadline_cancels_and_names_the_updates_that_are_left() -> None:
+    """What has not ended at the drain deadline is cancelled and named in app.drained."""
+    app = Application([], config={"app": {**CONFIG["app"], "drain": 0.05}})
+    dispatcher, bot = Dispatcher(), offline_bot()
+    ends: list[str] = []
+    begun = asyncio.Semaphore(0)
+
+    @dispatcher.message()
+    async def stuck(_: Message) -> None:
+        begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append("cancelled")
+
+    attach(app, dispatcher)
+    await dispatcher.emit_startup(bot=bot)
+    tasks = [
+        asyncio.create_task(dispatcher.feed_update(bot, message_update("x", number)))
+        for number in (7, 8)
+    ]
+    for _ in tasks:
+        await begun.acquire()
+    await dispatcher.emit_shutdown(bot=bot)
+    assert all(task.cancelled() for task in tasks)
+    assert ends == ["cancelled", "cancelled"]
+    event = drained(app)
+    name = f"{test_deadline_cancels_and_names_the_updates_that_are_left.__name__}.<locals>.stuck"
+    assert event.waited == 2
+    assert event.cancelled == (f"update 7 ({name})", f"update 8 ({name})")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_second_signal_cuts_the_drain_short(server: BotApiServer, *, late: bool) -> None:
+    """The first signal waits for the update in flight, the second one cancels it."""
+    app = Application([], config={"app": {**CONFIG["app"], "drain": 60.0, "grace": 90.0}})
+    dispatcher = Dispatcher()
+
+    @dispatcher.message()
+    async def stuck(message: Message) -> None:
+        await message.answer("working")
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    ada = server.user(id=7, name="Ada")
+    await ada.say("hello")
+    await ada.reply()
+    signal.raise_signal(signal.SIGTERM)
+    if late:
+        await draining(dispatcher)
+    signal.raise_signal(signal.SIGINT)
+    await running
+    assert len(drained(app).cancelled) == 1
+
+
+async def test_cancelling_run_polling_is_a_graceful_stop(server: BotApiServer) -> None:
+    """A cancelled run stops like after a signal, leaves no poller, and stays cancelled."""
+    steps: list[str] = []
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    running = asyncio.create_task(run_polling(app, Dispatcher(), make_bot(server)))
+    await polls(server)
+    assert [t for t in asyncio.all_tasks() if "Dispatcher._polling" in repr(t)]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert steps[-2:] == ["notes stop", "notes unload"]
+    assert not [t for t in asyncio.all_tasks() if "Dispatcher._polling" in repr(t)]
+
+
+async def test_signal_during_start_takes_back_what_had_started(server: BotApiServer) -> None:
+    """SIGTERM in a start hook: the hook is cancelled, everything unloads, the run just ends."""
+    steps: list[str] = []
+    hangs = asyncio.Event()
+
+    class Slow(Steps):
+        async def start(self, context: PluginContext) -> None:
+            await super().start(context)
+            hangs.set()
+            await asyncio.Event().wait()
+
+    app = Application([Steps("db", steps), Slow("notes", steps)], config=CONFIG)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    running = asyncio.create_task(run_polling(app, Dispatcher(), make_bot(server)))
+    await hangs.wait()
+    signal.raise_signal(signal.SIGTERM)
+    await running
+    assert steps[4:] == ["notes unload", "db stop", "db unload"] or steps[4:] == [
+        "db stop",
+        "notes unload",
+        "db unload",
+    ]
+    assert server.calls == []
+    assert {m.state for m in app.plugins.values()} == {State.UNLOADED}
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+
+
+async def test_plugin_that_does_not_start_ends_the_run(server: BotApiServer) -> None:
+    """The error of the plugin reaches the caller; nothing is held and nobody polled."""
+    steps: list[str] = []
+
+    class Broken(Plugin):
+        name = "broken"
+
+        async def start(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+            raise ValueError("no luck")
+
+    bot = make_bot(server)
+    app = Application([Steps("db", steps), Broken()], config=CONFIG)
+    with pytest.raises(PluginFailedError, match="'broken' failed in start: ValueError: no luck"):
+        await run_polling(app, Dispatcher(), bot)
+    assert steps == ["db load", "db start", "db stop", "db unload"]
+    assert server.calls == []
+    assert bot.session.closed  # type: ignore[attr-defined]  # it is a QuickSession
+
+
+async def test_failing_startup_hook_stops_the_plugins_again() -> None:
+    """The dispatcher calls no shutdown hook then; the plugins are stopped all the same."""
+    steps: list[str] = []
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    dispatcher = Dispatcher()
+
+    async def broken() -> None:
+        raise ValueError("no luck")
+
+    dispatcher.startup.register(broken)
+    attach(app, dispatcher)
+    with pytest.raises(ValueError, match="no luck"):
+        await dispatcher.emit_startup(bot=offline_bot())
+    assert steps == ["notes load", "notes start", "notes stop", "notes unload"]
+    assert app.journal.entries()
+
+
+async def test_failing_shutdown_hook_skips_nobody() -> None:
+    """Every shutdown hook of every router is called, the plugins stop, all errors are raised."""
+    steps: list[str] = []
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    dispatcher, router = Dispatcher(), Router()
+    dispatcher.include_router(router)
+
+    async def broken() -> None:
+        raise ValueError("no luck")
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    dispatcher.shutdown.register(broken)
+    dispatcher.shutdown.register(lambda: steps.append("second hook"))
+    router.shutdown.register(lambda router: steps.append(f"hook of {type(router).__name__}"))
+    attach(app, dispatcher)
+    await dispatcher.emit_startup(bot=offline_bot())
+    with pytest.raises(ValueError, match="no luck") as caught:
+        await dispatcher.emit_shutdown()
+    assert "broken of Dispatcher" in caught.value.__notes__[0]
+    assert steps[2:] == ["second hook", "hook of Router", "notes stop", "notes unload"]
+
+    app.drain = 0.01
+    router.shutdown.register(hangs)
+    await dispatcher.emit_startup(bot=offline_bot())
+    with pytest.raises(ExceptionGroup) as both:
+        await dispatcher.emit_shutdown()
+    assert [type(error) for error in both.value.exceptions] == [ValueError, TimeoutError]
+    assert steps[-1] == "notes unload"
+
+
+class Seen(list[Correlation]):
+    """Collects the correlation of whoever calls `note`."""
+
+    def note(self) -> None:
+        """Keep the correlation of now."""
+        self.append(current_correlation())
+
+
+async def test_handlers_run_with_their_name_and_plugin() -> None:
+    """Update, chat, handler and plugin are known in a handler, in nested routers too."""
+    seen = Seen()
+    outer, inner, stranger = Router(), Router(), Router()
+    outer.include_router(inner)
+
+    @inner.message(Command("inner"))
+    async def in_nested_router(_: Message) -> None:
+        seen.note()
+
+    @stranger.message(Command("stranger"))
+    async def of_nobody(_: Message) -> None:
+        seen.note()
+
+    @stranger.message(Command("class"))
+    class ByClass(MessageHandler):
+        async def handle(self) -> None:
+            seen.note()
+
+    async def with_arguments(_: CallbackQuery, *, extra: str) -> None:
+        assert extra
+        seen.note()
+
+    stranger.callback_query.register(functools.partial(with_arguments, extra="x"))
+    app = Application([Steps("notes", [], outer), Steps("other", [])], config=CONFIG)
+    dispatcher, bot = Dispatcher(), offline_bot()
+    app.services.provide("aiogram:bot", bot)
+    attach(app, dispatcher)
+    dispatcher.include_router(stranger)
+    async with app:
+        await dispatcher.feed_update(bot, message_update("/inner", 5, "group"))
+        await dispatcher.feed_update(bot, message_update("/stranger"))
+        await dispatcher.feed_update(bot, message_update("/class"))
+        await dispatcher.feed_update(bot, press_update("x"))
+    here = f"{test_handlers_run_with_their_name_and_plugin.__name__}.<locals>."
+    message = {"update_id": 1, "update_type": "message", "chat_type": "private"}
+    assert [each.as_dict() for each in seen] == [
+        {
+            "update_id": 5,
+            "update_type": "message",
+            "chat_type": "group",
+            "handler": f"{here}in_nested_router",
+            "plugin": "notes",
+        },
+        {**message, "handler": f"{here}of_nobody"},
+        {**message, "handler": f"{here}ByClass"},
+        {"update_id": 2, "update_type": "callback_query", "handler": f"{here}with_arguments"},
+    ]
+    assert current_correlation() == Correlation()
+
+
+async def test_plugin_of_a_handler_is_known_by_its_module() -> None:
+    """A handler in the module of the only plugin there belongs to it, however it was registered."""
+    seen = Seen()
+    app = Application([Steps("notes", [])], config=CONFIG)
+    dispatcher, bot = Dispatcher(), offline_bot()
+    app.services.provide("aiogram:bot", bot)
+    attach(app, dispatcher)
+
+    @dispatcher.message()
+    async def handler(_: Message) -> None:
+        seen.note()
+
+    async with app:
+        await dispatcher.feed_update(bot, message_update("x"))
+    assert seen[0].plugin == "notes"
+
+
+async def test_error_handlers_run_inside_the_correlation() -> None:
+    """Events and log lines of an error handler carry the update and the handler's own name."""
+    seen = Seen()
+    app = Application([], config=CONFIG)
+    dispatcher, bot, router = Dispatcher(), offline_bot(), Router()
+    dispatcher.include_router(router)
+
+    @dispatcher.message()
+    async def broken(_: Message) -> None:
+        raise ValueError("no luck")
+
+    @router.errors()
+    async def on_error(_: ErrorEvent) -> bool:
+        seen.note()
+        return True
+
+    attach(app, dispatcher)
+    assert await dispatcher.feed_update(bot, message_update("x", 9)) is True
+    [correlation] = seen
+    assert correlation.update_id == 9
+    assert (correlation.handler or "").endswith("on_error")
+
+
+async def test_ours_stays_the_outermost_middleware() -> None:
+    """Ours runs before aiogram's and before those that were registered earlier, once."""
+
+    class Other(BaseMiddleware):
+        async def __call__(self, handler: Any, event: Any, data: dict[str, Any]) -> Any:
+            return await handler(event, data)
+
+    dispatcher, other = Dispatcher(), Other()
+    dispatcher.update.outer_middleware(other)
+    dispatcher.message.middleware(other)
+    app = Application([], config=CONFIG)
+    attach(app, dispatcher)
+    attach(app, dispatcher)
+    outer = list(dispatcher.update.outer_middleware)
+    assert isinstance(outer[1], ErrorsMiddleware)
+    assert outer[-1] is other
+    assert len(outer) == 5
+    assert dispatcher.message.middleware[-1] is other
+    assert len(dispatcher.message.middleware) == 2
+    with pytest.raises(LifecycleError, match="attached to another application"):
+        attach(Application([], config=CONFIG), dispatcher)
+    with pytest.raises(LifecycleError, match="'aiogram:dispatcher' is provided already"):
+        attach(app, Dispatcher())
+
+
+async def test_update_fed_by_a_handler_belongs_to_the_first_one() -> None:
+    """A handler may feed another update: one piece of work, two correlations."""
+    seen = Seen()
+    app = Application([], config=CONFIG)
+    dispatcher, bot = Dispatcher(), offline_bot()
+    counts: list[Any] = []
+
+    @dispatcher.message(Command("outer"))
+    async def outer(_: Message) -> None:
+        await dispatcher.feed_update(bot, message_update("inner", 2))
+        seen.note()
+
+    @dispatcher.message()
+    async def inner(_: Message) -> None:
+        seen.note()
+        counts.append(app.probes["updates_in_flight"]())
+
+    attach(app, dispatcher)
+    await dispatcher.feed_update(bot, message_update("/outer", 1))
+    assert [each.update_id for each in seen] == [2, 1]
+    assert counts == [1]
+    assert app.probes["updates_in_flight"]() == 0
+
+
+async def test_a_task_that_feeds_many_updates_is_never_waited_for_or_cancelled() -> None:
+    """A consumer that feeds updates itself survives the drain between two of them."""
+    app = Application([], config={"app": {**CONFIG["app"], "drain": 0.01}})
+    dispatcher, bot = Dispatcher(), offline_bot()
+    fed = asyncio.Event()
+
+    @dispatcher.message()
+    async def answer(message: Message) -> SendMessage:
+        return message.answer("x")
+
+    async def consume() -> str:
+        for number in (1, 2, 3):
+            await dispatcher.feed_update(bot, message_update("x", number))
+        fed.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 0.2)
+        return "survived"
+
+    attach(app, dispatcher)
+    await dispatcher.emit_startup(bot=bot)
+    consumer = asyncio.create_task(consume())
+    await fed.wait()
+    await dispatcher.emit_shutdown(bot=bot)
+    assert drained(app).cancelled == ()
+    assert await consumer == "survived"
+
+
+async def test_update_after_the_drain_is_refused() -> None:
+    """An update that arrives while plugins stop is refused, so that a webhook is asked again."""
+    refusals: list[BaseException] = []
+    dispatcher, bot = Dispatcher(), offline_bot()
+
+    class Late(Plugin):
+        name = "late"
+
+        async def stop(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+            try:
+                await dispatcher.feed_update(bot, message_update("x", 3))
+            except LifecycleError as error:
+                refusals.append(error)
+
+    app = Application([Late()], config=CONFIG)
+    attach(app, dispatcher)
+    for _ in range(2):
+        await dispatcher.emit_startup(bot=bot)
+        await dispatcher.feed_update(bot, message_update("x"))
+        await dispatcher.emit_shutdown(bot=bot)
+    assert [str(error) for error in refusals] == [
+        "update 3 is refused: the application is stopping"
+    ] * 2
+
+
+async def test_included_router_can_be_included_again_anywhere() -> None:
+    """After the block the router is gone from the dispatcher and fits into another one."""
+    router, dispatcher = Router(), Dispatcher()
+    for target in (dispatcher, dispatcher, Dispatcher()):
+        with include_router(target, router):
+            assert target.sub_routers == [router]
+            assert router.parent_router is target
+        assert target.sub_routers == []
+    with pytest.raises(ValueError, match="no luck"), include_router(dispatcher, router):
+        raise ValueError("no luck")
+    assert router.parent_router is None
+    # aiogram's private name that this relies on.
+    assert hasattr(Router(), "_parent_router")
+
+
+async def test_webhook_starts_drains_and_stops(server: BotApiServer) -> None:
+    """Behind aiogram's webhook handler the order is the same, with updates in the background."""
+    steps: list[str] = []
+    go_on = asyncio.Event()
+    router = Router()
+
+    @router.message()
+    async def slow(message: Message) -> SendMessage:
+        await message.answer("working")
+        await go_on.wait()
+        steps.append("handled")
+        return message.answer("done")
+
+    async def release_when_draining() -> None:
+        await draining(dispatcher)
+        go_on.set()
+
+    app = Application([Steps("notes", steps, router)], config=CONFIG)
+    dispatcher, bot = Dispatcher(), make_bot(server)
+    attach(app, dispatcher)
+    site = web.Application()
+    setup_application(site, dispatcher, bot=bot)
+    SimpleRequestHandler(dispatcher, bot).register(site, path="/hook")
+    async with TestServer(site) as hook:
+        await bot.set_webhook(str(hook.make_url("/hook")))
+        ada = server.user(id=7, name="Ada")
+        await ada.say("hello")
+        assert (await ada.reply()).text == "working"
+        app.bus.subscribe("app.drained", lambda _: steps.append("drained"))
+        release = asyncio.create_task(release_when_draining())
+    await release
+    assert (await ada.reply()).text == "done"
+    assert steps == [
+        "notes load",
+        "notes start",
+        "handled",
+        "drained",
+        "notes stop",
+        "notes unload",
+    ]
+    assert drained(app).waited == 1
+
+
+class Child:
+    """The bot of stopping_bot.py in a process of its own."""
+
+    def __init__(self, server: BotApiServer, folder: Path, nursery: Process, pid: int) -> None:
+        self.ada = server.user(id=7, name="Ada")
+        self.folder = folder
+        self.pid = pid
+        self.nursery = nursery
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    async def says(self, text: str) -> None:
+        """Wait for a message of the bot."""
+        assert (await self.ada.reply(timeout=20)).text == text
+
+    async def history(self) -> list[JournalEntry]:
+        """Wait for the end, check that it is a good one, and return the journal."""
+        assert await read_number(self.nursery) == 0, (self.folder / "stderr").read_text()
+        assert (self.folder / "stderr").read_text() == ""
+        assert list((self.folder / "held").iterdir()) == []
+        entries = list(SqliteJournal.read(self.folder / "journal").entries())
+        assert replay(entries) == {"holder": State.UNLOADED}
+        assert entries[-1].event.topic == "plugin.unloaded"
+        return entries
+
+
+async def read_number(nursery: Process) -> int:
+    """Read a line of the process that forks the bots."""
+    assert nursery.stdout is not None
+    return int(await asyncio.wait_for(nursery.stdout.readline(), 30))
+
+
+@pytest.fixture(scope="module")
+async def nursery() -> AsyncIterator[Process]:
+    """Yield the process that forks the bots."""
+    pipe = asyncio.subprocess.PIPE
+    script = Path(__file__).parent / "stopping_bot.py"
+    process = await asyncio.create_subprocess_exec(sys.executable, script, stdin=pipe, stdout=pipe)
+    yield process
+    process.kill()
+    await process.communicate()
+
+
+@pytest.fixture
+async def run_child(
+    nursery: Process, server: BotApiServer, tmp_path: Path
+) -> AsyncIterator[Callable[..., Any]]:
+    """Yield a function that starts the bot; what still runs at the end is killed."""
+    pids: list[int] = []
+
+    async def start(slow: str = "", **settings: float) -> Child:
+        (tmp_path / "held").mkdir()
+        arguments = {
+            "url": server.url,
+            "token": server.token,
+            "folder": str(tmp_path),
+            "slow": slow,
+            "config": {"app": {"journal": str(tmp_path / "journal"), **settings}},
+        }
+        assert nursery.stdin is not None
+        nursery.stdin.write(json.dumps(arguments).encode() + b"\n")
+        pids.append(await read_number(nursery))
+        return Child(server, tmp_path, nursery, pids[0])
+
+    yield start
+    with suppress(ProcessLookupError):
+        os.kill(pids[0], signal.SIGKILL)  # a test that failed half way
+        await read_number(nursery)
+
+
+async def test_process_told_to_stop_while_starting(run_child: Callable[..., Any]) -> None:
+    """SIGTERM in a start hook: the process ends by itself, with everything given back."""
+    child = await run_child(slow="start")
+    await child.says("starting")
+    child.terminate()
+    topics = [entry.event.topic for entry in await child.history()]
+    assert "plugin.failed" in topics
+    assert "app.started" not in topics
+
+
+async def test_process_told_to_stop_while_handling(run_child: Callable[..., Any]) -> None:
+    """SIGTERM while a handler works: the handler ends its work first."""
+    child = await run_child()
+    await child.ada.say("/slow")
+    await child.says("working")
+    child.terminate()
+    await child.says("done")
+    [event] = [e.event for e in await child.history() if isinstance(e.event, AppDrained)]
+    assert (event.waited, event.cancelled) == (1, ())
+
+
+async def test_process_told_twice_to_stop(run_child: Callable[..., Any]) -> None:
+    """A second SIGTERM does not wait for the drain deadline, and still gives everything back."""
+    child = await run_child(drain=60.0, grace=90.0)
+    await child.ada.say("/stuck")
+    await child.says("working")
+    child.terminate()
+    await child.says("still working")
+    child.terminate()
+    [event] = [e.event for e in await child.history() if isinstance(e.event, AppDrained)]
+    assert event.cancelled == ("update 1 (main.<locals>.stuck_handler)",)
+
+
+async def test_process_told_again_while_plugins_stop(
+    run_child: Callable[..., Any], server: BotApiServer
+) -> None:
+    """A SIGTERM during a stop hook changes nothing: the hook runs to its end."""
+    child = await run_child(slow="stop", drain=10.0, grace=40.0)
+    await polls(server)
+    child.terminate()
+    await child.says("stopping")
+    child.terminate()
+    await child.ada.say("go on")
+    topics = [entry.event.topic for entry in await child.history()]
+    assert "plugin.failed" not in topics

@@ -1,0 +1,234 @@
+"""config.toml says which plugins there are and what they are told; what is wrong is named."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from lifecycle import Application, ConfigError, MemoryJournal, Plugin, SqliteJournal
+
+PLUGIN = '''
+import lifecycle
+
+
+class Shop(lifecycle.Plugin):
+    """A plugin in a module of its own."""
+
+    name = "shop"
+'''
+
+
+def write(folder: Path, text: str, **modules: str) -> Path:
+    """Write config.toml and *modules* into *folder*; return the path of the first."""
+    for name, source in modules.items():
+        (folder / f"{name}.py").write_text(source)
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """Return the text with which the configuration is refused."""
+    with pytest.raises(ConfigError) as caught:
+        Application.from_config(path)
+    return str(caught.value)
+
+
+async def test_file_names_the_plugins(tmp_path: Path) -> None:
+    """A plugin is found by its import path beside the file, which stays off sys.path."""
+    path = write(
+        tmp_path,
+        '[app]\nplugins = ["shop_by_path"]\njournal = "memory"\ngrace = 20\n[shop]\ncolour = "red"',
+        shop_by_path=PLUGIN,
+    )
+    app = Application.from_config(path)
+    assert list(app.plugins) == ["shop"]
+    assert app.plugins["shop"].config == {"colour": "red"}
+    assert (app.grace, app.drain) == (20.0, 4.0)
+    assert isinstance(app.journal, MemoryJournal)
+    assert str(tmp_path) not in sys.path
+    async with app:
+        pass
+
+
+def test_journal_is_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    """With no word about it the journal is `lifecycle.sqlite3`, relative to config.toml."""
+    app = Application.from_config(write(tmp_path, "[app]\n"))
+    assert isinstance(app.journal, SqliteJournal)
+    assert Path(app.journal.path) == tmp_path / "lifecycle.sqlite3"
+
+
+def test_class_can_be_named(tmp_path: Path) -> None:
+    """With two plugins in a module, `module:Class` says which."""
+    two = PLUGIN + "\n\nclass Other(Shop):\n    name = 'other'\n"
+    head = '[app]\njournal = "memory"\n'
+    path = write(tmp_path, f'{head}plugins = ["shop_of_two:Other"]', shop_of_two=two)
+    assert list(Application.from_config(path).plugins) == ["other"]
+    path = write(tmp_path, f'{head}plugins = ["shop_of_two"]')
+    assert refusal(path) == (
+        "[app] plugins: module 'shop_of_two' defines not one plugin but 2 (Shop, Other); write "
+        "'shop_of_two:Class'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "[app]\nplugin = []",
+            "[app] plugin: unknown key (did you mean 'plugins'?); there are: plugins, journal,",
+        ),
+        ('[app]\ngrace = "long"', "[app] grace: Expected `float`, got `str`"),
+        ("[app]\ngrace = -1", "[app] grace: Expected `float` >= 0.0"),
+        (
+            "[app]\ndrain = 11",
+            "[app] drain: 11 s is more than `grace`, 10 s, of which it is a part",
+        ),
+        (
+            '[app]\nplugins = ["no_such_module"]',
+            "[app] plugins: 'no_such_module' is neither an entry point of 'db_manager.plugins' ",
+        ),
+        ('[app]\nplugins = ["json:dumps"]', "[app] plugins: 'json:dumps' is not a subclass"),
+        ("app = 3", "[app] is not a section but a int"),
+        ("[shp]", "[shp]: nobody reads this section; there are: app"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, problem: str) -> None:
+    """Every fault of the file is one line that names the section, the key and the fix."""
+    assert refusal(write(tmp_path, text)).startswith(problem)
+
+
+def test_bad_file_is_named(tmp_path: Path) -> None:
+    """A file that is missing or not TOML is named by its path."""
+    missing = tmp_path / "config.toml"
+    assert refusal(missing) == f"{missing}: there is no such file; write one with a section [app]"
+    assert refusal(write(tmp_path, "[app")).startswith(f"{missing}: Expected ']'")
+
+
+def test_near_name_of_a_plugin_is_suggested(tmp_path: Path) -> None:
+    """A typing error in the name of an entry point is answered with the right one."""
+    text = refusal(write(tmp_path, '[app]\nplugins = ["db_manger"]'))
+    assert "(did you mean 'db_manager'?)" in text
+
+
+class Settings(pydantic.BaseModel, extra="forbid"):
+    """The section of the plugin below."""
+
+    password: int = 0
+    size: int = 1
+
+
+class Store(Plugin):
+    """A plugin with a checked section of another name."""
+
+    name = "store"
+    config_model = Settings
+    config_section = "storage"
+
+
+def test_section_is_checked_by_the_model() -> None:
+    """A plugin gets its model, with the model's own values when there is no section."""
+    assert Application([Store]).plugins["store"].config == Settings()
+    app = Application([Store], config={"storage": {"size": 3}})
+    assert app.plugins["store"].config == Settings(size=3)
+
+
+def test_refused_section_shows_keys_but_never_values() -> None:
+    """Each wrong key is named; the value may be a password, so neither text nor chain has it."""
+    section = {"password": "hunter2", "sise": "hunter3"}
+    with pytest.raises(ConfigError) as caught:
+        Application([Store], config={"storage": section})
+    assert str(caught.value).splitlines() == [
+        "[storage] password: Input should be a valid integer, unable to parse string as an integer",
+        "[storage] sise: Extra inputs are not permitted",
+    ]
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+OBSERVER = """
+seen = []
+
+
+def observe(app, section):
+    seen.append(("begin", section, [plugin.state for plugin in app.plugins.values()]))
+    subscription = app.bus.subscribe(">", lambda event: seen.append(event.topic))
+
+    async def close():
+        subscription.cancel()
+        seen.append("end")
+
+    return close
+"""
+
+
+async def test_observer_sees_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section of an observer calls its entry point before anything loads, and again each run."""
+    installed = tmp_path / "watch-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: watch\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text(
+        "[db_manager.observers]\nwatch = watch_module:observe\n"
+        "[db_manager.plugins]\nshop = shop_by_entry_point:Shop\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(
+        tmp_path,
+        '[app]\nplugins = ["shop"]\njournal = ""\n[watch]\nlevel = "all"',
+        watch_module=OBSERVER,
+        shop_by_entry_point=PLUGIN,
+    )
+    app = Application.from_config(path)
+    seen: list[Any] = sys.modules["watch_module"].seen
+    assert seen == []
+    for _ in range(2):
+        async with app:
+            pass
+        assert seen[0] == ("begin", {"level": "all"}, ["unloaded"])
+        assert seen[1] == "plugin.loading"
+        assert seen[-2:] == ["plugin.unloaded", "end"]
+        seen.clear()
+    await asyncio.sleep(0)
+    assert seen == []
+
+
+async def test_observers_that_fail_do_not_hide_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An observer that cannot begin stops the start; one that cannot end is reported."""
+    installed = tmp_path / "bad-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text(
+        "[db_manager.observers]\nends = bad_observers:ends\nbegins = bad_observers:begins\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bad_observers.py").write_text(BAD_OBSERVERS)
+    app = Application([], config={"ends": {}})
+    await app.start()
+    with pytest.raises(ExceptionGroup) as caught:
+        await app.unload()
+    assert [str(error) for error in caught.value.exceptions] == ["disk full"]
+    app = Application([], config={"ends": {}, "begins": {"port": 1}})
+    with pytest.raises(ConfigError, match="port 1"):
+        await app.start()
+    assert list(app.journal.entries()) == []
+
+
+BAD_OBSERVERS = """
+import lifecycle
+
+
+def ends(app, section):
+    def close():
+        raise OSError("disk full")
+
+    return close
+
+
+def begins(app, section):
+    raise lifecycle.ConfigError(f"port {section['port']}")
+"""

@@ -1,0 +1,77 @@
+"""One piece of work runs in its own task, and ends with whoever waits for it."""
+
+import asyncio
+
+import pytest
+
+from lifecycle.errors import HookTimeoutError
+from lifecycle.hooks import Interrupt, call, in_hook
+
+
+async def test_work_ends_with_the_task_that_waits() -> None:
+    """When the waiting task is cancelled, as at the end of the loop, so is the work."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(call(work(), 30))
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()
+
+
+async def test_error_of_late_work_is_the_cause() -> None:
+    """What the work raised when it was cancelled at its deadline is not lost."""
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("broken pipe")
+
+    with pytest.raises(HookTimeoutError, match=r"^did not end within 0\.001 s$") as caught:
+        await call(work(), 0.001)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not caught.value.abandoned
+
+
+async def test_interrupted_work_that_ended_well_keeps_its_result() -> None:
+    """Work that is interrupted but comes to its end all the same has succeeded."""
+    interrupt = Interrupt()
+
+    async def work() -> str:
+        interrupt.request()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "done"
+        return "never"
+
+    assert await call(work(), 30, interrupt) == "done"
+    with pytest.raises(asyncio.CancelledError):
+        interrupt.check()
+
+
+async def test_only_a_running_hook_is_a_hook() -> None:
+    """A task that outlives the hook it was made in does not belong to it any more."""
+    asked = asyncio.Event()
+
+    async def later() -> bool:
+        await asked.wait()
+        return in_hook()
+
+    async def work() -> asyncio.Task[bool]:
+        assert in_hook()
+        return asyncio.create_task(later())
+
+    assert not in_hook()
+    task = await call(work(), 30)
+    asked.set()
+    assert not await task
