@@ -151,12 +151,20 @@ class Database:
         """
         if self.lost:
             raise DatabaseUnavailableError(self.lost)
-        engine, read_only = self.engine, unit.read_only
-        if read_only:
-            engine = self._reading_engine()
-        elif self.writer is not None:
-            self._wait_for_writer(unit, self.writer)
-            transaction.holds_writer = True
+        writer = None if unit.read_only else self.writer
+        if writer is not None:
+            self._wait_for_writer(unit, writer)
+        try:
+            connection = self._check_out(unit)
+        except BaseException:
+            if writer is not None:
+                writer.release()
+            raise
+        transaction.holds_writer = writer is not None
+        return connection
+
+    def _check_out(self, unit: "UnitOfWork") -> Connection:
+        engine = self._reading_engine() if unit.read_only else self.engine
         try:
             connection = engine.sync_engine.connect()
         except sqlalchemy.exc.TimeoutError:
@@ -168,8 +176,12 @@ class Database:
             self.on_lost(reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
-        if read_only and (engine is self.engine or read_only == "snapshot"):
-            _begin_read_only(connection)
+        if unit.read_only and (engine is self.engine or unit.read_only == "snapshot"):
+            try:
+                _begin_read_only(connection)
+            except BaseException:
+                self.give_back(connection)
+                raise
         return connection
 
     def give_back(self, connection: Connection) -> None:

@@ -63,6 +63,7 @@ class SqliteConnection(aiosqlite.Connection):
         self._begin, self._read_only = self._usual
         self._in_transaction = False
         self._query_only = False
+        self._stopping: asyncio.Future[Any] | None = None
 
     def begin_snapshot(self) -> None:
         """Make the next transaction a read-only one whose statements share a snapshot."""
@@ -119,6 +120,16 @@ class SqliteConnection(aiosqlite.Connection):
                 connection.execute(sql)
         finally:
             self._in_transaction = connection.in_transaction
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Close from outside of the event loop's turn; a second stop waits for the first one.
+
+        aiosqlite would wait for ever for a thread that has ended already.
+        """
+        if self._stopping is None:
+            self._interrupt()
+            self._stopping = super().stop()
+        return self._stopping
 
     async def close(self) -> None:
         """Interrupt what still runs, then close."""

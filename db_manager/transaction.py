@@ -107,7 +107,15 @@ class Transaction:
     def drive(self) -> object:
         """Return the driver's connection, with the transaction begun; in a greenlet."""
         self.drove = True
-        return begin_for_driver(self.connect())
+        connection = self.connect()
+        try:
+            return begin_for_driver(connection)
+        except BaseException as error:
+            # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
+            # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
+            self.mark_failed(error)
+            self._drop()
+            raise
 
     @property
     def untouched(self) -> bool:
@@ -174,6 +182,8 @@ class Transaction:
 
     def _roll_back(self) -> None:
         self.state = UnitState.ROLLING_BACK
+        if self.drove and self.cause == "cancelled":
+            self._drop()  # SQLAlchemy does so itself for what goes through it
         try:
             if self.session is not None:
                 Session.rollback(self.session.sync_session)

@@ -39,6 +39,9 @@ def attach(app: Application, dispatcher: Dispatcher) -> None:
     shutdown hook of every router is called, whatever the others did, and the application is
     stopped and unloaded last. The hooks share the drain time with the updates.
 
+    Who calls `dispatcher.start_polling` instead of `run_polling` calls `await app.load()` before
+    it: aiogram asks Telegram only for the updates that have handlers by then.
+
     With `setup_application` of aiogram's webhooks, call that before `register` of the request
     handler: the latter's shutdown closes the session of the bot.
 
@@ -90,7 +93,8 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
 def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
     """Include *router* for the time of a block; its handlers belong to the plugin that does it.
 
-    In a plugin: `await context.enter(include_router(dispatcher, router))`.
+    In a plugin, in `load`, so that aiogram asks Telegram for the updates it handles:
+    `await context.enter(include_router(dispatcher, router))`.
 
     Args:
         dispatcher: Where to include it.
@@ -202,7 +206,7 @@ class _Traffic(BaseMiddleware):
         time_over = _now() + self.app.drain
         errors: list[Exception] = []
         try:
-            self.app.record(await self.in_flight.drain(self.app.drain))
+            await self.in_flight.drain(self.app.drain, self.app.record)
             for router in list(self.dispatcher.chain_tail):
                 for hook in router.shutdown.handlers:
                     try:
@@ -265,6 +269,7 @@ class _Polling:
         self._traffic = traffic
         self._bot = bot
         self._options = options
+        self._asked = False
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -287,18 +292,18 @@ class _Polling:
             await bot.session.close()
 
     def stop(self, task: asyncio.Task[None]) -> None:
-        """End *task*, which runs this, as its phase demands.
+        """End *task*, which runs this; asked again, let the drain be over.
 
         Args:
             task: The task.
         """
-        if self._traffic.phase is _Phase.STARTING:
-            self._traffic.phase = _Phase.STOPPING
-            task.cancel()
-        elif self._traffic.phase is _Phase.RUNNING and self._stopping is None:
-            self._stopping = asyncio.create_task(self._traffic.dispatcher.stop_polling())
-        else:
+        if self._asked:
             self._traffic.in_flight.hurry()
+        elif self._traffic.phase is _Phase.STARTING:
+            task.cancel()
+        elif self._traffic.phase is _Phase.RUNNING:
+            self._stopping = asyncio.create_task(self._traffic.dispatcher.stop_polling())
+        self._asked = True
 
 
 def _attach(app: Application, dispatcher: Dispatcher) -> _Traffic:
@@ -354,7 +359,8 @@ def _unwrapped(callback: Callable[..., Any]) -> Any:
 
 
 def _name(callback: Callable[..., Any]) -> str:
-    return str(_unwrapped(callback).__qualname__)
+    named = _unwrapped(callback)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _update_type(update: Update) -> str | None:

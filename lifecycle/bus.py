@@ -88,7 +88,6 @@ class Subscription:
         "_bus",
         "_context",
         "_handler",
-        "_itself",
         "_loop",
         "_overflowing",
         "_queue",
@@ -96,6 +95,7 @@ class Subscription:
         "_working",
         "deliver",
         "dropped",
+        "itself",
         "name",
         "pattern",
     )
@@ -107,9 +107,10 @@ class Subscription:
         self.dropped = 0
         #: Called with each event, under the causes that the handler runs under.
         self.deliver: Handler = self._put if _is_async(handler) else handler
+        #: The causes of what the handler does when nothing else caused it.
+        self.itself = frozenset((self,))
         self._bus = bus
         self._handler = handler
-        self._itself = frozenset((self,))
         # Of an `async def` handler only: its work belongs to who subscribed, not to who happened
         # to publish (whose context may hold an open unit of work).
         self._context = copy_context()
@@ -129,6 +130,11 @@ class Subscription:
         self.deliver = _ignore
         self._bus._remove(self)  # noqa: SLF001 -- the two are one mechanism
         self._queue.clear()
+
+    def running(self) -> list[Task[None]]:
+        """Return the task in which the handler works now, unless its work led here."""
+        workers = self._bus.workers
+        return [task for task in self._bus._foreign_workers() if workers[task] is self]  # noqa: SLF001 -- as above
 
     def __enter__(self) -> Self:
         return self
@@ -246,20 +252,27 @@ class Channel:
 
     def publish(self, event: Event) -> None:
         """Deliver *event*, which is of this topic; see `EventBus.publish`."""
+        handlers = self.handlers
+        if not handlers:
+            return
         causes = _causes.get()
-        for subscription in self.handlers:
-            if subscription in causes:
-                continue
-            itself = subscription._itself  # noqa: SLF001 -- the same mechanism, on the hot path
-            token = _causes.set(causes | itself if causes else itself)
-            try:
-                value = subscription.deliver(event)
-                if value is not None:
-                    subscription.returned(event, value)
-            except (Exception, CancelledError) as error:  # noqa: BLE001 -- see EventBus.publish
-                subscription.failed(event, error)
-            finally:
-                _causes.reset(token)
+        before = _causes.set(causes)
+        try:
+            for subscription in handlers:
+                itself = subscription.itself
+                if causes:
+                    if subscription in causes:
+                        continue
+                    itself |= causes
+                _causes.set(itself)
+                try:
+                    value = subscription.deliver(event)
+                    if value is not None:
+                        subscription.returned(event, value)
+                except (Exception, CancelledError) as error:  # noqa: BLE001 -- EventBus.publish
+                    subscription.failed(event, error)
+        finally:
+            _causes.reset(before)
 
     def __repr__(self) -> str:
         return f"<Channel {self.topic!r} handlers={len(self.handlers)}>"

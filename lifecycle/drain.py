@@ -1,7 +1,7 @@
 """The work in flight when an application stops: counted, waited for, cut at a deadline."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -95,14 +95,14 @@ class InFlight:
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
-    async def drain(self, deadline: float) -> AppDrained:
+    async def drain(self, deadline: float, record: Callable[[AppDrained], None]) -> None:
         """Wait for the work of the other tasks, cancel what is left, and take no more.
+
+        Its own cancellation lets the deadline be now.
 
         Args:
             deadline: Seconds to wait.
-
-        Returns:
-            What happened, to be recorded.
+            record: Called with what happened.
         """
         now = asyncio.get_running_loop().time
         begun = now()
@@ -110,7 +110,6 @@ class InFlight:
         await asyncio.sleep(0)
         waited = len(self._others())
         self.draining.set()
-        left: list[Work] = []
         try:
             async with asyncio.timeout(0 if self._hurried else deadline) as self._deadline:
                 while others := self._others():
@@ -120,12 +119,13 @@ class InFlight:
         finally:
             self._deadline = None
             self._closed = True
-            left += [work for work in self._others() if not work.lingers]
+            left = [work for work in self._others() if not work.lingers]
             for work in left:
                 work.task.cancel()
             if left:
                 await asyncio.wait([work.ended for work in left], timeout=PATIENCE)
-        return AppDrained(waited=waited, cancelled=tuple(map(str, left)), duration=now() - begun)
+            names = tuple(map(str, left))
+            record(AppDrained(waited=waited, cancelled=names, duration=now() - begun))
 
     def _others(self) -> list[Work]:
         me = _current_task()

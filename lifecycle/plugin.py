@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import msgspec
 
 from lifecycle.bus import EventBus, Subscription
-from lifecycle.errors import ContextClosedError, LifecycleError
+from lifecycle.errors import ContextClosedError, HookTimeoutError, LifecycleError
 from lifecycle.events import (
     Event,
     ServiceProvided,
@@ -111,13 +111,15 @@ class PluginContext:
     def subscribe(self, pattern: str, handler: Callable[[Any], Any]) -> Subscription:
         """Call *handler* for every event that matches *pattern*, until the scope ends.
 
+        The call of an async handler that runs then is waited for, within the deadline.
+
         Args:
             pattern: Topic; `*` is one token, `>` the rest.
             handler: Plain or async function of one event.
         """
         self._check_open()
         subscription = self.bus.subscribe(pattern, handler)
-        self._held[subscription] = lambda _: subscription.cancel()
+        self._held[subscription] = lambda deadline: _hang_up(subscription, deadline)
         return subscription
 
     async def enter(self, manager: AbstractAsyncContextManager[T] | AbstractContextManager[T]) -> T:
@@ -247,6 +249,16 @@ class PluginContext:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"holds {len(self._held)}"
         return f"<PluginContext {self.name} {state}>"
+
+
+async def _hang_up(subscription: Subscription, deadline: float) -> None:
+    subscription.cancel()
+    running = subscription.running()
+    if running:
+        _, hanging = await asyncio.wait(running, timeout=deadline)
+        for task in hanging:
+            await end(task, PATIENCE)
+            raise HookTimeoutError(deadline, abandoned=False)
 
 
 async def _leave(manager: AbstractAsyncContextManager[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from lifecycle.errors import JournalCorruptError, JournalError, JournalLockedError
-from lifecycle.events import EVENT_TYPES, AppCrashed, Event
+from lifecycle.events import EVENT_TYPES, AppCrashed, Correlation, Event
 from lifecycle.journal import JournalEntry, UnknownEvent, crash_report
 
 _VERSION: Final = 1
@@ -104,12 +104,16 @@ def _decode(topic: str, payload: str) -> Event:
     known = EVENT_TYPES.get(topic)
     if known is not None:
         try:
-            return msgspec.json.decode(payload, type=known)
-        except msgspec.ValidationError:  # its fields were others when this was written
-            pass
+            event: Event = msgspec.json.decode(payload, type=known)
+        except msgspec.ValidationError:
+            pass  # its fields were others when this was written
+        else:
+            return event
     fields: dict[str, Any] = msgspec.json.decode(payload)
-    base = {name: fields.pop(name) for name in ("at", "correlation") if name in fields}
-    return msgspec.convert({**base, "topic": topic, "fields": fields}, UnknownEvent)
+    at, correlation = fields.pop("at"), fields.pop("correlation")
+    return UnknownEvent(
+        topic=topic, fields=fields, at=at, correlation=msgspec.convert(correlation, Correlation)
+    )
 
 
 class JournalReader:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from observability.botapi_html import utf16_length
+
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -81,7 +83,7 @@ class BotMessage:
 
     @property
     def text(self) -> str:
-        """Text, or caption of a photo or file, with the tags the bot sent."""
+        """Text, or caption of a photo or file; HTML is read, Markdown is left as it was sent."""
         return str(self.json.get("text", self.json.get("caption", "")))
 
     @property
@@ -164,8 +166,8 @@ class BotApiUser(BotApiChat):
         entities = [
             {
                 "type": "bot_command",
-                "offset": _utf16_length(text[: found.start()]),
-                "length": _utf16_length(found.group()),
+                "offset": utf16_length(text[: found.start()]),
+                "length": utf16_length(found.group()),
             }
             for found in _COMMAND.finditer(text)
         ]
@@ -348,8 +350,3 @@ class Telegram:
             raise NoReplyError(
                 f"no {what} within {timeout:g} s{hint}. The transcript:\n{self.transcript}"
             ) from None
-
-
-def _utf16_length(text: str) -> int:
-    # Telegram counts entities in UTF-16 code units.
-    return len(text.encode("utf-16-le")) // 2

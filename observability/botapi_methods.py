@@ -8,8 +8,10 @@ from contextlib import suppress
 from typing import Any
 
 from observability.botapi_chats import ApiCall, BotApiChat, BotMessage, Json, Telegram
+from observability.botapi_html import HtmlError, parse
 
 _MAX_TEXT = 4096
+_SHOWN = frozenset(("text", "entities", "caption", "caption_entities"))
 
 # Methods whose only answer is True; the test reads in `calls` what they were called with.
 _DONE = re.compile(
@@ -186,7 +188,7 @@ class BotApi(Telegram):
 
     def _send(self, call: ApiCall) -> Json:
         chat = self._chat(call)
-        content: Json = {k: call.params[k] for k in ("text", "caption") if k in call.params}
+        content = _content(call)
         markup = call.params.get("reply_markup", {})
         if "inline_keyboard" in markup:
             content["reply_markup"] = markup
@@ -215,21 +217,24 @@ class BotApi(Telegram):
         message = self._message(call, "edit")
         if message["from"] != self.me:
             raise RefusedError(400, "Bad Request: message can't be edited")
-        new: Json = {k: call.params[k] for k in ("text", "caption") if k in call.params}
+        new = _content(call)
         if "reply_markup" in call.params:
             new["reply_markup"] = call.params["reply_markup"]
-        old: Json = {k: message[k] for k in ("text", "caption", "reply_markup") if k in message}
-        # An edit without markup takes the buttons away.
-        kept = {k: v for k, v in old.items() if k != "reply_markup"} | new
-        if kept == old:
+        old = {k: message[k] for k in (*_SHOWN, "reply_markup") if k in message}
+        # An edit without markup takes the buttons away; one of the markup leaves the text.
+        kept = {k: v for k, v in old.items() if k in _SHOWN and not new.keys() & _SHOWN}
+        if kept | new == old:
             raise RefusedError(
                 400,
                 "Bad Request: message is not modified: specified new message content and reply "
                 "markup are exactly the same as a current content and reply markup of the message",
             )
-        message.pop("reply_markup", None)
-        message.update(kept, edit_date=message["date"])
-        self.log(f"bot to {message['chat'].get('first_name', 'group')}", f"<edited> {new}")
+        for key in old:
+            del message[key]
+        message.update(kept | new, edit_date=message["date"])
+        to = self._chats[message["chat"]["id"]].name
+        shown = BotMessage(message, call)
+        self.log(f"bot to {to}", f"<edited> {shown.text} {shown.buttons or ''}".rstrip())
         return message
 
     def _delete(self, call: ApiCall) -> bool:
@@ -252,6 +257,24 @@ class BotApi(Telegram):
     def _set_my_commands(self, call: ApiCall) -> bool:
         self._commands[_scope(call)] = call.params.get("commands", [])
         return True
+
+
+def _content(call: ApiCall) -> Json:
+    """Return text or caption with its entities, as people see it."""
+    content: Json = {}
+    for field, entities in (("text", "entities"), ("caption", "caption_entities")):
+        if field not in call.params:
+            continue
+        content[field] = call.params[field]
+        found = call.params.get(entities, [])
+        if str(call.params.get("parse_mode")).lower() == "html":
+            try:
+                content[field], found = parse(call.params[field])
+            except HtmlError as error:
+                raise RefusedError(400, f"Bad Request: can't parse entities: {error}") from None
+        if found:
+            content[entities] = found
+    return content
 
 
 def _scope(call: ApiCall) -> str:

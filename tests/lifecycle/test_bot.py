@@ -17,6 +17,7 @@ from aiogram import BaseMiddleware, Bot, Dispatcher, Router
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.dispatcher.middlewares.error import ErrorsMiddleware
+from aiogram.exceptions import TelegramUnauthorizedError
 from aiogram.filters import Command
 from aiogram.handlers import MessageHandler
 from aiogram.methods import SendMessage
@@ -96,6 +97,12 @@ def offline_bot() -> Bot:
     return Bot("42:offline", QuickSession())
 
 
+def is_closed(bot: Bot) -> bool:
+    """Return whether the session of the bot was closed."""
+    assert isinstance(bot.session, QuickSession)
+    return bot.session.closed
+
+
 def message_update(text: str, number: int = 1, chat: str = "private") -> Update:
     """Return an update with a message."""
     sender = {"id": 7, "is_bot": False, "first_name": "Ada"}
@@ -158,7 +165,7 @@ async def test_plugins_surround_the_hooks_of_the_dispatcher(server: BotApiServer
         "notes unload",
     ]
     assert "aiogram:bot" not in app.services
-    assert bot.session.closed  # type: ignore[attr-defined]  # it is a QuickSession
+    assert is_closed(bot)
     topics = [entry.event.topic for entry in app.journal.entries()]
     assert topics[topics.index("app.started") :] == [
         "app.started",
@@ -230,7 +237,8 @@ async def test_deadline_cancels_and_names_the_updates_that_are_left() -> None:
     assert all(task.cancelled() for task in tasks)
     assert ends == ["cancelled", "cancelled"]
     event = drained(app)
-    name = f"{test_deadline_cancels_and_names_the_updates_that_are_left.__name__}.<locals>.stuck"
+    test = test_deadline_cancels_and_names_the_updates_that_are_left
+    name = f"{__name__}.{test.__name__}.<locals>.stuck"
     assert event.waited == 2
     assert event.cancelled == (f"update 7 ({name})", f"update 8 ({name})")
 
@@ -315,7 +323,7 @@ async def test_plugin_that_does_not_start_ends_the_run(server: BotApiServer) -> 
         await run_polling(app, Dispatcher(), bot)
     assert steps == ["db load", "db start", "db stop", "db unload"]
     assert server.calls == []
-    assert bot.session.closed  # type: ignore[attr-defined]  # it is a QuickSession
+    assert is_closed(bot)
 
 
 async def test_failing_startup_hook_stops_the_plugins_again() -> None:
@@ -332,7 +340,7 @@ async def test_failing_startup_hook_stops_the_plugins_again() -> None:
     with pytest.raises(ValueError, match="no luck"):
         await dispatcher.emit_startup(bot=offline_bot())
     assert steps == ["notes load", "notes start", "notes stop", "notes unload"]
-    assert app.journal.entries()
+    assert list(app.journal.entries())
 
 
 async def test_failing_shutdown_hook_skips_nobody() -> None:
@@ -365,6 +373,59 @@ async def test_failing_shutdown_hook_skips_nobody() -> None:
         await dispatcher.emit_shutdown()
     assert [type(error) for error in both.value.exceptions] == [ValueError, TimeoutError]
     assert steps[-1] == "notes unload"
+
+
+async def test_cancelled_shutdown_still_stops_the_plugins() -> None:
+    """Whoever cancels the shutdown cuts the drain short; plugins are stopped all the same."""
+    steps: list[str] = []
+    begun = asyncio.Event()
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    dispatcher, bot = Dispatcher(), offline_bot()
+
+    @dispatcher.message()
+    async def stuck(_: Message) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    attach(app, dispatcher)
+    await dispatcher.emit_startup(bot=bot)
+    update = asyncio.create_task(dispatcher.feed_update(bot, message_update("x")))
+    await begun.wait()
+    shutdown = asyncio.create_task(dispatcher.emit_shutdown())
+    await draining(dispatcher)
+    shutdown.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await shutdown
+    assert update.cancelled()
+    assert len(drained(app).cancelled) == 1
+    assert steps[-2:] == ["notes stop", "notes unload"]
+
+
+async def test_polling_that_cannot_go_on_stops_everything(server: BotApiServer) -> None:
+    """An error of the polling itself, as a wrong token, reaches the caller after a full stop."""
+    steps: list[str] = []
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    server.fail_next("getMe", error_code=401)
+    with pytest.raises(TelegramUnauthorizedError):
+        await run_polling(app, Dispatcher(), make_bot(server))
+    assert steps[-2:] == ["notes stop", "notes unload"]
+
+
+async def test_run_can_be_repeated(server: BotApiServer) -> None:
+    """After a stop the same application and dispatcher run again, with another bot."""
+    steps: list[str] = []
+    router = Router()
+    router.message.register(lambda message: message.answer("pong"))
+    app, dispatcher = Application([Steps("notes", steps, router)], config=CONFIG), Dispatcher()
+    ada = server.user(id=7, name="Ada")
+    for _ in range(2):
+        running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+        await ada.say("ping")
+        assert (await ada.reply()).text == "pong"
+        await server.wait(lambda: not server.updates or None, "acknowledgement", 5)
+        await dispatcher.stop_polling()
+        await running
+    assert steps == ["notes load", "notes start", "notes stop", "notes unload"] * 2
 
 
 class Seen(list[Correlation]):
@@ -409,7 +470,7 @@ async def test_handlers_run_with_their_name_and_plugin() -> None:
         await dispatcher.feed_update(bot, message_update("/stranger"))
         await dispatcher.feed_update(bot, message_update("/class"))
         await dispatcher.feed_update(bot, press_update("x"))
-    here = f"{test_handlers_run_with_their_name_and_plugin.__name__}.<locals>."
+    here = f"{__name__}.{test_handlers_run_with_their_name_and_plugin.__name__}.<locals>."
     message = {"update_id": 1, "update_type": "message", "chat_type": "private"}
     assert [each.as_dict() for each in seen] == [
         {
@@ -647,7 +708,10 @@ class Child:
         assert await read_number(self.nursery) == 0, (self.folder / "stderr").read_text()
         assert (self.folder / "stderr").read_text() == ""
         assert list((self.folder / "held").iterdir()) == []
-        entries = list(SqliteJournal.read(self.folder / "journal").entries())
+        with SqliteJournal.read(self.folder / "journal") as journal:
+            [run] = journal.runs()
+            entries = list(journal.entries())
+        assert run.ended_at is not None
         assert replay(entries) == {"holder": State.UNLOADED}
         assert entries[-1].event.topic == "plugin.unloaded"
         return entries
@@ -659,7 +723,7 @@ async def read_number(nursery: Process) -> int:
     return int(await asyncio.wait_for(nursery.stdout.readline(), 30))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)  # its imports run beside the first tests
 async def nursery() -> AsyncIterator[Process]:
     """Yield the process that forks the bots."""
     pipe = asyncio.subprocess.PIPE
@@ -727,7 +791,7 @@ async def test_process_told_twice_to_stop(run_child: Callable[..., Any]) -> None
     await child.says("still working")
     child.terminate()
     [event] = [e.event for e in await child.history() if isinstance(e.event, AppDrained)]
-    assert event.cancelled == ("update 1 (main.<locals>.stuck_handler)",)
+    assert event.cancelled == ("update 1 (__main__.main.<locals>.stuck_handler)",)
 
 
 async def test_process_told_again_while_plugins_stop(

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from lifecycle import Application, ConfigError, MemoryJournal, Plugin, SqliteJournal
+from lifecycle import Application, ConfigError, MemoryJournal, Plugin, SqliteJournal, replay
 
 PLUGIN = '''
 import lifecycle
@@ -232,3 +232,21 @@ def ends(app, section):
 def begins(app, section):
     raise lifecycle.ConfigError(f"port {section['port']}")
 """
+
+
+async def test_next_process_learns_where_the_last_one_died(tmp_path: Path) -> None:
+    """The journal beside config.toml tells the next run what the dead one did last."""
+    path = write(tmp_path, '[app]\nplugins = ["shop_that_dies"]', shop_that_dies=PLUGIN)
+    dead = Application.from_config(path)
+    await dead.start()
+    dead.journal.close(clean=False)
+    seen: list[Any] = []
+    app = Application.from_config(path)
+    app.bus.subscribe("app.crashed", seen.append)
+    async with app:
+        assert replay(app.journal.entries()) == {"shop": "started"}
+    assert (seen[0].run, seen[0].last_topic) == (1, "app.started")
+    async with app:
+        assert len(seen) == 1
+    with pytest.raises(ExceptionGroup, match="not without errors"):
+        await dead.unload()

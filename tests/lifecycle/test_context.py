@@ -9,6 +9,7 @@ import pytest
 from lifecycle import (
     Application,
     ContextClosedError,
+    Event,
     LifecycleError,
     Plugin,
     PluginContext,
@@ -267,3 +268,81 @@ async def test_services_are_there_while_their_plugin_is_loaded() -> None:
         app.services["p:other"]
     await app.unload()
     assert app.services.names() == ()
+
+
+async def test_subscriber_finishes_before_its_resources_go() -> None:
+    """An async handler at work is waited for when its scope ends; it may be what ends it."""
+    steps: list[str] = []
+    hurry = asyncio.Event()
+
+    class Listener(Plugin):
+        name = "p"
+
+        async def load(self, context: PluginContext) -> None:
+            """Hold something that the handler uses."""
+            await context.enter(self.resource())
+            context.subscribe("app.started", self.handle)
+
+        @contextmanager
+        def resource(self) -> Iterator[None]:
+            """Be there while the handler works."""
+            yield
+            steps.append("resource gone")
+
+        async def handle(self, event: Event) -> None:
+            """Work slowly."""
+            del event
+            await hurry.wait()
+            steps.append("handled")
+
+        async def unload(self, context: PluginContext) -> None:
+            """Let the handler come to its end."""
+            del context
+            asyncio.get_running_loop().call_soon(hurry.set)
+
+    async with Application([Listener]) as app:
+        await asyncio.sleep(0)
+    assert steps == ["handled", "resource gone"]
+
+    async def unload(event: Event) -> None:
+        del event
+        await app.unload("p")
+        steps.append("unloaded by a handler")
+
+    class Suicidal(Plugin):
+        name = "p"
+
+        async def load(self, context: PluginContext) -> None:
+            """Listen with what unloads this plugin."""
+            context.subscribe("app.started", unload)
+
+    app = Application([Suicidal])
+    await app.start()
+    await until(lambda: steps[-1] == "unloaded by a handler")
+    await app.bus.drain()
+    assert [entry.event.topic for entry in app.journal.entries()].count("plugin.failed") == 0
+
+
+async def test_subscriber_that_hangs_costs_the_deadline() -> None:
+    """A handler that does not end is cancelled, and its plugin's unload has failed."""
+
+    class Listener(Plugin):
+        name = "p"
+        unload_timeout = 0.01
+
+        async def load(self, context: PluginContext) -> None:
+            """Listen for ever."""
+            context.subscribe("app.started", self.handle)
+
+        async def handle(self, event: Event) -> None:
+            """Hang."""
+            del event
+            await asyncio.Event().wait()
+
+    app = Application([Listener])
+    await app.start()
+    await asyncio.sleep(0)
+    with pytest.raises(ExceptionGroup) as caught:
+        await app.unload()
+    assert "did not end within" in str(caught.value.exceptions[0])
+    assert await app.bus.drain(1)

@@ -99,7 +99,7 @@ async def test_whole_conversation_by_long_polling(server: BotApiServer, bot: Bot
         "Ada: /note milk",
         "bot to Ada: Noted: milk",
         "Ada: presses 'del:1'",
-        "bot to Ada: <edited> {'text': 'Deleted.'}",
+        "bot to Ada: <edited> Deleted.",
         "bot: <notice> Gone",
     ]
     await dispatcher.stop_polling()
@@ -383,3 +383,50 @@ async def test_calls_are_waited_for_one_after_the_other(server: BotApiServer, bo
     assert [call.params["text"] for call in calls] == ["one", "two"]
     with pytest.raises(NoReplyError, match="no call of sendMessage within"):
         await server.call("sendMessage", timeout=0.01)
+
+
+async def test_html_is_shown_as_people_see_it(server: BotApiServer, bot: Bot) -> None:
+    """Tags become entities, references become characters, in texts, captions and edits."""
+    ada = server.user(id=7, name="Ada")
+    sent = await bot.send_message(
+        7,
+        "😀 <b>milk &amp; <i>eggs</i></b> <a href='https://a.b/?x&amp;y'>here</a> &nbsp;"
+        '<pre><code class="language-python">1 &lt; 2</code></pre>',
+        parse_mode="HTML",
+    )
+    message = await ada.reply()
+    assert message.text == "😀 milk & eggs here &nbsp;1 < 2"
+    assert [(e.type, e.extract_from(sent.text or ""), e.url) for e in sent.entities or ()] == [
+        ("bold", "milk & eggs", None),
+        ("italic", "eggs", None),
+        ("text_link", "here", "https://a.b/?x&y"),
+        ("pre", "1 < 2", None),
+    ]
+    assert message.json["entities"][-1]["language"] == "python"
+    await sent.edit_text("<u>plain</u>", parse_mode="HTML", reply_markup=buttons(Yes="y"))
+    await sent.edit_reply_markup(reply_markup=buttons(No="n"))
+    assert (message.text, message.buttons) == ("plain", {"No": "n"})
+    assert message.json["entities"] == [{"type": "underline", "offset": 0, "length": 5}]
+    await sent.edit_text("**plain**", parse_mode="MarkdownV2")
+    assert (message.text, "entities" in message.json) == ("**plain**", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("ü 1 < 2", "Unclosed start tag at byte offset 5"),
+        ("<milk>", 'Unsupported start tag "milk" at byte offset 0'),
+        ("<b>milk", 'Can\'t find end tag corresponding to start tag "b"'),
+        ("milk</b>", "Unexpected end tag at byte offset 4"),
+        ("<b><i>milk</b>", 'Unmatched end tag at byte offset 10, expected "</i>", found "</b>"'),
+    ],
+)
+async def test_broken_html_is_refused(
+    server: BotApiServer, bot: Bot, text: str, error: str
+) -> None:
+    """Text that a bot forgot to escape is refused as Telegram does, and nothing is sent."""
+    ada = server.user(id=7, name="Ada")
+    with pytest.raises(TelegramBadRequest) as caught:
+        await bot.send_message(7, text, parse_mode="HTML")
+    assert caught.value.message == f"Bad Request: can't parse entities: {error}"
+    assert not ada.unread
