@@ -2,6 +2,7 @@
 
 from lifecycle.application import Application
 from lifecycle.bus import EventBus, Subscription
+from lifecycle.context import PluginContext
 from lifecycle.errors import (
     ConfigError,
     ContextClosedError,
@@ -45,7 +46,7 @@ from lifecycle.events import (
 )
 from lifecycle.journal import Journal, JournalEntry, MemoryJournal
 from lifecycle.machine import State, replay, to_mermaid
-from lifecycle.plugin import Health, Plugin, PluginContext
+from lifecycle.plugin import Health, Plugin
 from lifecycle.services import ServiceRegistry
 from lifecycle.sqlite_journal import SqliteJournal
 

@@ -13,12 +13,13 @@ from lifecycle import config as configuration
 from lifecycle import wiring
 from lifecycle.bus import EventBus
 from lifecycle.conductor import Conductor
+from lifecycle.context import Probe
 from lifecycle.errors import LifecycleError, WiringError
 from lifecycle.events import Event, error_text
 from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
 from lifecycle.journal import Journal
 from lifecycle.managed import ManagedPlugin
-from lifecycle.plugin import Health, Plugin, Probe
+from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
 
@@ -88,6 +89,8 @@ class Application:
             [partial(observer, self, section) for observer, section in observers],
         )
         self._lock = asyncio.Lock()
+        # Held here, because a caller may go before its command has ended.
+        self._commands: set[asyncio.Task[None]] = set()
 
     @classmethod
     def from_config(cls, path: str | PathLike[str] = "config.toml") -> Self:
@@ -235,6 +238,8 @@ class Application:
                 await work(interrupt)
 
         task = asyncio.create_task(run())
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:

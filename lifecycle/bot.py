@@ -134,6 +134,8 @@ class _Traffic(BaseMiddleware):
         self.phase = _Phase.STARTING
         self.owners: dict[Router, str] = {}
         self.in_flight = InFlight()
+        self.failure: Exception | None = None
+        self.keeps_failure = False
         self._provided_bot = False
         self._emit_startup = dispatcher.emit_startup
         modules = Counter(type(managed.plugin).__module__ for managed in app.plugins.values())
@@ -190,6 +192,7 @@ class _Traffic(BaseMiddleware):
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start the application, then call the startup hooks; take back when one fails."""
         self.phase = _Phase.STARTING
+        self.failure = None
         try:
             self.provide(kwargs.get("bot"))
             await self.app.start()
@@ -220,10 +223,12 @@ class _Traffic(BaseMiddleware):
                 await self.unload()
             except ExceptionGroup as group:
                 errors.append(group)
-        if len(errors) == 1:
-            raise errors[0]
-        if errors:
-            raise ExceptionGroup("shutdown went through, but not without errors", errors)
+        if not errors:
+            return
+        text = "shutdown went through, but not without errors"
+        self.failure = errors[0] if len(errors) == 1 else ExceptionGroup(text, errors)
+        if not self.keeps_failure:
+            raise self.failure
 
     def provide(self, bot: Bot | None) -> None:
         """Offer the bot as a service, until everything is unloaded."""
@@ -276,6 +281,8 @@ class _Polling:
         """Load, poll until told to stop, give everything back."""
         traffic, bot = self._traffic, self._bot
         traffic.phase = _Phase.STARTING
+        # Raised inside of start_polling it would leave those who called stop_polling waiting.
+        traffic.keeps_failure = True
         try:
             traffic.provide(bot)
             await traffic.app.load()
@@ -284,12 +291,15 @@ class _Polling:
             )
         except BaseException as error:
             traffic.phase = _Phase.STOPPING
+            if traffic.failure is not None:
+                error.add_note(f"in shutdown: {error_text(traffic.failure)}")
             await traffic.unload_after(error)
             raise
         finally:
-            if self._stopping is not None:
-                self._stopping.cancel()  # aiogram never answers it when a shutdown hook raised
+            traffic.keeps_failure = False
             await bot.session.close()
+        if traffic.failure is not None:
+            raise traffic.failure
 
     def stop(self, task: asyncio.Task[None]) -> None:
         """End *task*, which runs this; asked again, let the drain be over.

@@ -57,7 +57,7 @@ class InFlight:
 
     @contextmanager
     def work(self, name: str) -> Iterator[Work]:
-        """Count the block as one piece of work; inside another one it belongs to that.
+        """Count the block as one piece of work; inside another one it is a part of that.
 
         Args:
             name: What it is.
@@ -68,14 +68,15 @@ class InFlight:
         if self._closed:
             raise LifecycleError(f"{name} is refused: the application is stopping")
         task = _current_task()
+        work = Work(name, task)
         previous = self._work.get(task)
         if previous is not None:
             if not previous.lingers:
-                yield previous
+                yield work  # which nobody waits for: the whole of it is counted
                 return
             task.remove_done_callback(self._task_ended)
             self._end(previous)
-        work = self._work[task] = Work(name, task)
+        self._work[task] = work
         try:
             yield work
         finally:

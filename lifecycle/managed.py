@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from lifecycle.context import PluginContext, Probe
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import (
     Hook,
@@ -25,7 +26,7 @@ from lifecycle.events import (
 )
 from lifecycle.hooks import Interrupt, call
 from lifecycle.machine import PluginFold, State
-from lifecycle.plugin import Health, Plugin, PluginContext, Probe
+from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
 

@@ -143,9 +143,13 @@ class JournalReader:
             JournalError: They cannot be read.
         """
         rows = self._fetch("SELECT run, pid, started_at, ended_at FROM runs ORDER BY run")
-        for position, row in enumerate(rows, rows[0][0] if rows else 0):
-            if row[0] != position:
-                raise JournalCorruptError(f"journal {self.path}: run {position} is missing")
+        # SQLite itself remembers the last number it gave: the oldest may go, but no others.
+        given = self._fetch("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
+        last = given[0][0] if given else 0
+        if [row[0] for row in rows] != list(range(last - len(rows) + 1, last + 1)) or (
+            last and not rows
+        ):
+            raise JournalCorruptError(f"journal {self.path}: a run is missing of the last {last}")
         return [
             Run(run=run, pid=pid, started_at=started_at, ended_at=ended_at)
             for run, pid, started_at, ended_at in rows
@@ -339,6 +343,7 @@ class SqliteJournal:
     def _take_lock(self) -> sqlite3.Connection:
         lock = _connect(_lock_path(self.path), timeout=_LOCK_TIMEOUT)
         try:
+            lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: no third file
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             lock.close()

@@ -130,7 +130,7 @@ class BotApiServer(BotApi):
 
     async def stop(self) -> None:
         """Stop listening: Telegram is down. Chats, messages and updates stay."""
-        self.end_polls()
+        self.end_polls(conflict=False)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -346,7 +346,7 @@ class Telegram:
                 return result
         except TimeoutError:
             left = len(self.updates)
-            hint = f"; {left} updates wait for the bot to fetch them" if left else ""
+            hint = f"; updates the bot did not acknowledge: {left}" if left else ""
             raise NoReplyError(
                 f"no {what} within {timeout:g} s{hint}. The transcript:\n{self.transcript}"
             ) from None

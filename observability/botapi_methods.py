@@ -67,6 +67,7 @@ class BotApi(Telegram):
         self.calls: list[ApiCall] = []
         self.webhook: Json = {"url": ""}
         self._poll = 0  # number of the youngest getUpdates: only that one is served
+        self._conflict = False
         self._commands: dict[str, Any] = {}
         self._methods: dict[str, Callable[[ApiCall], Any]] = {
             "getme": lambda _: self.me,
@@ -83,7 +84,7 @@ class BotApi(Telegram):
             "answercallbackquery": self._answer_callback_query,
             "setmycommands": self._set_my_commands,
             "getmycommands": lambda call: self._commands.get(_scope(call), []),
-            "deletemycommands": lambda call: self._commands.pop(_scope(call), None) is None or True,
+            "deletemycommands": self._delete_my_commands,
         }
 
     async def perform(self, method: str, params: Json, refusal: RefusedError | None = None) -> Json:
@@ -122,8 +123,13 @@ class BotApi(Telegram):
             return self._send
         raise RefusedError(404, "Not Found: method not found")
 
-    def end_polls(self) -> None:
-        """End the long poll that waits now, as another poll or a webhook would."""
+    def end_polls(self, *, conflict: bool = True) -> None:
+        """End the long poll that waits now.
+
+        Args:
+            conflict: It is told of another poll or a webhook; otherwise it just gets no updates.
+        """
+        self._conflict = conflict
         self._poll += 1
         self.notify()
 
@@ -147,6 +153,8 @@ class BotApi(Telegram):
             async with asyncio.timeout(params.get("timeout", 0)):
                 while not self.updates and poll == self._poll:
                     await self.changed.wait()
+        if poll != self._poll and not self._conflict:
+            return []
         if poll != self._poll:
             raise RefusedError(409, DESCRIPTIONS[409])
         return self.updates[: params.get("limit", 100)]
@@ -252,6 +260,10 @@ class BotApi(Telegram):
             )
         self._queries.remove(query)
         self.log("bot", f"<notice> {call.params.get('text', '')}".rstrip())
+        return True
+
+    def _delete_my_commands(self, call: ApiCall) -> bool:
+        self._commands.pop(_scope(call), None)
         return True
 
     def _set_my_commands(self, call: ApiCall) -> bool:

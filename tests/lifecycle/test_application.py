@@ -393,3 +393,19 @@ async def test_command_cancelled_while_it_waits_does_nothing(log: Log) -> None:
     assert states(app) == {"p": State.STARTED, "q": State.UNLOADED}
     assert "q load" not in log.calls
     await app.unload()
+
+
+def test_loop_that_ends_takes_everything_back() -> None:
+    """When the program's main function ends during an unload, nothing is left behind."""
+    log = Log()
+    app = Application(five(log))
+
+    async def main() -> None:
+        await app.start()
+        unloading = asyncio.create_task(app.unload())
+        await until(lambda: "p3 stop" in log.calls)
+        assert not unloading.done()
+
+    asyncio.run(main())
+    assert log.held == []
+    assert {managed.state for managed in app.plugins.values()} == {State.UNLOADED}

@@ -428,6 +428,79 @@ async def test_run_can_be_repeated(server: BotApiServer) -> None:
     assert steps == ["notes load", "notes start", "notes stop", "notes unload"] * 2
 
 
+async def test_failing_shutdown_hook_lets_stop_polling_return(server: BotApiServer) -> None:
+    """Whoever stopped the polling goes on; the error is raised where the bot was run."""
+    app, dispatcher = Application([], config=CONFIG), Dispatcher()
+
+    async def broken() -> None:
+        raise ValueError("no luck")
+
+    dispatcher.shutdown.register(broken)
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    await polls(server)
+    await dispatcher.stop_polling()
+    with pytest.raises(ValueError, match="no luck"):
+        await running
+
+
+async def test_errors_of_plugins_that_stop_are_never_lost(server: BotApiServer) -> None:
+    """A plugin's failed stop is raised, or a note of the error that made everything stop."""
+
+    class Broken(Plugin):
+        name = "broken"
+
+        async def stop(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+            raise ValueError("no luck")
+
+    app, dispatcher = Application([Broken()], config=CONFIG), Dispatcher()
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    await polls(server)
+    await dispatcher.stop_polling()
+    with pytest.raises(ExceptionGroup) as group:
+        await running
+    assert str(group.value.exceptions[0]).startswith("plugin 'broken' failed in stop")
+
+    server.fail_next("getMe", error_code=401)
+    with pytest.raises(TelegramUnauthorizedError) as caught:
+        await run_polling(app, dispatcher, make_bot(server))
+    assert caught.value.__notes__ == [
+        "in shutdown: ExceptionGroup: unload went through, but not without errors (1 sub-exception)"
+    ]
+
+    async def fails() -> None:
+        raise RuntimeError("startup")
+
+    dispatcher.startup.register(fails)
+    with pytest.raises(RuntimeError, match="startup") as caught_start:
+        await dispatcher.emit_startup(bot=offline_bot())
+    assert caught_start.value.__notes__[0].startswith("while unloading: PluginFailedError")
+
+
+async def test_run_outside_of_the_main_thread() -> None:
+    """Where no signal handler can be set the bot runs all the same, and stops when told to."""
+    steps: list[str] = []
+
+    async def run() -> None:
+        app, dispatcher = Application([Steps("notes", steps)], config=CONFIG), Dispatcher()
+        async with BotApiServer() as server:
+            running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+            await polls(server)
+            await dispatcher.stop_polling()
+            await running
+
+    await asyncio.to_thread(asyncio.run, run())
+    assert steps == ["notes load", "notes start", "notes stop", "notes unload"]
+
+
+async def test_update_of_a_newer_bot_api_is_counted_too() -> None:
+    """An update without a known type has no type in the correlation, and does not fail in ours."""
+    app, dispatcher, bot = Application([], config=CONFIG), Dispatcher(), offline_bot()
+    attach(app, dispatcher)
+    with pytest.warns(RuntimeWarning, match="Detected unknown update type"):
+        await dispatcher.feed_update(bot, Update(update_id=1))
+    assert app.probes["updates_in_flight"]() == 0
+
+
 class Seen(list[Correlation]):
     """Collects the correlation of whoever calls `note`."""
 
@@ -561,18 +634,20 @@ async def test_update_fed_by_a_handler_belongs_to_the_first_one() -> None:
 
     @dispatcher.message(Command("outer"))
     async def outer(_: Message) -> None:
-        await dispatcher.feed_update(bot, message_update("inner", 2))
+        for number in (2, 3):
+            await dispatcher.feed_update(bot, message_update("inner", number))
         seen.note()
 
     @dispatcher.message()
-    async def inner(_: Message) -> None:
+    async def inner(message: Message) -> SendMessage:
         seen.note()
         counts.append(app.probes["updates_in_flight"]())
+        return message.answer("x")
 
     attach(app, dispatcher)
     await dispatcher.feed_update(bot, message_update("/outer", 1))
-    assert [each.update_id for each in seen] == [2, 1]
-    assert counts == [1]
+    assert [each.update_id for each in seen] == [2, 3, 1]
+    assert counts == [1, 1]
     assert app.probes["updates_in_flight"]() == 0
 
 

@@ -94,6 +94,9 @@ async def test_stop_goes_on_without_a_journal() -> None:
         await app.unload()
     assert [str(error) for error in caught.value.exceptions] == ["disk full"]
     assert seen == []
+    lost = [event.topic for event in app._recorder.unrecorded]
+    assert lost[:2] == ["plugin.stopping", "plugin.stopped"]
+    assert lost[-1] == "plugin.unloaded"
     assert [part.held for part in parts] == [[], [], []]
     assert {m.state for m in app.plugins.values()} == {State.UNLOADED}
     journal.topics = ()

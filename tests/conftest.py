@@ -1,0 +1,58 @@
+"""Fixtures for all tests: a real PostgreSQL, a database for each test, long or short faults."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+from support.postgres import Databases, postgres_url
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for the length of the fault tests."""
+    parser.addoption(
+        "--faults",
+        choices=["short", "full"],
+        default="short",
+        help="full runs the fault matrix with all its numbers (make faults)",
+    )
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """True when the fault tests shall run their full numbers."""
+    return bool(request.config.getoption("--faults") == "full")
+
+
+@pytest.fixture(scope="session")
+def postgres_admin() -> Iterator[URL]:
+    """URL of a PostgreSQL server where databases may be made."""
+    with postgres_url() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_admin: URL) -> Databases:
+    """Makes and drops databases on that server."""
+    return Databases(postgres_admin)
+
+
+@pytest.fixture
+async def postgres_database(databases: Databases) -> AsyncIterator[URL]:
+    """URL of a PostgreSQL database of this test's own."""
+    url = await databases.create()
+    yield url
+    await databases.drop(url)
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> URL:
+    """URL of a SQLite file of this test's own."""
+    return URL.create("sqlite+aiosqlite", database=str(tmp_path / "bot.sqlite3"))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, once on SQLite and once on PostgreSQL."""
+    url: URL = request.getfixturevalue(f"{request.param}_database")
+    return url
