@@ -252,19 +252,17 @@ class Channel:
 
     def publish(self, event: Event) -> None:
         """Deliver *event*, which is of this topic; see `EventBus.publish`."""
-        handlers = self.handlers
-        if not handlers:
-            return
         causes = _causes.get()
-        before = _causes.set(causes)
+        before = None
         try:
-            for subscription in handlers:
+            for subscription in self.handlers:
                 itself = subscription.itself
                 if causes:
                     if subscription in causes:
                         continue
                     itself |= causes
-                _causes.set(itself)
+                token = _causes.set(itself)
+                before = before or token  # one way back is enough
                 try:
                     value = subscription.deliver(event)
                     if value is not None:
@@ -272,7 +270,8 @@ class Channel:
                 except (Exception, CancelledError) as error:  # noqa: BLE001 -- EventBus.publish
                     subscription.failed(event, error)
         finally:
-            _causes.reset(before)
+            if before is not None:
+                _causes.reset(before)
 
     def __repr__(self) -> str:
         return f"<Channel {self.topic!r} handlers={len(self.handlers)}>"

@@ -69,10 +69,13 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _ours(path: Path, doing: str, error: sqlite3.Error | OSError) -> JournalError:
+def _ours(path: Path, doing: str, error: Exception) -> JournalError:
     """Return *error* as an error of the journal, which names the file."""
     said = getattr(error, "sqlite_errorname", type(error).__name__)
-    if isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED:
+    # Names of columns and texts of errors are decoded by the sqlite3 module itself.
+    if isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.Error) and _code(error) in _DAMAGED
+    ):
         return JournalCorruptError(f"journal {path} is damaged: {error} ({said})")
     return JournalError(f"journal {path}: cannot {doing}: {error} ({said})")
 
@@ -82,7 +85,7 @@ def _naming(path: Path, doing: str) -> Iterator[None]:
     """Turn errors of SQLite and of the operating system into ours."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise _ours(path, doing, error) from error
 
 
