@@ -184,7 +184,15 @@ async def test_updates_in_flight_end_before_plugins_stop(server: BotApiServer) -
     """SIGTERM while a handler works: its answer is sent, and only then the plugin stops."""
     steps: list[str] = []
     go_on = asyncio.Event()
-    app = Application([Steps("notes", steps)], config=CONFIG)
+    ada = server.user(id=7, name="Ada")
+    sent_before_stop: list[str] = []
+
+    class Notes(Steps):
+        async def stop(self, context: PluginContext) -> None:
+            await super().stop(context)
+            sent_before_stop.extend(message.text for message in ada.unread)
+
+    app = Application([Notes("notes", steps)], config=CONFIG)
     dispatcher = Dispatcher()
 
     @dispatcher.message()
@@ -197,7 +205,6 @@ async def test_updates_in_flight_end_before_plugins_stop(server: BotApiServer) -
 
     attach(app, dispatcher)
     running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
-    ada = server.user(id=7, name="Ada")
     await ada.say("hello")
     assert (await ada.reply()).text == "working"
     assert app.probes["updates_in_flight"]() == 1
@@ -205,7 +212,7 @@ async def test_updates_in_flight_end_before_plugins_stop(server: BotApiServer) -
     await draining(dispatcher)
     go_on.set()
     await running
-    assert (await ada.reply()).text == "done"
+    assert sent_before_stop == ["done"]
     assert steps == ["notes load", "notes start", "handled", "notes stop", "notes unload"]
     assert (drained(app).waited, drained(app).cancelled) == (1, ())
 
@@ -676,6 +683,25 @@ async def test_a_task_that_feeds_many_updates_is_never_waited_for_or_cancelled()
     await dispatcher.emit_shutdown(bot=bot)
     assert drained(app).cancelled == ()
     assert await consumer == "survived"
+
+
+async def test_update_whose_task_has_not_begun_is_in_flight() -> None:
+    """A task that aiogram made just before the shutdown is waited for like any other."""
+    handled: list[str] = []
+    app = Application([], config=CONFIG)
+    dispatcher, bot = Dispatcher(), offline_bot()
+
+    @dispatcher.message()
+    async def slow(_: Message) -> None:
+        await asyncio.sleep(0)
+        handled.append("handled")
+
+    attach(app, dispatcher)
+    await dispatcher.emit_startup(bot=bot)
+    update = asyncio.create_task(dispatcher.feed_update(bot, message_update("x")))
+    await dispatcher.emit_shutdown()
+    assert handled == ["handled"]
+    await update
 
 
 async def test_update_after_the_drain_is_refused() -> None:
