@@ -1,7 +1,7 @@
 """The event-sourced runtime that loads, starts, stops and unloads plugins."""
 
 from lifecycle.application import Application
-from lifecycle.bus import EventBus, Subscription
+from lifecycle.bus import EventBus
 from lifecycle.context import PluginContext
 from lifecycle.errors import (
     ConfigError,
@@ -49,6 +49,7 @@ from lifecycle.machine import State, replay, to_mermaid
 from lifecycle.plugin import Health, Plugin
 from lifecycle.services import ServiceRegistry
 from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.subscription import Subscription
 
 __all__ = [
     "AppCrashed",

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lifecycle.bus import EventBus, matches
+from lifecycle.bus import EventBus
 from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
+from lifecycle.topics import matches
 
 
 class Ping(Event):
