@@ -5,13 +5,18 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo test check faults bench bench-quick pins clean
+.PHONY: demo test test-all check faults bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+# The same tests on the oldest Python that is supported and on the newest that is here.
+PYTHONS ?= python3.11 python3.13
+test-all:
+	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -21,6 +26,13 @@ check: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
+
+# One database is enough to begin with; name more, as `make bench URLS="postgresql+asyncpg://…"`.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.units $(URLS)
+
+bench-quick: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.units --rounds 3 --units 100 $(URLS)
 
 # Pins carry exact versions and no registry hosts; uv.lock would record hosts.
 pins: $(VENV)/.uv

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import sqlalchemy.exc
@@ -19,7 +18,6 @@ from lifecycle.plugin import PluginContext
 #: Seconds before the second question, and at most between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 _PING: Final = text("SELECT 1")
-_logger = logging.getLogger("db_manager")
 
 
 class Availability:
@@ -48,6 +46,7 @@ class Availability:
         Raises:
             DBAPIError: It is there and refuses us: a wrong password, an unknown database.
         """
+        self._database.lost = ""
         try:
             await self._try()
         except DatabaseUnavailableError as error:
@@ -72,7 +71,8 @@ class Availability:
     async def _wait_for_it(self) -> None:
         retrying = tenacity.AsyncRetrying(
             wait=tenacity.wait_exponential_jitter(FIRST_WAIT, LONGEST_WAIT, jitter=FIRST_WAIT),
-            retry=tenacity.retry_if_exception_type(DatabaseUnavailableError),
+            # Also one that refuses us now: it let us in before, or somebody mends it.
+            retry=tenacity.retry_if_exception_type((OSError, sqlalchemy.exc.SQLAlchemyError)),
             before_sleep=self._still_lost,
         )
         await asyncio.sleep(FIRST_WAIT)
@@ -82,8 +82,8 @@ class Availability:
 
     def _still_lost(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, DatabaseUnavailableError):
-            self._database.lost = error.reason
+        if error is not None:
+            self._database.lost = getattr(error, "reason", "") or one_line(error)
 
     async def _try(self) -> None:
         with unavailable_errors():
@@ -92,7 +92,7 @@ class Availability:
 
 
 @contextlib.contextmanager
-def unavailable_errors() -> Any:
+def unavailable_errors() -> Iterator[None]:
     """Turn every way of saying "not there now" into `DatabaseUnavailableError`."""
     try:
         yield

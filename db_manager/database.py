@@ -335,7 +335,14 @@ class Database:
             self._idle = None
 
     async def dispose(self) -> None:
-        """Close every connection; a later use is `ManagerClosedError`, not a silent new pool."""
+        """Close every connection; a later use is `ManagerClosedError`, not a silent new pool.
+
+        Raises:
+            WrongEventLoopError: The connections belong to another loop, and only that can close
+                them.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise WrongEventLoopError
         self.state = "closed"
         if self._watch is not None:
             self._watch.cancel()

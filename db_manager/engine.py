@@ -194,6 +194,16 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
     return context
 
 
+def unverified_host(config: DatabaseConfig) -> str | None:
+    """Return the host that is reached without verifying who answers, or None.
+
+    Args:
+        config: The section [database].
+    """
+    host = database_url(config)[0].host
+    return host if config.tls in {"require", "disable"} and not is_local(host) else None
+
+
 def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
     settings = {"application_name": config.application_name}
     if not config.pgbouncer:  # it refuses start-up parameters that it does not know

@@ -1,5 +1,6 @@
 """The plugin: an engine that is connected, watched, drained and disposed with the bot."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,11 +10,13 @@ from db_manager.availability import Availability, ping, unavailable_errors
 from db_manager.base import Base
 from db_manager.config import DatabaseConfig
 from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine
+from db_manager.engine import create_engine, unverified_host
 from db_manager.events import TablesCreated
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
 from lifecycle.plugin import Plugin, PluginContext
+
+_logger = logging.getLogger("db_manager")
 
 #: Of the stop's deadline, the part in which cancelled units roll back.
 ROLLBACK_SHARE: Final = 0.5
@@ -39,6 +42,13 @@ class DatabasePlugin(Plugin):
     async def load(self, context: PluginContext) -> None:
         """Build the engine, offer it, and stand before the handlers."""
         config: DatabaseConfig = context.config
+        if host := unverified_host(config):
+            _logger.warning(
+                "[database] tls = %r: nobody verifies that %s is the database; with tls = 'verify' "
+                "(and tls_ca for an authority of your own) somebody does",
+                config.tls,
+                host,
+            )
         dispatcher = context.services.get("aiogram:dispatcher")
         control_flow: tuple[type[BaseException], ...] = ()
         if dispatcher is not None:

@@ -24,7 +24,11 @@ def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
         schema: set(inspector.get_table_names(schema))
         for schema in {table.schema for table in metadata.tables.values()}
     }
-    return [table.name for table in metadata.sorted_tables if table.name not in there[table.schema]]
+    return [
+        str(table.name)  # a plain str, for events: SQLAlchemy's quoted_name is a subclass
+        for table in metadata.sorted_tables
+        if table.name not in there[table.schema]
+    ]
 
 
 async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tuple[str, ...]:

@@ -1,0 +1,202 @@
+"""Shows a chat and, beside it, what the plugins and units of work did meanwhile."""
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from db_manager.events import (
+    DatabaseDrained,
+    TablesCreated,
+    UnitBegun,
+    UnitClosed,
+    UnitCommitted,
+    UnitRolledBack,
+)
+from lifecycle import (
+    AppDrained,
+    AppStarted,
+    AppStopped,
+    Event,
+    PluginEvent,
+    PluginFailed,
+    SubscriberFailed,
+)
+from lifecycle.events import ServiceProvided, ServiceWithdrawn
+
+#: From this width on the chat and the trace stand side by side.
+WIDE = 104
+_CHAT = 40  # width of the chat beside the trace
+_WHO, _TOPIC = 8, 24
+_TOGETHER = 0.05  # seconds within which a message and what it caused share a line
+
+Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
+_CODES: dict[Style, str] = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+_STYLES: dict[str, Style] = {
+    "uow.commit": "green",
+    "uow.rollback": "red",
+    "plugin.failed": "red",
+    "app.drained": "yellow",
+    "app.started": "green",
+    "app.stopped": "green",
+    "plugin.started": "cyan",
+    "plugin.stopped": "cyan",
+    "uow.begin": "",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened, on one side of the screen.
+
+    Args:
+        at: Seconds since the begin.
+        side: Which column.
+        who: Speaker, or topic of the event.
+        what: What was said, or happened.
+        style: How it looks.
+    """
+
+    at: float
+    side: Literal["chat", "trace"]
+    who: str
+    what: str
+    style: Style = ""
+
+
+def said(at: float, who: str, what: str) -> Entry:
+    """Return the entry for a line of the chat."""
+    if who.startswith("bot to "):
+        return Entry(at, "chat", "  bot", what, "dim")
+    return Entry(at, "chat", who, what, "yellow" if who == "signal" else "bold")
+
+
+def happened(at: float, event: Event) -> Entry | None:
+    """Return the entry for an event; None for the first of a pair, which the second one tells."""
+    if isinstance(event, PluginEvent) and event.topic.endswith("ing"):
+        return None
+    return Entry(at, "trace", event.topic, _describe(event), _STYLES.get(event.topic, "dim"))
+
+
+def _describe(event: Event) -> str:  # noqa: PLR0911 -- a line for each kind of event
+    match event:
+        case UnitBegun():
+            handler = ".".join((event.correlation.handler or "").rsplit(".", 2)[-2:])
+            return f"unit {event.unit}, {handler}{', read only' * event.read_only}"
+        case UnitRolledBack():
+            return f"unit {event.unit}, {event.error}"
+        case UnitClosed():
+            several = "s" * (event.statements != 1)
+            return f"unit {event.unit}, {event.statements} statement{several}, {_ms(event)}"
+        case UnitCommitted():
+            return f"unit {event.unit}"
+        case TablesCreated():
+            return ", ".join(event.tables)
+        case AppStarted():
+            return f"{', '.join(event.plugins)} in {_ms(event)}"
+        case AppDrained():
+            cut = f", cancelled: {', '.join(event.cancelled) or 'none'}"
+            return f"updates waited for: {event.waited}{cut}, {_ms(event)}"
+        case DatabaseDrained():
+            return f"units still open: {event.waited}"
+        case AppStopped():
+            return f"errors: {', '.join(event.errors) or 'none'}, {_ms(event)}"
+        case ServiceProvided() | ServiceWithdrawn():
+            return event.service
+        case SubscriberFailed():
+            return f"{event.subscriber}, {event.failed_topic}: {event.error}"
+        case PluginFailed():
+            return f"{event.plugin}, {event.hook}: {event.error}"
+        case PluginEvent():
+            return f"{event.plugin}, {_ms(event)}"
+    return ""
+
+
+def _ms(event: Event) -> str:
+    return f"{getattr(event, 'duration', 0.0) * 1000:.1f} ms"
+
+
+class Screen:
+    """Where it is shown: wide or narrow, with colours on a terminal that wants them."""
+
+    def __init__(self) -> None:
+        self.width = shutil.get_terminal_size(fallback=(120, 24)).columns
+        self._begin = 0.0
+        self._colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+    def paint(self, text: str, style: Style) -> str:
+        """Return *text* in a style, or as it is where there are no colours."""
+        code = _CODES.get(style) if self._colours and text.strip() else None
+        return f"\033[{code}m{text}\033[0m" if code else text
+
+    def title(self, *columns: tuple[str, int]) -> None:
+        """Print the head of columns, each a text with its width."""
+        text = "  ".join(f"{text} ".ljust(width, "─") for text, width in columns)
+        print(f"\n{self.paint(text, 'bold')}")
+
+    def show(self, entries: Iterable[Entry]) -> None:
+        """Print the chat beside the trace, or before it where there is no room beside."""
+        entries = sorted(entries, key=lambda entry: entry.at)
+        self._begin = entries[0].at if entries else 0.0
+        if self.width < WIDE:
+            for side, title in (("chat", "chat"), ("trace", "lifecycle and units of work")):
+                self.title((f"{'':8}{title}", self.width))
+                for entry in entries:
+                    if entry.side == side:
+                        self._rows([entry], self.width - 8)
+            return
+        self.title(
+            (f"{'':8}chat", 8 + _CHAT), ("lifecycle and units of work", self.width - _CHAT - 10)
+        )
+        message: Entry | None = None
+        for entry in entries:
+            if entry.side == "trace" and message and entry.at - message.at < _TOGETHER:
+                self._rows([message, entry], _CHAT)
+                message = None
+                continue
+            if message:
+                self._rows([message], _CHAT)
+                message = None
+            if entry.side == "chat":
+                message = entry
+            else:
+                self._rows([None, entry], _CHAT)
+        if message:
+            self._rows([message], _CHAT)
+
+    def _rows(self, cells: list[Entry | None], width: int) -> None:
+        """Print one entry, or two side by side; *width* is the first one's."""
+        first = next(cell for cell in cells if cell is not None)
+        left = self._cell(cells[0], width)
+        room = self.width - width - 10
+        right = self._cell(cells[1], room) if len(cells) > 1 else []
+        blank = [" " * width] * len(right)
+        for index in range(max(len(left), len(right))):
+            time = f"{first.at - self._begin:6.2f}  " if index == 0 else " " * 8
+            here = (left or blank)[index] if index < len(left or blank) else " " * width
+            beside = f"  {right[index]}" if index < len(right) else ""
+            print(f"{self.paint(time, 'dim')}{here}{beside}".rstrip())
+
+    def _cell(self, entry: Entry | None, width: int) -> list[str]:
+        """Return an entry as lines of *width* characters."""
+        if entry is None:
+            return []
+        indent = _WHO if entry.side == "chat" else _TOPIC
+        lines = [
+            line
+            for part in entry.what.splitlines() or [""]
+            for line in textwrap.wrap(part, width - indent) or [""]
+        ]
+        heads = [entry.who, *[""] * (len(lines) - 1)]
+        cells = [f"{head:<{indent}}{line}" for head, line in zip(heads, lines, strict=True)]
+        return [self.paint(f"{cell:<{width}}", entry.style) for cell in cells]
