@@ -105,9 +105,12 @@ class UnitSession(AsyncSession):
     def __init__(self, unit: Unit) -> None:
         # An object read in a unit stays readable after its commit; a session that is closed
         # stays closed instead of beginning a transaction that nobody ends.
-        super().__init__(expire_on_commit=False, close_resets_only=False)
+        super().__init__(
+            expire_on_commit=False,
+            close_resets_only=False,
+            join_transaction_mode="control_fully",  # whichever lane began, the session commits
+        )
         self.sync_session.unit = unit
-        self.sync_session.join_transaction_mode = "control_fully"
 
     async def __aenter__(self) -> NoReturn:
         """Refuse: the unit is the block."""

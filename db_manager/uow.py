@@ -225,14 +225,20 @@ class UnitOfWork:
         """
         transaction = self._transaction
         mark, failed = self._callbacks.mark(), transaction.failed
+        nested = await self.session.begin_nested()
         try:
-            async with self.session.begin_nested():
-                yield self
-                if transaction.failed is not failed:
-                    raise TransactionAbortedError from transaction.failed  # noqa: TRY301 -- rolls the part back
-        except BaseException:
-            transaction.failed = failed
+            yield self
+            if transaction.failed is not failed:
+                raise TransactionAbortedError from transaction.failed  # noqa: TRY301 -- undone below
+            await nested.commit()
+        except BaseException as error:
             self._callbacks.drop_since(mark)
+            try:
+                if self.session.get_nested_transaction() is nested:  # else it ended in its commit
+                    await nested.rollback()
+                transaction.failed = failed  # what failed is undone
+            except Exception as wrong:  # noqa: BLE001 -- the part's own error is what matters
+                error.add_note(f"the rollback to the savepoint failed: {one_line(wrong)}")
             raise
 
     def after_commit(self, callback: Callback) -> None:

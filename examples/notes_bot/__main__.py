@@ -110,9 +110,12 @@ async def offline(config: Path, entries: list[Entry]) -> list[str]:
         finally:
             entries += [said(line.at, line.who, line.what) for line in telegram.transcript]
     states = ", ".join(f"{name} {state}" for name, state in replay(app.journal.entries()).items())
+    update = drained[0]
     return [
-        f"SIGTERM came with {drained[0].waited} update in flight: it was waited for, "
-        f"{len(drained[0].cancelled)} were cancelled; then the plugins stopped, in reverse.",
+        (
+            f"SIGTERM found {update.waited} update in flight: it was waited for, "
+            f"{len(update.cancelled)} were cut off; then the plugins stopped, in reverse."
+        ),
         f"The journal alone gives the states: {states}.",
     ]
 
@@ -132,7 +135,7 @@ class Slow:
             await uow.session.flush()
             self.working.set()
             await asyncio.sleep(0.4)
-        await message.answer("That took a while, and it is committed.")
+        await message.answer("Slow, but committed.")
 
 
 async def chat(telegram: BotApiServer, started: asyncio.Event, slow: Slow) -> None:

@@ -38,9 +38,8 @@ class AuditPlugin(Plugin):
 
     async def stats(self, message: Message) -> None:
         """/stats."""
-        states = ", ".join(f"{name} {state}" for name, state in self.plugins.items())
-        await message.answer(
-            f"Units of work: {self.units['uow.commit']} committed, "
-            f"{self.units['uow.rollback']} rolled back.\n"
-            f"Plugins: {states}."
-        )
+        lines = [
+            f"{self.units['uow.commit']} units committed, {self.units['uow.rollback']} rolled back",
+            *(f"{name} {state}" for name, state in self.plugins.items()),
+        ]
+        await message.answer("\n".join(lines))

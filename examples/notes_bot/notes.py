@@ -96,7 +96,7 @@ class NotesPlugin(Plugin):
     async def apologize(self, event: ErrorEvent) -> object:
         """Tell the user, and let aiogram log the error as usual."""
         if event.update.message is not None:
-            await event.update.message.answer("That failed; /list shows what is kept.")
+            await event.update.message.answer("That failed; see /list.")
         return UNHANDLED
 
 

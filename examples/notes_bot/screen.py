@@ -4,28 +4,11 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from db_manager.events import (
-    DatabaseDrained,
-    TablesCreated,
-    UnitBegun,
-    UnitClosed,
-    UnitCommitted,
-    UnitRolledBack,
-)
-from lifecycle import (
-    AppDrained,
-    AppStarted,
-    AppStopped,
-    Event,
-    PluginEvent,
-    PluginFailed,
-    SubscriberFailed,
-)
-from lifecycle.events import ServiceProvided, ServiceWithdrawn
+from lifecycle import Event, PluginEvent
 
 #: From this width on the chat and the trace stand side by side.
 WIDE = 104
@@ -88,42 +71,39 @@ def happened(at: float, event: Event) -> Entry | None:
     return Entry(at, "trace", event.topic, _describe(event), _STYLES.get(event.topic, "dim"))
 
 
-def _describe(event: Event) -> str:  # noqa: PLR0911 -- a line for each kind of event
-    match event:
-        case UnitBegun():
-            handler = ".".join((event.correlation.handler or "").rsplit(".", 2)[-2:])
-            return f"unit {event.unit}, {handler}{', read only' * event.read_only}"
-        case UnitRolledBack():
-            return f"unit {event.unit}, {event.error}"
-        case UnitClosed():
-            several = "s" * (event.statements != 1)
-            return f"unit {event.unit}, {event.statements} statement{several}, {_ms(event)}"
-        case UnitCommitted():
-            return f"unit {event.unit}"
-        case TablesCreated():
-            return ", ".join(event.tables)
-        case AppStarted():
-            return f"{', '.join(event.plugins)} in {_ms(event)}"
-        case AppDrained():
-            cut = f", cancelled: {', '.join(event.cancelled) or 'none'}"
-            return f"updates waited for: {event.waited}{cut}, {_ms(event)}"
-        case DatabaseDrained():
-            return f"units still open: {event.waited}"
-        case AppStopped():
-            return f"errors: {', '.join(event.errors) or 'none'}, {_ms(event)}"
-        case ServiceProvided() | ServiceWithdrawn():
-            return event.service
-        case SubscriberFailed():
-            return f"{event.subscriber}, {event.failed_topic}: {event.error}"
-        case PluginFailed():
-            return f"{event.plugin}, {event.hook}: {event.error}"
-        case PluginEvent():
-            return f"{event.plugin}, {_ms(event)}"
-    return ""
+def _describe(event: Event) -> str:
+    if event.topic in _TOLD:
+        return _TOLD[event.topic](event)
+    return f"{event.plugin}, {_ms(event)}" if isinstance(event, PluginEvent) else ""
 
 
 def _ms(event: Event) -> str:
     return f"{getattr(event, 'duration', 0.0) * 1000:.1f} ms"
+
+
+def _handler(event: Event) -> str:
+    return ".".join((event.correlation.handler or "").rsplit(".", 2)[-2:])
+
+
+def _statements(count: int) -> str:
+    return f"{count} statement{'s' * (count != 1)}"
+
+
+_TOLD: dict[str, Callable[[Any], str]] = {
+    "uow.begin": lambda e: f"unit {e.unit}, {_handler(e)}{', read only' * e.read_only}",
+    "uow.commit": lambda e: f"unit {e.unit}",
+    "uow.rollback": lambda e: f"unit {e.unit}, {e.error}",
+    "uow.close": lambda e: f"unit {e.unit}, {_statements(e.statements)}, {_ms(e)}",
+    "database.tables_created": lambda e: ", ".join(e.tables),
+    "database.drained": lambda e: f"units still open: {e.waited}",
+    "app.started": lambda e: f"{', '.join(e.plugins)}, {_ms(e)}",
+    "app.drained": lambda e: f"{e.waited} waited for, {len(e.cancelled)} cancelled, {_ms(e)}",
+    "app.stopped": lambda e: f"{len(e.errors)} errors, {_ms(e)}",
+    "service.provided": lambda e: e.service,
+    "service.withdrawn": lambda e: e.service,
+    "plugin.failed": lambda e: f"{e.plugin}, {e.hook}: {e.error}",
+    "subscriber.failed": lambda e: f"{e.subscriber}, {e.failed_topic}: {e.error}",
+}
 
 
 class Screen:
