@@ -27,13 +27,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from lifecycle.application import Application
-from lifecycle.bot import _find_traffic, attach, include_router, run_polling
+from lifecycle.bot import attach, include_router, run_polling
 from lifecycle.errors import LifecycleError, PluginFailedError
 from lifecycle.events import AppDrained, Correlation, current_correlation
 from lifecycle.journal import JournalEntry
 from lifecycle.machine import State, replay
 from lifecycle.plugin import Plugin, PluginContext
 from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.traffic import find_traffic
 from observability.botapi import BotApiServer
 
 CONFIG = {"app": {"journal": "memory", "drain": 5.0, "grace": 8.0}}
@@ -126,7 +127,7 @@ def drained(app: Application) -> AppDrained:
 
 async def draining(dispatcher: Dispatcher) -> None:
     """Wait until the dispatcher waits for updates in flight."""
-    traffic = _find_traffic(dispatcher)
+    traffic = find_traffic(dispatcher)
     assert traffic is not None
     await traffic.in_flight.draining.wait()
 

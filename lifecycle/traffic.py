@@ -1,0 +1,218 @@
+"""The updates of one aiogram dispatcher: who handles them, how many, until when."""
+
+import asyncio
+import functools
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import Any
+
+from aiogram import BaseMiddleware, Bot, Dispatcher, Router
+from aiogram.dispatcher.event.handler import HandlerObject
+from aiogram.dispatcher.middlewares.manager import MiddlewareManager
+from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
+from aiogram.methods import TelegramMethod
+from aiogram.types import TelegramObject, Update
+from aiogram.types.update import UpdateTypeLookupError
+
+from lifecycle.application import Application
+from lifecycle.drain import InFlight
+from lifecycle.events import correlate, error_text
+from lifecycle.hooks import PATIENCE
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+
+class Phase(Enum):
+    """Where the dispatcher is in its life."""
+
+    STARTING = auto()
+    RUNNING = auto()
+    STOPPING = auto()
+
+
+class Traffic(BaseMiddleware):
+    """The updates of one dispatcher: outermost middleware, and what happens around its life."""
+
+    def __init__(self, app: Application, dispatcher: Dispatcher) -> None:
+        self.app = app
+        self.dispatcher = dispatcher
+        self.phase = Phase.STARTING
+        self.owners: dict[Router, str] = {}
+        self.in_flight = InFlight()
+        self.failure: Exception | None = None
+        self.keeps_failure = False
+        self._provided_bot = False
+        self._emit_startup = dispatcher.emit_startup
+        modules = Counter(type(managed.plugin).__module__ for managed in app.plugins.values())
+        self._modules = {
+            module: name
+            for name, managed in app.plugins.items()
+            if modules[module := type(managed.plugin).__module__] == 1
+        }
+
+    def install(self) -> None:
+        """Put everything in its place."""
+        dispatcher = self.dispatcher
+        self.app.probes["updates_in_flight"] = lambda: len(self.in_flight)
+        _put_first(dispatcher.update.outer_middleware, self)
+        for name, observer in dispatcher.observers.items():
+            if name != "update":
+                _put_first(observer.middleware, self.name_handler)
+        # The startup and shutdown observers cannot do it: aiogram stops at the first hook that
+        # raises, and calls no shutdown hook when one of startup failed.
+        dispatcher.emit_startup = self.startup  # type: ignore[method-assign]  # see above
+        dispatcher.emit_shutdown = self.shutdown  # type: ignore[method-assign]  # see above
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Count the update and correlate everything that it causes, error handlers included."""
+        if not isinstance(event, Update):
+            raise TypeError(f"expected an Update, got {type(event).__name__}")
+        origin = correlate(
+            update_id=event.update_id,
+            update_type=_update_type(event),
+            chat_type=_chat_type(event),
+            handler=None,
+            plugin=None,
+            unit=None,
+        )
+        with origin, self.in_flight.work(f"update {event.update_id}") as work:
+            response = await handler(event, data)
+            # Whoever fed the update sends the method now, in the same task.
+            work.lingers = isinstance(response, TelegramMethod)
+            return response
+
+    async def name_handler(
+        self, handler: Handler, event: TelegramObject, data: dict[str, Any]
+    ) -> Any:
+        """Correlate what a handler does with its name and plugin."""
+        called: HandlerObject = data["handler"]
+        name = _name(called.callback)
+        work = self.in_flight.current()
+        if work is not None:
+            work.handler = name
+        plugin = self._owner(data.get("event_router"), called.callback)
+        with correlate(handler=name, plugin=plugin):
+            return await handler(event, data)
+
+    async def startup(self, *args: Any, **kwargs: Any) -> None:
+        """Start the application, then call the startup hooks; take back when one fails."""
+        self.phase = Phase.STARTING
+        self.failure = None
+        try:
+            self.provide(kwargs.get("bot"))
+            await self.app.start()
+            await self._emit_startup(*args, **kwargs)
+        except BaseException as error:
+            self.phase = Phase.STOPPING
+            await self.unload_after(error)
+            raise
+        self.phase = Phase.RUNNING
+
+    async def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """Wait for the updates in flight, call every shutdown hook, unload the application."""
+        self.phase = Phase.STOPPING
+        time_over = _now() + self.app.drain
+        errors: list[Exception] = []
+        try:
+            await self.in_flight.drain(self.app.drain, self.app.record)
+            for router in list(self.dispatcher.chain_tail):
+                for hook in router.shutdown.handlers:
+                    try:
+                        async with asyncio.timeout_at(max(time_over, _now() + PATIENCE)):
+                            await hook.call(*args, **{**kwargs, "router": router})
+                    except Exception as error:  # noqa: BLE001 -- all are called, then all is raised
+                        error.add_note(f"in the shutdown hook {_name(hook.callback)} of {router}")
+                        errors.append(error)
+        finally:
+            try:
+                await self.unload()
+            except ExceptionGroup as group:
+                errors.append(group)
+        if not errors:
+            return
+        text = "shutdown went through, but not without errors"
+        self.failure = errors[0] if len(errors) == 1 else ExceptionGroup(text, errors)
+        if not self.keeps_failure:
+            raise self.failure
+
+    def provide(self, bot: Bot | None) -> None:
+        """Offer the bot as a service, until everything is unloaded."""
+        if bot is not None and self.app.services.get("aiogram:bot") is not bot:
+            self.app.services.provide("aiogram:bot", bot)
+            self._provided_bot = True
+
+    async def unload(self) -> None:
+        """Unload the application; nothing happens when it is."""
+        try:
+            await self.app.unload()
+        finally:
+            self.in_flight.open()
+            if self._provided_bot:
+                self._provided_bot = False
+                self.app.services.withdraw("aiogram:bot")
+
+    async def unload_after(self, error: BaseException) -> None:
+        """Unload because of *error*, which must not be hidden by what goes wrong now."""
+        try:
+            await self.unload()
+        except ExceptionGroup as group:
+            for each in group.exceptions:
+                error.add_note(f"while unloading: {error_text(each)}")
+
+    def _owner(self, router: Router | None, callback: Callable[..., Any]) -> str | None:
+        """Return the plugin that included the router, else the one whose module it is."""
+        for each in router.chain_head if router is not None else ():
+            if each in self.owners:
+                return self.owners[each]
+        module: str = _unwrapped(callback).__module__
+        while module:
+            if module in self._modules:
+                return self._modules[module]
+            module = module.rpartition(".")[0]
+        return None
+
+
+def find_traffic(dispatcher: Dispatcher) -> Traffic | None:
+    """Return what `attach` installed on *dispatcher*, or None."""
+    for middleware in dispatcher.update.outer_middleware:
+        if isinstance(middleware, Traffic):
+            return middleware
+    return None
+
+
+def _put_first(manager: MiddlewareManager, middleware: Any) -> None:
+    others = list(manager)
+    for each in others:
+        manager.unregister(each)
+    for each in (middleware, *others):
+        manager.register(each)
+
+
+def _unwrapped(callback: Callable[..., Any]) -> Any:
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    callback = inspect.unwrap(callback)
+    return callback if hasattr(callback, "__qualname__") else type(callback)
+
+
+def _name(callback: Callable[..., Any]) -> str:
+    named = _unwrapped(callback)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _update_type(update: Update) -> str | None:
+    try:
+        return update.event_type
+    except UpdateTypeLookupError:
+        return None  # newer than this aiogram
+
+
+def _chat_type(update: Update) -> str | None:
+    chat = UserContextMiddleware.resolve_event_context(update).chat
+    return None if chat is None else str(chat.type)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
