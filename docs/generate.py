@@ -1,0 +1,128 @@
+"""Writes the parts of the documents that say what the code says; a test compares them.
+
+Run `python docs/generate.py` after a change of an event, a key or a transition.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+from pydantic_core import PydanticUndefined
+
+import db_manager.events
+import lifecycle.events
+from db_manager.config import DatabaseConfig
+from lifecycle import Event, to_mermaid
+from lifecycle.events import EVENT_TYPES
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/architecture.md", "docs/events.md")
+PACKAGES = {"lifecycle": lifecycle.events, "db_manager": db_manager.events}
+
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TYPES = {float: "number", int: "integer", str: "text", bool: "true or false", type(None): "null"}
+
+
+def rendered(text: str) -> str:
+    """Return a document with its generated parts as they should be.
+
+    Args:
+        text: The document as it is.
+    """
+    parts = {
+        "configuration": configuration,
+        "topics": topics,
+        "events": events,
+        "states": lambda: f"```mermaid\n{to_mermaid()}```",
+    }
+    return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
+
+
+def catalogue() -> Iterator[type[Event]]:
+    """Yield the events of the packages, in the order of their definition."""
+    for package in PACKAGES:
+        for event in EVENT_TYPES.values():
+            if event.__module__.startswith(f"{package}."):
+                yield event
+
+
+def configuration() -> str:
+    """Return the table of the section [database]."""
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in DatabaseConfig.model_fields.items():
+        default = default_of(field.get_default(call_default_factory=True))
+        lines.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def default_of(value: Any) -> str:
+    """Return a default as TOML writes it; nothing when there is none."""
+    if value is None or value is PydanticUndefined:
+        return ""
+    return f"`{json.dumps(value) if value != {} else '{}'}`"
+
+
+def topics() -> str:
+    """Return the table of the topics, each with the summary of its event."""
+    lines = ["| topic | when |", "| --- | --- |"]
+    lines += [f"| `{event.topic}` | {_summary(event)} |" for event in catalogue()]
+    return "\n".join(lines)
+
+
+def events() -> str:
+    """Return a section for each event."""
+    return "\n\n".join(_section(event) for event in catalogue())
+
+
+def _section(event: type[Event]) -> str:
+    lines = [f"### `{event.topic}`", "", _summary(event), ""]
+    described = {}
+    for base in reversed(event.__mro__):
+        described |= _described(base)
+    own = [f for f in msgspec.structs.fields(event) if f.name not in {"at", "correlation"}]
+    if own:
+        lines += ["| field | type | |", "| --- | --- | --- |"]
+        lines += [f"| `{f.name}` | {_type(f.type)} | {described[f.name]} |" for f in own]
+        lines.append("")
+    facts = [f"class `{event.__module__}.{event.__qualname__}`", f"level {_level(event)}"]
+    for name in ("labels", "measures"):
+        if fields := getattr(event, name):
+            facts.append(f"{name} {', '.join(f'`{field}`' for field in fields)}")
+    return "\n".join([*lines, f"{'; '.join(facts)}."])
+
+
+def _level(event: type[Event]) -> str:
+    varying = inspect.getdoc(getattr(event, "log_level", None))
+    return f"`{event.level}`" + (f" ({varying.rstrip('.')})" if varying else "")
+
+
+def _summary(event: type[Event]) -> str:
+    return " ".join((inspect.getdoc(event) or "").partition("\n\n")[0].split())
+
+
+def _described(event: type) -> dict[str, str]:
+    """Return the section Args of a docstring: each field with its text."""
+    text = inspect.cleandoc(event.__doc__ or "").partition("Args:\n")[2]
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(words.split()) for name, words in found}
+
+
+def _type(hint: Any) -> str:
+    if hint in _TYPES:
+        return _TYPES[hint]
+    if get_origin(hint) is tuple:
+        return f"list of {_type(get_args(hint)[0])}"
+    choices = get_args(hint)
+    return " or ".join(
+        f'`"{choice}"`' if isinstance(choice, str) else _type(choice) for choice in choices
+    )
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        path = ROOT / document
+        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,183 @@
+"""The documents say what the code says, and the code in them runs."""
+
+import ast
+import asyncio
+import importlib.util
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiogram
+import pytest
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+
+from db_manager import Base, DatabaseConfig, DatabasePlugin
+from lifecycle import Application
+from observability.botapi import BotApiServer
+from observability.setup import ObservabilityConfig
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PROGRAMS = {"bot.py": ("/note milk", "Noted."), "existing.py": ("20 + 22", "It is 42.")}
+BLOCKS = {*PROGRAMS, "unit.py", "greeter.py", "config.toml", "test_greeter.py"}
+
+
+def blocks(document: Path) -> dict[str, str]:
+    """Return the python and toml blocks of a document by the name in their first line."""
+    text = document.read_text(encoding="utf-8")
+    found = re.findall(r"^```(?:python|toml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return {code.partition("\n")[0].removeprefix("# "): code for code in found}
+
+
+README = blocks(ROOT / "README.md")
+
+
+def imported(path: Path) -> ModuleType:
+    """Import a file as a module, as `import` in its folder would."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of the reader's own, with the blocks of the README as files, to work in."""
+    for name, code in README.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    modules, tables = set(sys.modules), set(Base.metadata.tables)
+    yield tmp_path
+    for name in README:
+        if name.removesuffix(".py") not in modules:
+            sys.modules.pop(name.removesuffix(".py"), None)
+    for name in set(Base.metadata.tables) - tables:
+        Base.metadata.remove(Base.metadata.tables[name])
+
+
+def generator() -> ModuleType:
+    """Import the program that writes the generated parts."""
+    return imported(ROOT / "docs" / "generate.py")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/events.md"])
+def test_generated_parts_are_up_to_date(name: str) -> None:
+    """What documents say of events, keys and states is what `docs/generate.py` writes."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- generated: " in text
+    assert generator().rendered(text) == text
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """A link of a document to a file of the project leads to one."""
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_has_a_test(document: Path) -> None:
+    """A python or toml block has a name in its first line, and the tests here run it."""
+    if document.name.startswith("README"):
+        assert blocks(document).keys() == BLOCKS
+    else:
+        assert not blocks(document).keys()
+
+
+def test_both_readmes_have_the_same_code() -> None:
+    """The Russian README has the same code, up to comments, the same keys and the same topics."""
+    russian = blocks(ROOT / "README.ru.md")
+    for name, code in README.items():
+        if name.endswith(".toml"):
+            assert tomllib.loads(russian[name]) == tomllib.loads(code)
+        else:
+            assert ast.dump(ast.parse(russian[name])) == ast.dump(ast.parse(code))
+    rows = [
+        re.findall(r"^\| (`.*?` \|(?: (?:`.*?`)? \|)?)", path.read_text(encoding="utf-8"), re.M)
+        for path in (ROOT / "README.md", ROOT / "README.ru.md")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > len(DatabaseConfig.model_fields)
+
+
+def test_the_short_bot_is_short() -> None:
+    """The bot in twenty lines has twenty lines, and the existing bot gets five."""
+    lines = [line for line in README["bot.py"].splitlines()[1:] if line]
+    assert len(lines) == 20
+    numbered = re.findall(r"# (\d)$", README["existing.py"], re.MULTILINE)
+    assert numbered == ["1", "2", "3", "4", "5"]
+    unnumbered = re.sub(r".*# \d\n", "", README["existing.py"])
+    assert "db_manager" not in unnumbered
+    assert "lifecycle" not in unnumbered
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_programs_of_the_readme_answer(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bots of the README, run as they are against a local Telegram, answer and stop."""
+    said, answered = PROGRAMS[name]
+    started: list[asyncio.AbstractEventLoop] = []
+    async with BotApiServer() as telegram:
+        monkeypatch.setenv("BOT_TOKEN", telegram.token)
+
+        class LocalBot(aiogram.Bot):
+            def __init__(self, token: str) -> None:
+                super().__init__(
+                    token, AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
+                )
+
+            async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                started.append(asyncio.get_running_loop())
+                return await super().__call__(*args, **kwargs)
+
+        monkeypatch.setattr(aiogram, "Bot", LocalBot)
+        program = asyncio.create_task(asyncio.to_thread(imported, folder / name))
+        ada = telegram.user(7, "Ada")
+        await ada.say(said)
+        answer = await ada.reply()
+        dispatcher = sys.modules[name.removesuffix(".py")].dispatcher
+        asyncio.run_coroutine_threadsafe(dispatcher.stop_polling(), started[0])
+        await program
+    assert answer.text == answered
+    assert (folder / "bot.sqlite3").exists()
+
+
+async def test_the_unit_of_the_readme_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The snippet on units of work does what its comments say, on SQLite."""
+    async with Application([DatabasePlugin]) as app:
+        await imported(folder / "unit.py").example(app.services["db_manager:uow_factory"])
+    assert capsys.readouterr().out == "kept\n"
+
+
+async def test_the_plugin_of_the_readme_passes_its_test(folder: Path) -> None:
+    """The plugin, its configuration and its test, copied from the README, work together."""
+    await imported(folder / "test_greeter.py").test_visits_are_counted()
+    assert (folder / "greeter.sqlite3").exists()
+
+
+def test_config_toml_is_the_example_it_claims_to_be() -> None:
+    """Each key of config.toml has a comment line above it, is known, and says the default."""
+    text = (ROOT / "config.toml").read_text(encoding="utf-8")
+    keys = re.findall(r"^(# .*)?\n?^(\w+) = ", text, re.MULTILINE)
+    assert len(keys) > 8
+    assert [key for comment, key in keys if not comment] == []
+    config = tomllib.loads(text)
+    for key, value in config["database"].items():
+        default = DatabaseConfig.model_fields[key].get_default()
+        assert value == ("bot.sqlite3" if key == "database" else default)
+    ObservabilityConfig.model_validate(config["observability"])
+    for key in re.findall(r"^# (\w+) = ", text, re.MULTILINE):
+        assert key in DatabaseConfig.model_fields
