@@ -1,5 +1,7 @@
 """The section [database] of config.toml, overridden by the environment; knows no SQLAlchemy."""
 
+import difflib
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -7,6 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from lifecycle.errors import ConfigError
 
 PREFIX = "DATABASE__"
 FILE_SUFFIX = "_FILE"
@@ -83,48 +87,67 @@ class DatabaseConfig(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic-settings passes it
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic-settings passes it
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file."""
-        return env_settings, _FileVariables(settings_cls), init_settings
+        return _Environment(settings_cls), init_settings
 
     @model_validator(mode="after")
     def _check_pieces(self) -> Self:
         if self.url is None and not self.driver.startswith("sqlite") and not self.database:
-            raise ValueError(f"database is missing: driver {self.driver!r} needs its name")
+            raise ConfigError(f"[database] database: driver {self.driver!r} needs its name")
         if self.tls_ca is not None and self.tls in {"disable", "require"}:
-            raise ValueError(f"tls_ca is not used with tls = {self.tls!r}; say tls = 'verify'")
+            raise ConfigError(
+                f"[database] tls_ca: is not used with tls = {self.tls!r}; say tls = 'verify'"
+            )
         return self
 
 
-class _FileVariables(PydanticBaseSettingsSource):
-    """Reads `DATABASE__X_FILE`, and refuses variables of ours that mean nothing.
+class _Environment(PydanticBaseSettingsSource):
+    """Reads `DATABASE__X` and `DATABASE__X_FILE`, and refuses variables of ours that mean nothing.
 
     pydantic-settings ignores an unknown variable even with `extra="forbid"`: a typo in the name
     of a password variable would otherwise go unnoticed.
     """
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 -- the port's signature
-        path = os.environ.get(PREFIX + field_name.upper() + FILE_SUFFIX)
-        if path is None:
-            return None, field_name, False
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        self._known = {PREFIX + name.upper() for name in settings_cls.model_fields}
+        self._variables = {
+            name.upper(): value
+            for name, value in os.environ.items()
+            if name.upper().startswith(PREFIX)
+        }
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = PREFIX + field_name.upper()
+        text = self._variables.get(name)
+        if text is None and (path := self._variables.get(name + FILE_SUFFIX)) is not None:
+            text = _read(name + FILE_SUFFIX, path)
+        if text is None or not self.field_is_complex(field):
+            return text, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-        except OSError as error:
-            raise ValueError(
-                f"{PREFIX}{field_name.upper()}{FILE_SUFFIX}: cannot read {path!r}: {error.strerror}"
-            ) from None
+            return json.loads(text), field_name, True
+        except ValueError:
+            raise ConfigError(f"{name}: is not JSON") from None
 
     def __call__(self) -> dict[str, Any]:
+        for name in self._variables:
+            if name.removesuffix(FILE_SUFFIX) not in self._known:
+                close = difflib.get_close_matches(name, self._known, n=1)
+                fix = f"did you mean {close[0]}?" if close else f"known: {sorted(self._known)}"
+                raise ConfigError(f"unknown environment variable {name}; {fix}")
         fields = self.settings_cls.model_fields
-        known = {PREFIX + name.upper() for name in fields}
-        for name in os.environ:
-            upper = name.upper()
-            if upper.startswith(PREFIX) and upper.removesuffix(FILE_SUFFIX) not in known:
-                raise ValueError(
-                    f"unknown environment variable {name}; known are: {', '.join(sorted(known))}"
-                )
         values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _read(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{variable}: cannot read {path!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{variable}: cannot read {path!r}: it is not UTF-8") from None

@@ -91,7 +91,9 @@ class UnitOfWorkFactory:
         started = time.perf_counter()
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(attempts),
-            wait=tenacity.wait_exponential_jitter(FIRST_WAIT, LONGEST_WAIT, jitter=FIRST_WAIT),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
+            ),
             retry=tenacity.retry_if_exception(classify.is_retryable),
             before_sleep=self._report,
             retry_error_callback=lambda state: _give_up(state, started),

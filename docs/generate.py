@@ -33,12 +33,7 @@ def rendered(text: str) -> str:
     Args:
         text: The document as it is.
     """
-    parts = {
-        "configuration": configuration,
-        "topics": topics,
-        "events": events,
-        "states": lambda: f"```mermaid\n{to_mermaid()}```",
-    }
+    parts = {"configuration": configuration, "topics": topics, "events": events, "states": states}
     return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
 
 
@@ -73,6 +68,11 @@ def topics() -> str:
     return "\n".join(lines)
 
 
+def states() -> str:
+    """Return the state diagram of a plugin."""
+    return f"```mermaid\n{to_mermaid()}```"
+
+
 def events() -> str:
     """Return a section for each event."""
     return "\n\n".join(_section(event) for event in catalogue())
@@ -80,7 +80,7 @@ def events() -> str:
 
 def _section(event: type[Event]) -> str:
     lines = [f"### `{event.topic}`", "", _summary(event), ""]
-    described = {}
+    described: dict[str, str] = {}
     for base in reversed(event.__mro__):
         described |= _described(base)
     own = [f for f in msgspec.structs.fields(event) if f.name not in {"at", "correlation"}]
@@ -89,9 +89,11 @@ def _section(event: type[Event]) -> str:
         lines += [f"| `{f.name}` | {_type(f.type)} | {described[f.name]} |" for f in own]
         lines.append("")
     facts = [f"class `{event.__module__}.{event.__qualname__}`", f"level {_level(event)}"]
-    for name in ("labels", "measures"):
-        if fields := getattr(event, name):
-            facts.append(f"{name} {', '.join(f'`{field}`' for field in fields)}")
+    facts += [
+        f"{name} {', '.join(f'`{field}`' for field in fields)}"
+        for name in ("labels", "measures")
+        if (fields := getattr(event, name))
+    ]
     return "\n".join([*lines, f"{'; '.join(facts)}."])
 
 

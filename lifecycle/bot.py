@@ -4,17 +4,26 @@ With `traffic`, on which it stands, it is all of `lifecycle` that imports aiogra
 """
 
 import asyncio
+import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from aiogram import Bot, Dispatcher, Router
 
 from lifecycle.application import Application
 from lifecycle.errors import LifecycleError
 from lifecycle.events import current_correlation, error_text
+from lifecycle.hooks import abandoned
 from lifecycle.traffic import Phase, Traffic, find_traffic
+
+#: Seconds between a stop that left a hook behind and the end of the process.
+LAST_WORDS: Final = 1.0
+
+_log = logging.getLogger("lifecycle")
 
 
 def attach(app: Application, dispatcher: Dispatcher) -> None:
@@ -47,7 +56,8 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
 
     Plugins are loaded before aiogram resolves the update types to ask for. A signal during the
     start takes back what had started; while running it stops the polling; a second one cuts the
-    drain short. The cancellation of this call means the same as a signal.
+    drain short. The cancellation of this call means the same as a signal. When a hook ignores its
+    cancellation, the process ends a second later with exit code 1, instead of never.
 
     Args:
         app: The application; its `[app] drain` is the time for updates in flight.
@@ -70,6 +80,8 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
             except asyncio.CancelledError as error:
                 cancelled = error
                 polling.stop(task)
+    if polling.told_to_stop and (left := abandoned()):
+        _end_without(left)
     if cancelled is not None:
         raise cancelled from None if task.cancelled() else task.exception()
     if not task.cancelled():
@@ -104,6 +116,22 @@ def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
         router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach a router
 
 
+def _end_without(left: list[str]) -> None:
+    """See to it that the process ends, although `asyncio.run` waits for what will not end.
+
+    Args:
+        left: Names of the hooks that ignored their cancellation.
+    """
+
+    def end() -> None:
+        _log.critical("ending the process: %s did not stop", ", ".join(left))
+        os._exit(1)
+
+    timer = threading.Timer(LAST_WORDS, end)
+    timer.daemon = True  # it says and does nothing when the process ends by itself
+    timer.start()
+
+
 class _Polling:
     """One run of a bot by polling."""
 
@@ -111,7 +139,7 @@ class _Polling:
         self._traffic = traffic
         self._bot = bot
         self._options = options
-        self._asked = False
+        self.told_to_stop = False
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -144,13 +172,13 @@ class _Polling:
         Args:
             task: The task.
         """
-        if self._asked:
+        if self.told_to_stop:
             self._traffic.in_flight.hurry()
         elif self._traffic.phase is Phase.STARTING:
             task.cancel()
         elif self._traffic.phase is Phase.RUNNING:
             self._stopping = asyncio.create_task(self._traffic.dispatcher.stop_polling())
-        self._asked = True
+        self.told_to_stop = True
 
 
 def _attach(app: Application, dispatcher: Dispatcher) -> Traffic:

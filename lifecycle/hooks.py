@@ -37,6 +37,11 @@ class Interrupt:
             raise asyncio.CancelledError
 
 
+def abandoned() -> list[str]:
+    """Return the names of the work that ignored its cancellation and still runs."""
+    return sorted(getattr(task.get_coro(), "__qualname__", task.get_name()) for task in _abandoned)
+
+
 def in_hook() -> bool:
     """Return whether the running code belongs to a hook that has not ended."""
     tasks = _hook.get()

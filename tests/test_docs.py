@@ -4,12 +4,12 @@ import ast
 import asyncio
 import importlib.util
 import re
+import signal
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import aiogram
 import pytest
@@ -103,7 +103,7 @@ def test_both_readmes_have_the_same_code() -> None:
         else:
             assert ast.dump(ast.parse(russian[name])) == ast.dump(ast.parse(code))
     rows = [
-        re.findall(r"^\| (`.*?` \|(?: (?:`.*?`)? \|)?)", path.read_text(encoding="utf-8"), re.M)
+        re.findall(r"^\| (`.*?` \|(?: (?:`.*?`)? \|)?)", path.read_text("utf-8"), re.MULTILINE)
         for path in (ROOT / "README.md", ROOT / "README.ru.md")
     ]
     assert rows[0] == rows[1]
@@ -121,34 +121,40 @@ def test_the_short_bot_is_short() -> None:
     assert "lifecycle" not in unnumbered
 
 
+@pytest.fixture
+async def signals() -> AsyncIterator[None]:
+    """Takes away the signal handlers that aiogram leaves on the loop."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_programs_of_the_readme_answer(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bots of the README, run as they are against a local Telegram, answer and stop."""
     said, answered = PROGRAMS[name]
-    started: list[asyncio.AbstractEventLoop] = []
+    running: list[asyncio.Task[None]] = []
     async with BotApiServer() as telegram:
-        monkeypatch.setenv("BOT_TOKEN", telegram.token)
+        session = AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
 
         class LocalBot(aiogram.Bot):
             def __init__(self, token: str) -> None:
-                super().__init__(
-                    token, AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
-                )
+                super().__init__(token, session)
 
-            async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-                started.append(asyncio.get_running_loop())
-                return await super().__call__(*args, **kwargs)
-
+        monkeypatch.setenv("BOT_TOKEN", telegram.token)
         monkeypatch.setattr(aiogram, "Bot", LocalBot)
-        program = asyncio.create_task(asyncio.to_thread(imported, folder / name))
+        monkeypatch.setattr(asyncio, "run", lambda main: running.append(asyncio.create_task(main)))
+        program = imported(folder / name)
         ada = telegram.user(7, "Ada")
         await ada.say(said)
         answer = await ada.reply()
-        dispatcher = sys.modules[name.removesuffix(".py")].dispatcher
-        asyncio.run_coroutine_threadsafe(dispatcher.stop_polling(), started[0])
-        await program
+        await program.dispatcher.stop_polling()
+        await running[0]
     assert answer.text == answered
     assert (folder / "bot.sqlite3").exists()
 

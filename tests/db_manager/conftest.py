@@ -1,0 +1,70 @@
+"""Fixtures of the db_manager tests: databases as the plugin opens them, and what they publish."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL
+
+from db_manager.config import DatabaseConfig
+from db_manager.database import Database, UnitSettings
+from db_manager.engine import create_engine
+from db_manager.factory import UnitOfWorkFactory
+from lifecycle.bus import EventBus
+from observability.testing import EventRecorder
+
+OpenDatabase = Callable[..., Database]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no variable of the person who runs the tests configure them."""
+    for name in os.environ:
+        if name.upper().startswith("DATABASE__"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def open_database() -> AsyncIterator[OpenDatabase]:
+    """Opens databases from keys of [database], and closes them at the end of the test."""
+    opened: list[Database] = []
+
+    def open_database(url: URL, **keys: Any) -> Database:
+        config = DatabaseConfig(url=url.render_as_string(hide_password=False), **keys)
+        database = Database(
+            create_engine(config),
+            make_reader=partial(create_engine, config, read_only=True),
+            settings=UnitSettings(
+                exit_timeout=config.exit_timeout,
+                pool_timeout=config.pool_timeout,
+                slow_unit=config.slow_unit,
+            ),
+            bus=EventBus(),
+        )
+        opened.append(database)
+        return database
+
+    yield open_database
+    for database in opened:
+        await database.dispose()
+
+
+@pytest.fixture
+async def database(database_url: URL, open_database: OpenDatabase) -> Database:
+    """A database of this test's own, once on SQLite and once on PostgreSQL."""
+    return open_database(database_url)
+
+
+@pytest.fixture
+async def uow_factory(database: Database) -> UnitOfWorkFactory:
+    """Makes units on that database."""
+    return UnitOfWorkFactory(database)
+
+
+@pytest.fixture
+def events(database: Database) -> Iterator[EventRecorder]:
+    """What that database publishes."""
+    with EventRecorder(database.bus) as recorder:
+        yield recorder
