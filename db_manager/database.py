@@ -10,6 +10,7 @@ import sqlalchemy.exc
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import Pool
 from sqlalchemy.util import await_only
 
 from db_manager import classify
@@ -91,7 +92,9 @@ class Database:
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
+        self._counts = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
         self._idle: asyncio.Event | None = None
         self._watch: asyncio.TimerHandle | None = None
         # SQLite has one writer. Waiting for it in a queue of ours is fair and costs nothing;
@@ -121,9 +124,7 @@ class Database:
             raise ManagerClosedError
         loop = task.get_loop()
         if self._loop is not loop:
-            if self._loop is not None:
-                raise WrongEventLoopError
-            self._loop = loop
+            self._move_to(loop)
         if task in self.open:
             raise UnitOfWorkStateError(
                 self.open[task].state,
@@ -132,8 +133,16 @@ class Database:
                 "pass the open unit on, use its savepoint(), or end it first",
             )
         self.open[task] = unit
+        if self.ended.handlers and not self._counts:
+            self._count_statements()
         if self._watch is None:
             self._watch = loop.call_later(self.settings.slow_unit, self._warn_of_slow_units)
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        pool = self.engine.sync_engine.pool
+        if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
+            raise WrongEventLoopError
+        self._loop, self._pool = loop, pool
 
     def leave(self, task: asyncio.Task[Any] | None) -> None:
         """Let the unit of *task* go."""
@@ -237,11 +246,24 @@ class Database:
     def _listen(self, engine: AsyncEngine) -> None:
         sync = engine.sync_engine
         sync.update_execution_options(**{OPTION: self})
-        event.listen(sync, "before_cursor_execute", self._before_statement)
-        event.listen(sync, "after_cursor_execute", self._after_statement)
         event.listen(sync, "handle_error", self._note_error)
         event.listen(sync, "do_connect", self._refuse_when_closed)
-        event.listen(sync, "engine_disposed", self._forget_loop)
+        if self._counts:
+            self._listen_to_statements(engine)
+
+    def _listen_to_statements(self, engine: AsyncEngine) -> None:
+        event.listen(engine.sync_engine, "before_cursor_execute", self._before_statement)
+        event.listen(engine.sync_engine, "after_cursor_execute", self._after_statement)
+
+    def _count_statements(self) -> None:
+        """Count and time statements from now on: somebody reads the end of units.
+
+        SQLAlchemy's events cost a one-statement unit some 5 %, so nobody pays before.
+        """
+        self._counts = True
+        for engine in (self.engine, self._reader):
+            if engine is not None:
+                self._listen_to_statements(engine)
 
     def _before_statement(self, connection: Connection, _c: object, sql: str, *_: object) -> None:
         unit = self._connections.get(connection)
@@ -270,10 +292,6 @@ class Database:
         if self.state == "closed":
             raise ManagerClosedError
 
-    def _forget_loop(self, _engine: object) -> None:
-        if not self.open:
-            self._loop = None
-
     # -- watching and ending --------------------------------------------------------------
 
     def _warn_of_slow_units(self) -> None:
@@ -290,7 +308,7 @@ class Database:
                             unit=unit.number,
                             duration=now - unit.began_at,
                             holds_connection=unit.checked_out is not None,
-                            statement=unit.statement[:200],
+                            statement=str(unit.statement)[:200],
                             correlation=unit.correlation,
                         )
                     )

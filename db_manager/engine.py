@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import ssl
 import uuid
 from typing import Any
@@ -100,13 +101,15 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
     elif backend in {"mysql", "mariadb"}:
         connect_args = _mysql(config, url)
     elif url.drivername == "sqlite+aiosqlite":
-        options |= _sqlite(config, url, read_only=read_only)
+        connect_args = _sqlite(config, url, read_only=read_only)
+        if in_memory(url):  # it lives in its one connection
+            options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
     if read_only and backend != "sqlite":
         options["isolation_level"] = "AUTOCOMMIT"
     options |= config.engine_options
-    options["connect_args"] = {**connect_args, **config.connect_args}
+    options["connect_args"] = _merged(connect_args, config.connect_args)
     engine = _build(url, options)
-    if password is not None:
+    if password is not None and backend != "sqlite":
 
         @event.listens_for(engine.sync_engine, "do_connect")
         def add_password(_d: object, _r: object, _args: object, cparams: dict[str, Any]) -> None:
@@ -114,6 +117,15 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
 
     event.listen(engine.sync_engine, "checkout", _refuse_dead)
     return engine
+
+
+def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Let *theirs* win, key by key also inside of tables as `server_settings`."""
+    both = {**ours, **theirs}
+    for name, table in theirs.items():
+        if isinstance(table, dict) and isinstance(ours.get(name), dict):
+            both[name] = {**ours[name], **table}
+    return both
 
 
 def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
@@ -164,6 +176,18 @@ def is_local(host: str | None) -> bool:
         return False
 
 
+def remote_hosts(url: URL) -> list[str]:
+    """Return the hosts of *url* that are not local; PostgreSQL's may be in the query, several.
+
+    Args:
+        url: Where the database is: `//host/db`, `///db?host=a:5432&host=b:5432`, `?host=a,b`.
+    """
+    query = url.query.get("host", ())
+    several = query.split(",") if isinstance(query, str) else query
+    named = [re.sub(r":\d+\Z", "", host) for host in several if not host.startswith("/")]
+    return [host for host in (url.host or "", *named) if not is_local(host)]
+
+
 def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
     """Return how to encrypt, or None for clear text.
 
@@ -179,9 +203,7 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
     """
     mode = config.tls
     if mode == "auto":
-        host = url.host or url.query.get("host")
-        local = is_local(host if isinstance(host, str) else None)
-        mode = "verify" if config.tls_ca or not local else "disable"
+        mode = "verify" if config.tls_ca or remote_hosts(url) else "disable"
     if mode == "disable":
         return None
     try:
@@ -195,13 +217,13 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
 
 
 def unverified_host(config: DatabaseConfig) -> str | None:
-    """Return the host that is reached without verifying who answers, or None.
+    """Return the hosts that are reached without verifying who answers, or None.
 
     Args:
         config: The section [database].
     """
-    host = database_url(config)[0].host
-    return host if config.tls in {"require", "disable"} and not is_local(host) else None
+    hosts = remote_hosts(database_url(config)[0])
+    return ", ".join(hosts) if hosts and config.tls in {"require", "disable"} else None
 
 
 def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
@@ -265,20 +287,25 @@ def _mysql(config: DatabaseConfig, url: URL) -> dict[str, Any]:
     return arguments
 
 
-def _sqlite(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
-    path = url.database or ":memory:"
-    open_file = connector(
-        path, synchronous=config.sqlite_synchronous, lock_timeout=config.lock_timeout
-    )
+def in_memory(url: URL) -> bool:
+    """Return True for a SQLite database that lives in its connection and ends with it."""
+    name = url.database or ":memory:"
+    memory = ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and memory
 
-    async def connect() -> SqliteConnection:
+
+def _sqlite(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, Any]:
+    name = url.database or ""
+
+    async def connect(path: str, **arguments: Any) -> SqliteConnection:
+        if name.startswith("file:") and not arguments.get("uri"):
+            path = name  # SQLAlchemy made a path of the file system of it
+        arguments = {"timeout": config.lock_timeout, **arguments}
+        open_file = connector(path, synchronous=config.sqlite_synchronous, **arguments)
         connection = SqliteConnection(open_file, read_only=read_only)
         # The process may end while a connection is open, as it may with every other driver.
         connection._thread.daemon = True  # noqa: SLF001 -- what SQLAlchemy itself sets
         async with asyncio.timeout(config.connect_timeout):
             return await connection  # type: ignore[return-value]  # it returns itself
 
-    options: dict[str, Any] = {"async_creator": connect}
-    if path == ":memory:":  # it lives in its one connection
-        options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
-    return options
+    return {"async_creator_fn": connect}

@@ -1,7 +1,7 @@
 """The lanes of a unit: an ORM session and a Core connection that end only with their unit."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -13,6 +13,9 @@ from db_manager.errors import UnitOfWorkStateError
 
 class Unit(Protocol):
     """What a lane needs of its unit."""
+
+    #: The last statement, for people who ask what the unit is doing.
+    statement: object
 
     @property
     def state(self) -> str:
@@ -47,20 +50,23 @@ class SyncUnitSession(Session):
         """Return the one connection of the unit."""
         return self.unit.connect()
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute, when the unit allows it."""
         self.unit.check()
-        return super().execute(*args, **kwargs)
+        self.unit.statement = statement
+        return super().execute(statement, *args, **kwargs)
 
-    def scalar(self, *args: Any, **kwargs: Any) -> Any:
+    def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute and return one value, when the unit allows it."""
         self.unit.check()
-        return super().scalar(*args, **kwargs)
+        self.unit.statement = statement
+        return super().scalar(statement, *args, **kwargs)
 
-    def scalars(self, *args: Any, **kwargs: Any) -> Any:
+    def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute and return the first values, when the unit allows it."""
         self.unit.check()
-        return super().scalars(*args, **kwargs)
+        self.unit.statement = statement
+        return super().scalars(statement, *args, **kwargs)
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """Return an object by its key, when the unit allows it."""
@@ -188,6 +194,13 @@ class UnitConnection(AsyncConnection):
     @sync_connection.setter
     def sync_connection(self, _value: object) -> None:
         """Ignore what the base class sets: the connection is the unit's."""
+
+    if not TYPE_CHECKING:  # its many signatures are SQLAlchemy's
+
+        def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+            """Execute, and remember what for people who ask."""
+            self._unit.statement = statement
+            return super().execute(statement, *args, **kwargs)
 
     async def run_sync(self, fn: Callable[..., Any], *arg: Any, **kw: Any) -> Any:
         """Run a function that takes SQLAlchemy's synchronous connection."""

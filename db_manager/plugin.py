@@ -10,7 +10,7 @@ from db_manager.availability import Availability, ping, unavailable_errors
 from db_manager.base import Base
 from db_manager.config import DatabaseConfig
 from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine, unverified_host
+from db_manager.engine import create_engine, database_url, in_memory, unverified_host
 from db_manager.events import TablesCreated
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
@@ -114,9 +114,9 @@ class DatabasePlugin(Plugin):
 
 def _reader(config: DatabaseConfig) -> Any:
     """Return what builds the engine for read-only units, where one is worth it."""
-    driver = config.driver if config.url is None else config.url.get_secret_value().split(":")[0]
-    in_memory = config.url is None and config.database == ":memory:"
-    if config.pgbouncer or in_memory or not driver.startswith(("postgresql", "sqlite")):
+    url = database_url(config)[0]
+    known = url.get_backend_name() in {"postgresql", "sqlite"}
+    if config.pgbouncer or in_memory(url) or not known:
         return None
     return partial(create_engine, config, read_only=True)
 

@@ -17,22 +17,22 @@ import aiosqlite
 FIRST_ROWS = 1000
 
 
-def connector(path: str, *, synchronous: str, lock_timeout: float) -> Callable[[], Any]:
+def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:
     """Return a function that opens *path* with settings that are safe for several units.
 
     Args:
         path: File, `:memory:` or a `file:` URI.
         synchronous: `NORMAL` (survives kill -9) or `FULL` (also power loss).
-        lock_timeout: Seconds to wait for the lock of another process.
+        **arguments: For `sqlite3.connect`, as `timeout`: seconds to wait for the lock of another
+            process.
 
     Returns:
         A function for the driver's thread.
     """
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            path, isolation_level=None, timeout=lock_timeout, uri=path.startswith("file:")
-        )
+        options = {"uri": path.startswith("file:"), **arguments, "isolation_level": None}
+        connection: sqlite3.Connection = sqlite3.connect(path, **options)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {synchronous}")

@@ -92,7 +92,7 @@ class UnitOfWork:
         self.attempt = 1
         self.correlation: Correlation = current_correlation()
         self.statements = 0
-        self.statement = ""
+        self.statement: object = ""  # the last one; turned into text only when somebody asks
         self.database_time = self.sent_at = self.began_at = 0.0
         self.warned = self.defer_callbacks = False
 
@@ -203,6 +203,7 @@ class UnitOfWork:
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
+        self.statement = "of the driver"
         return await greenlet_spawn(self._transaction.drive)
 
     # -- parts and consequences -----------------------------------------------------------
@@ -309,7 +310,8 @@ class UnitOfWork:
             parts.append(f"update {where.update_id}")
         parts.append(f"open {time.perf_counter() - self.began_at:.1f} s")
         if self.statement:
-            parts.append(f"last statement {' '.join(self.statement.split())[:80]!r}")
+            statement = " ".join(str(self.statement).split())
+            parts.append(f"last statement {statement[:80]!r}")
         return ", ".join(parts)
 
     # -- the end --------------------------------------------------------------------------

@@ -155,10 +155,15 @@ def _problems(section: str, error: Exception) -> list[str]:
     errors = getattr(error, "errors", None)
     if not callable(errors):
         return [f"[{section}] is refused: {type(error).__name__}"]
-    return [
-        f"[{section}] {'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        for problem in errors()
-    ]
+    return [_problem(section, problem) for problem in errors()]
+
+
+def _problem(section: str, problem: Mapping[str, Any]) -> str:
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, ConfigError):
+        return str(raised)  # it names the culprit and the fix by itself
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"[{section}] {key}: {problem['msg']}" if key else f"[{section}] {problem['msg']}"
 
 
 def _section(config: Config, name: str) -> Mapping[str, Any]:

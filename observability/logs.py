@@ -1,92 +1,137 @@
 """Log lines from events: one line for each, in the form of a terminal or of a machine."""
 
-import logging
-import random
-import re
+import os
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self, TextIO
 
-import msgspec
 import structlog
+from msgspec.structs import asdict, fields
 
 from lifecycle.bus import EventBus
-from lifecycle.events import EVENT_TYPES, Event, Level, current_correlation
+from lifecycle.events import EVENT_TYPES, Event, Level
+from lifecycle.subscription import Subscription
+from observability.forms import ConsoleForm, JsonForm
+from observability.joining import add_correlation, join_stdlib, join_structlog
+from observability.writer import LineWriter
+
+__all__ = ["Format", "LogLines", "add_correlation", "attach"]
 
 Format = Literal["console", "json"]
-EventDict = MutableMapping[str, Any]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-#: Characters with which a user's text could forge a line or rewrite the terminal: control
-#: characters, line and paragraph separators, and the marks that turn the direction of writing.
-_FORGING: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
-)
-_STDLIB_LOGGERS: Final = ("aiogram", "sqlalchemy", "lifecycle", "db_manager")
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+#: Names that a line has for itself: an event's field of such a name gets a `_` at its end.
+_RESERVED: Final = {"timestamp", "level", "event", "at"}
+#: Multiples of it, modulo 1, lie evenly: of any row of units the share that is shown is right.
+_GOLDEN_RATIO: Final = 0.618033988749895
 
 
 class LogLines:
-    """The log lines of one bus; `close` ends them.
+    """The log lines of one bus; `close`, or leaving it as a context manager, ends them.
 
-    Args:
-        bus: Whose events become lines.
-        level: The lowest level that is shown.
-        slow_unit: Seconds from which a unit that ended well is a warning.
-        sample: Share of ordinary `uow.close` lines that is shown, 0 to 1; errors and slow units
-            always are.
-        logger: Where the lines go.
+    Made by `attach`.
     """
 
     def __init__(
         self, bus: EventBus, logger: Any, *, level: Level, slow_unit: float, sample: float
     ) -> None:
         self._bus = bus
-        self._logger = logger
+        self._log = logger.log
         self._threshold = LEVELS[level]
         self._slow_unit = slow_unit
         self._sample = sample
-        # A topic whose lines would never be shown is not subscribed to: its events are not built.
-        topics = [topic for topic, event in EVENT_TYPES.items() if self._may_show(event)]
-        self._subscriptions = [bus.subscribe(topic, self._write) for topic in topics]
-        self._restore: list[Callable[[], None]] = []
+        self._shapes: dict[type[Event], _Shape] = {}
+        self._subscriptions: list[Subscription] = []
+        #: Called by `close`, the last first.
+        self.closers: list[Callable[[], None]] = []
+        #: None when a logger of the user's own takes the lines.
+        self.writer: LineWriter | None = None
+        self._listen()
 
-    def _may_show(self, event: type[Event]) -> bool:
-        varies = hasattr(event, "log_level")
-        return varies or LEVELS[event.level] >= self._threshold
+    @property
+    def lost(self) -> int:
+        """Lines that the stream did not take."""
+        return 0 if self.writer is None else self.writer.lost
 
-    def _write(self, event: Event) -> None:
-        level: str = getattr(event, "log_level", event.level)
-        if event.topic == "uow.close":
-            level = self._level_of_unit(event, level)
-        if LEVELS[level] < self._threshold:
-            return
-        fields = event.as_dict()
-        topic = fields.pop("topic")
-        line = {"run": self._bus.run, **{k: v for k, v in fields.items() if v not in ("", ())}}
-        self._logger.log(LEVELS[level], topic, **line)
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until every line up to here is written.
 
-    def _level_of_unit(self, event: Event, level: str) -> str:
-        duration: float = getattr(event, "duration", 0.0)
-        if level == "info" and duration >= self._slow_unit:
-            return "warning"
-        if level == "info" and self._sample < 1 and random.random() >= self._sample:  # noqa: S311 -- a sample, not a secret
-            return "debug"
-        return level
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            False when time was over before.
+        """
+        return self.writer is None or self.writer.flush(timeout)
 
     def close(self) -> None:
-        """Write no more lines, and leave the standard library's loggers as they were."""
+        """Write what waits, then no more; other loggers are left as they were before."""
         for subscription in self._subscriptions:
             subscription.cancel()
-        for restore in self._restore:
-            restore()
+        self._subscriptions.clear()
+        while self.closers:
+            self.closers.pop()()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _listen(self) -> None:
+        """Subscribe to every topic whose lines may be shown.
+
+        The others are not subscribed to: nobody builds their events then.
+        """
+        for topic, kind in list(EVENT_TYPES.items()):
+            if kind in self._shapes:
+                continue
+            shape = self._shapes[kind] = _Shape.of(kind)
+            if shape.highest >= self._threshold:
+                self._subscriptions.append(self._bus.subscribe(topic, self._write))
+        self._known = len(EVENT_TYPES)
+
+    def _write(self, event: Event) -> None:
+        if len(EVENT_TYPES) != self._known:
+            self._listen()  # a module with events of its own was imported since
+        shape = self._shapes.get(type(event))
+        if shape is None:  # a class of a topic that another class of its name has taken over
+            shape = self._shapes[type(event)] = _Shape.of(type(event))
+        level: int = LEVELS[event.log_level] if shape.varies else shape.level  # type: ignore[attr-defined]  # that is what `varies` says
+        own = asdict(event)
+        if shape.of_unit and level <= LEVELS["info"]:
+            if shape.ends_unit and own["duration"] >= self._slow_unit:
+                level = LEVELS["warning"]
+            elif self._sample < 1 and own["unit"] * _GOLDEN_RATIO % 1 >= self._sample:
+                return
+        if level < self._threshold:
+            return
+        correlation = own.pop("correlation")
+        for name in shape.seconds:
+            own[name] = round(own[name], 6)
+        for name in shape.reserved:
+            own[name + "_"] = own.pop(name)
+        # What says nothing is left out: it would hide what does.
+        line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
+        for name in _CORRELATION:
+            value = getattr(correlation, name)
+            if value is not None and name not in own:
+                line[name] = value
+        line.setdefault("run", self._bus.run)
+        self._log(level, event.topic, **line)
 
 
 def attach(
     bus: EventBus,
     *,
+    logger: Any = None,
     level: Level = "info",
     format: Format | None = None,  # noqa: A002 -- the key of config.toml
     stream: TextIO | None = None,
@@ -98,131 +143,95 @@ def attach(
 
     Args:
         bus: The bus.
+        logger: A structlog logger of your own that takes the events instead of *stream*; form
+            and other loggers are its affair then.
         level: The lowest level that is shown; what is below is not even built.
         format: `console` for people, `json` for machines, one object a line; by default console
             on a terminal and json elsewhere.
-        stream: Where lines go; standard error by default.
-        slow_unit: Seconds from which a unit that ended well is a warning.
-        sample: Share of ordinary unit lines that is shown, 0 to 1.
-        stdlib: Show the standard library's logs of aiogram and SQLAlchemy in the same form.
+        stream: Where lines go; standard error by default. It is written to in a thread.
+        slow_unit: Seconds from which the line of a unit that ended well is a warning.
+        sample: Share of units whose ordinary lines are shown, 0 to 1; what is a warning or an
+            error is always shown.
+        stdlib: Show what the standard library's loggers (aiogram, SQLAlchemy, your own) and
+            structlog's log, in the same form and with the correlation of their task.
 
     Returns:
         The lines, to be closed.
     """
+    if logger is not None:
+        return LogLines(bus, logger, level=level, slow_unit=slow_unit, sample=sample)
     stream = stream or sys.stderr
+    terminal = _is_terminal(stream)
     if format is None:
-        format = "console" if _is_terminal(stream) else "json"  # noqa: A001 -- as above
-    renderer = _renderer(format, stream)
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        processors=[structlog.processors.add_log_level, _time_of_event, *renderer],
-        context_class=dict,
+        format = "console" if terminal else "json"  # noqa: A001 -- as above
+    form = (
+        JsonForm()
+        if format == "json"
+        else ConsoleForm(colours=terminal and not os.environ.get("NO_COLOR"))
     )
-    lines = LogLines(bus, logger, level=level, slow_unit=slow_unit, sample=sample)
+    writer = LineWriter(
+        stream, lambda lost: form(None, "error", {"event": "log.lost", "lines": lost})
+    )
+    sink = _Sink(writer)
+    threshold = LEVELS[level]
+    bound = structlog.wrap_logger(
+        sink,
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        processors=[form],
+        context_class=dict,
+    ).bind()
+    lines = LogLines(bus, bound, level=level, slow_unit=slow_unit, sample=sample)
+    lines.writer = writer
+    lines.closers.append(writer.close)
     if stdlib:
-        lines._restore.append(_join_stdlib(bus, stream, renderer, level))  # noqa: SLF001 -- made here
+        lines.closers.append(join_stdlib(writer, form, bus, threshold))
+        lines.closers.append(join_structlog(sink, form, bus, threshold))
     return lines
 
 
-def add_correlation(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """Processor for your own structlog loggers: adds update, handler, plugin and unit."""
-    for name, value in current_correlation().as_dict().items():
-        fields.setdefault(name, value)
-    return fields
+class _Sink:
+    """Gives structlog the method it looks for, for every level."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.msg = self.debug = self.info = self.warning = self.warn = writer.write
+        self.error = self.exception = self.critical = self.fatal = self.log = writer.write
+
+
+class _Shape(NamedTuple):
+    """What a line needs to know of an event class."""
+
+    level: int
+    varies: bool
+    of_unit: bool
+    ends_unit: bool
+    seconds: tuple[str, ...]
+    reserved: tuple[str, ...]
+
+    @classmethod
+    def of(cls, kind: type[Event]) -> Self:
+        own = {field.name for field in fields(kind)} - {"at", "correlation"}
+        of_unit = "unit" in own
+        return cls(
+            level=LEVELS[kind.level],
+            varies=hasattr(kind, "log_level"),
+            of_unit=of_unit,
+            ends_unit=of_unit and "duration" in kind.measures,
+            seconds=kind.measures,
+            reserved=tuple(own & _RESERVED),
+        )
+
+    @property
+    def highest(self) -> int:
+        if self.varies:
+            return LEVELS["error"]
+        return max(self.level, LEVELS["warning"] if self.ends_unit else 0)
+
+
+_NUMBERS: Final = frozenset((int, float, bool))
+_CORRELATION: Final = ("update_id", "update_type", "chat_type", "handler", "plugin", "unit")
 
 
 def _is_terminal(stream: TextIO) -> bool:
     with suppress(Exception):
         return stream.isatty()
     return False
-
-
-def _renderer(format: Format, stream: TextIO) -> list[Any]:  # noqa: A002 -- as above
-    if format == "json":
-        return [structlog.processors.JSONRenderer(serializer=_to_json)]
-    console = structlog.dev.ConsoleRenderer(
-        colors=_is_terminal(stream), sort_keys=False, pad_event_to=20
-    )
-    return [_people, _unforgeable, console]
-
-
-def _to_json(fields: EventDict, **_: object) -> str:
-    return _FORGING.sub(_escape, _encode(fields).decode())
-
-
-def _time_of_event(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    at = fields.pop("at", None)
-    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-    fields["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return fields
-
-
-def _people(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    """Shorten what people read: the time of day, milliseconds."""
-    fields["timestamp"] = str(fields.get("timestamp", ""))[11:23]
-    for name in ("duration", "database_time", "wait"):
-        if isinstance(fields.get(name), float):
-            fields[name] = f"{fields[name] * 1000:.1f}ms"
-    return fields
-
-
-def _unforgeable(_logger: object, _method: str, fields: EventDict) -> EventDict:
-    for name, value in fields.items():
-        if isinstance(value, str) and _FORGING.search(value):
-            keep = name in {"exception", "stack"}  # ours, and read line by line
-            fields[name] = value if keep else _FORGING.sub(_escape, value)
-    return fields
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match.group().encode("unicode_escape").decode()
-
-
-def _join_stdlib(
-    bus: EventBus, stream: TextIO, renderer: list[Any], level: Level
-) -> Callable[[], None]:
-    """Show the standard library's logs in the same form; return what undoes it."""
-
-    def add_run(_logger: object, _method: str, fields: EventDict) -> EventDict:
-        return {"run": bus.run, **fields}
-
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[
-                structlog.stdlib.add_log_level,
-                structlog.stdlib.add_logger_name,
-                add_correlation,
-                add_run,
-            ],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                _time_of_event,
-                *renderer,
-            ],
-        )
-    )
-    handler.addFilter(_not_shown_as_event)
-    loggers = [logging.getLogger(name) for name in _STDLIB_LOGGERS]
-    before = [(logger, logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
-        # At info SQLAlchemy would echo every statement, at a price: that stays `echo`'s to say.
-        least = "warning" if logger.name == "sqlalchemy" else "info"
-        logger.setLevel(max(LEVELS[level], LEVELS[least]))
-
-    def restore() -> None:
-        for logger, old_level, propagate in before:
-            logger.removeHandler(handler)
-            logger.setLevel(old_level)
-            logger.propagate = propagate
-
-    return restore
-
-
-def _not_shown_as_event(record: logging.LogRecord) -> bool:
-    """Drop aiogram's line for each update at info: the canonical lines say more."""
-    return not (record.name == "aiogram.event" and record.levelno <= logging.INFO)

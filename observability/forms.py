@@ -1,0 +1,136 @@
+"""The two forms of a log line: JSON for machines, aligned columns for people."""
+
+import json
+import re
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from lifecycle.events import EVENT_TYPES
+
+#: The fields of a line on their way to a text, as structlog calls it.
+EventDict = MutableMapping[str, Any]
+
+#: Characters with which somebody's text could forge a line or rewrite the terminal: control
+#: characters, line and paragraph separators, marks that turn the direction of writing, and halves
+#: of a character, which no stream takes.
+_FORGING: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SHORT_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+#: The token of a bot stands in the address of every request, so in errors of the HTTP client too.
+_TOKEN: Final = re.compile(r"(?<!\d)(\d{5,20}):A[A-Za-z0-9_-]{30,}")
+#: A text that cannot be taken for anything but one value.
+_PLAIN: Final = re.compile(r"[\w./:@+-]+")
+_LEVEL_NAMES: Final = {"exception": "error", "warn": "warning", "msg": "info"}
+
+_RESET: Final = "\x1b[0m"
+_DIM: Final = "\x1b[2m"
+_BOLD: Final = "\x1b[1m"
+_CYAN: Final = "\x1b[36m"
+_LEVEL_COLOURS: Final = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+class JsonForm:
+    """One object a line; nothing in it ends the line, whatever a field says."""
+
+    def __call__(self, _logger: object, method: str, fields: EventDict) -> str:
+        """Return the line; a structlog processor, the last of its chain."""
+        line = {
+            "timestamp": _moment(fields),
+            "level": _LEVEL_NAMES.get(method, method),
+            "event": fields.pop("event", ""),
+            **fields,
+        }
+        try:
+            text = _encode(line).decode()
+        except Exception:  # noqa: BLE001 -- a value that is no JSON may raise anything
+            text = ",".join(f"{_json(str(name))}:{_json(value)}" for name, value in line.items())
+            text = f"{{{text}}}"
+        return _safe(text)
+
+
+class ConsoleForm:
+    """Time, level and event in columns, then fields; a traceback below, indented.
+
+    Args:
+        colours: True on a terminal.
+    """
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, _logger: object, method: str, fields: EventDict) -> str:
+        """Return the line; a structlog processor, the last of its chain."""
+        level = _LEVEL_NAMES.get(method, method)
+        clock = f"{_moment(fields):%H:%M:%S.%f}"[:-3] + "Z"
+        event = _text(fields.pop("event", ""))
+        exception = fields.pop("exception", None)
+        kind = EVENT_TYPES.get(event)
+        measures = kind.measures if kind is not None else ()
+        parts = [
+            self._coloured(_DIM, clock),
+            self._coloured(_LEVEL_COLOURS.get(level, _DIM), f"{level:<7}"),
+            self._coloured(_BOLD, f"{_safe(event):<20}"),
+        ]
+        for name, value in fields.items():
+            key = name if _PLAIN.fullmatch(name) else _safe(_json(name))
+            text = (
+                _seconds(value) if name in measures and isinstance(value, float) else _value(value)
+            )
+            parts.append(self._coloured(_CYAN, key + "=") + text)
+        line = " ".join(parts).rstrip()
+        if exception is not None:
+            # No line of it can be taken for a line of the log: those begin at the left edge.
+            below = "".join(f"\n    {_safe(each)}" for each in _text(exception).split("\n"))
+            line += below.rstrip()
+        return line
+
+    def _coloured(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{_RESET}" if self._colours else text
+
+
+def _moment(fields: EventDict) -> datetime:
+    at = fields.pop("at", None)
+    return datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}s" if value >= 1 else f"{value * 1000:.1f}ms"
+
+
+def _value(value: object) -> str:
+    """Return *value* so that it cannot be taken for other fields."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return _safe(value)
+    return _safe(_json(value))
+
+
+def _json(value: object) -> str:
+    try:
+        return _encode(value).decode()
+    except Exception:  # noqa: BLE001 -- as in JsonForm
+        return json.dumps(_text(value))
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 -- str() of somebody's object may do anything
+        return f"<{type(value).__name__}>"
+
+
+def _safe(text: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        text = _FORGING.sub(_escape, text)
+    return _TOKEN.sub(r"\1:***", text) if ":A" in text else text
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_text).encode

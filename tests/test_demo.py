@@ -1,0 +1,136 @@
+"""The demo shows what it promises, and leaves nothing behind."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+
+from db_manager import DatabasePlugin
+from examples.notes_bot.audit import AuditPlugin
+from examples.notes_bot.notes import NotesPlugin
+from examples.notes_bot.screen import Screen, happened, said
+from lifecycle import Application, AppStopping, Event, PluginLoading, PluginStarted
+from lifecycle.bot import run_polling
+from observability.botapi import BotApiServer
+
+ROOT = Path(__file__).parents[1]
+
+
+def in_order(text: str, *patterns: str) -> bool:
+    """Return whether the patterns are found one after the other."""
+    return re.search(".*".join(patterns), text, re.DOTALL) is not None
+
+
+def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop() -> None:
+    """`python -m examples.notes_bot` ends well and shows every promise; no file is left behind."""
+    before = sorted(ROOT.glob("*.sqlite3*"))
+    environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"} | {"COLUMNS": "120"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "examples.notes_bot"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    shown = run.stdout
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "\033" not in shown
+    assert "subscriber.failed" not in shown
+    chat = re.findall(r"^ *[\d.]+  (.{1,40})", shown, re.MULTILINE)
+    heard = [line.strip() for line in chat if line.strip()]
+    assert heard[:2] == ["Ada     /note milk", "bot   Noted as 1."]
+    assert heard[-3:] == [
+        "Grace   /slow",
+        "signal  SIGTERM, while /slow is at work",
+        "bot   Slow, but committed.",
+    ]
+    started = ("plugin.loaded +db_manager", "tables_created notes__note", "app.started")
+    assert in_order(shown, *started, "uow.begin", "uow.commit", "uow.close")
+    assert in_order(shown, "Ada +/boom", "uow.rollback .*RuntimeError", "That failed", "1. milk\n")
+    stopped = ("app.drained +1 waited for, 0 cancelled", "app.stopping", "app.stopped +0 errors")
+    assert in_order(shown, "SIGTERM", "uow.commit", *stopped, "plugin.unloaded +audit")
+    assert "The table holds bread, call Ada, worth the wait; what /boom wrote is not" in shown
+    assert sorted(ROOT.glob("*.sqlite3*")) == before
+
+
+async def test_the_bot_answers_what_it_cannot_do(tmp_path: Path) -> None:
+    """Notes without text, notes of others and what is no number are refused in words."""
+    config = {"database": {"database": str(tmp_path / "bot.sqlite3")}, "notes": {"longest": 5}}
+    app = Application([AuditPlugin, DatabasePlugin, NotesPlugin], config=config)
+    dispatcher = Dispatcher()
+    async with BotApiServer() as telegram:
+        session = AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
+        bot = asyncio.create_task(run_polling(app, dispatcher, Bot(telegram.token, session)))
+        ada, grace = telegram.user(7, "Ada"), telegram.user(8, "Grace")
+        for user, text, answer in (
+            (ada, "/list", "No notes yet."),
+            (ada, "/note", "Write /note and 1 to 5 characters."),
+            (ada, "/note chocolate", "Write /note and 1 to 5 characters."),
+            (ada, "/note milk", "Noted as 1."),
+            (grace, "/drop 1", "There is no such note."),
+            (ada, "/drop milk", "There is no such note."),
+            (ada, "/list", "1. milk"),
+            (ada, "/drop 1", "Dropped."),
+            (ada, "/list", "No notes yet."),
+        ):
+            await user.say(text)
+            assert (await user.reply()).text == answer
+        await dispatcher.stop_polling()
+        await bot
+
+
+def shown(columns: int, monkeypatch: pytest.MonkeyPatch, *, no_color: str = "") -> str:
+    """Return what a terminal of a width is sent for a short story."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", no_color)
+    facts: list[tuple[float, Event]] = [
+        (1.0, PluginLoading(plugin="notes")),
+        (2.0, PluginStarted(plugin="notes", duration=0.001)),
+        (3.01, AppStopping()),
+    ]
+    entries = [entry for at, event in facts if (entry := happened(at, event))]
+    entries += [said(3.0, "Ada", "/list"), said(4.0, "bot to Ada", "1. milk\n2. bread")]
+    terminal, screen = os.openpty()
+    with os.fdopen(screen, "w") as stdout, redirect_stdout(stdout):
+        Screen().show(entries)
+    try:
+        return os.read(terminal, 1 << 16).decode().replace("\r\n", "\n")
+    finally:
+        os.close(terminal)
+
+
+def test_on_a_wide_terminal_the_trace_stands_beside_the_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a message caused stands on its line, and what is longer goes on below."""
+    lines = [line.split() for line in shown(120, monkeypatch, no_color="1").splitlines()[2:]]
+    assert lines == [
+        ["0.00", "plugin.started", "notes,", "1.0", "ms"],
+        ["1.00", "Ada", "/list", "app.stopping"],
+        ["2.00", "bot", "1.", "milk"],
+        ["2.", "bread"],
+    ]
+
+
+def test_on_a_narrow_terminal_the_trace_comes_after_the_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where two columns have no room the chat comes first, with the same times."""
+    text = shown(80, monkeypatch, no_color="1")
+    assert in_order(text, "chat", "1.00  Ada", "2. bread", "lifecycle", "0.00  plugin.started")
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal gets colours, unless NO_COLOR is set."""
+    assert "\033[1mAda" in shown(120, monkeypatch)
+    assert "\033" not in shown(120, monkeypatch, no_color="1")
