@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo test test-all check faults bench bench-quick pins clean
+.PHONY: demo docs test test-all check faults bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
@@ -33,6 +33,10 @@ bench: $(VENV)/.dev
 
 bench-quick: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.units --rounds 3 --units 100 $(URLS)
+
+# The tables of README.md, docs/events.md and docs/architecture.md, from the code.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
 
 # Pins carry exact versions and no registry hosts; uv.lock would record hosts.
 pins: $(VENV)/.uv
