@@ -70,7 +70,9 @@ class Availability:
 
     async def _wait_for_it(self) -> None:
         retrying = tenacity.AsyncRetrying(
-            wait=tenacity.wait_exponential_jitter(FIRST_WAIT, LONGEST_WAIT, jitter=FIRST_WAIT),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
+            ),
             # Also one that refuses us now: it let us in before, or somebody mends it.
             retry=tenacity.retry_if_exception_type((OSError, sqlalchemy.exc.SQLAlchemyError)),
             before_sleep=self._still_lost,

@@ -32,9 +32,10 @@ class Base(DeclarativeBase):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the name of the table before SQLAlchemy maps the class."""
-        name = cls.__dict__.get("__tablename__")
+        table = cls.__dict__.get("__table__")
+        name = cls.__dict__.get("__tablename__", getattr(table, "name", None))
         if isinstance(name, str):
-            _check_name(cls, name)
+            _check_name(cls, str(name))
         super().__init_subclass__(**kwargs)
 
 

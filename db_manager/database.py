@@ -89,6 +89,7 @@ class Database:
         self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
         self.ended = self.bus.channel(facts.UnitClosed)
         self.slow = self.bus.channel(facts.UnitSlow)
+        self.answered = self.bus.channel(facts.UnitStatement)
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
@@ -133,7 +134,7 @@ class Database:
                 "pass the open unit on, use its savepoint(), or end it first",
             )
         self.open[task] = unit
-        if self.ended.handlers and not self._counts:
+        if not self._counts and (self.ended.handlers or self.answered.handlers):
             self._count_statements()
         if self._watch is None:
             self._watch = loop.call_later(self.settings.slow_unit, self._warn_of_slow_units)
@@ -271,22 +272,46 @@ class Database:
             unit.statement = sql
             unit.sent_at = time.perf_counter()
 
-    def _after_statement(self, connection: Connection, *_: object) -> None:
+    def _after_statement(self, connection: Connection, _c: object, sql: str, *_: object) -> None:
         unit = self._connections.get(connection)
         if unit is not None:
+            duration = time.perf_counter() - unit.sent_at
             unit.statements += 1
-            unit.database_time += time.perf_counter() - unit.sent_at
+            unit.database_time += duration
+            if self.answered.handlers:
+                self._report_statement(unit, connection, sql, duration)
+
+    def _report_statement(
+        self, unit: "UnitOfWork", connection: Connection, sql: str, duration: float, error: str = ""
+    ) -> None:
+        words = sql.split(None, 1)
+        self.answered.publish(
+            facts.UnitStatement(
+                unit=unit.number,
+                operation=words[0].strip("(;").upper()[:20] if words else "",
+                statement=str(sql),  # SQLAlchemy has a subclass of str, cut in its str()
+                system=connection.dialect.name,
+                duration=duration,
+                error=error,
+            )
+        )
 
     def _note_error(self, context: ExceptionContext) -> None:
         error = context.original_exception
-        if context.connection is not None and classify.is_other_task_busy(error):
+        connection = context.connection
+        if connection is not None and classify.is_other_task_busy(error):
             # SQLAlchemy would give this connection back with its transaction open, and every
             # later unit on it would fail.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
-        unit = self._connections.get(context.connection) if context.connection else None
-        if unit is not None:
-            unit.statement_failed(context.sqlalchemy_exception or error)
+        unit = self._connections.get(connection) if connection is not None else None
+        if unit is not None and connection is not None:
+            wrong = context.sqlalchemy_exception or error
+            unit.statement_failed(wrong)
+            sql = context.statement if context.execution_context is not None else None
+            if self.answered.handlers and sql is not None and unit.sent_at:
+                duration = time.perf_counter() - unit.sent_at
+                self._report_statement(unit, connection, sql, duration, one_line(wrong))
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":

@@ -22,7 +22,7 @@ CLIENT_CHECK_INTERVAL = 1000
 #: A driver gives up on an answer this many seconds after the server should have ended the
 #: statement by itself.
 ANSWER_MARGIN = 5.0
-#: Added to the name of a prepared statement, so that two clients behind one PgBouncer differ.
+_DRIVERS = "use postgresql+asyncpg, sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
 _SECRETS = frozenset({"password", "passwd", "sslpassword"})
 
 
@@ -54,10 +54,14 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
     try:
         url = make_url(config.url.get_secret_value())
     except (exc.ArgumentError, ValueError):
+        malformed = True
+    else:
+        malformed = "@" in (url.host or "")  # the end of a password
+    if malformed:
         raise ConfigError(
             "[database] url: cannot be read; write driver://user:password@host:port/database, "
             "with @ : / of the password as %40 %3A %2F"
-        ) from None
+        )
     if secret := _SECRETS & set(url.query):
         raise ConfigError(
             f"[database] url: {', '.join(sorted(secret))} does not belong into the query; "
@@ -130,22 +134,18 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
     try:
+        if not url.get_dialect().get_async_dialect_cls(url).is_async:
+            raise ConfigError(f"[database] driver: {url.drivername!r} is not async; {_DRIVERS}")
         return create_async_engine(url, **options)
     except exc.NoSuchModuleError:
-        raise ConfigError(
-            f"[database] driver: {url.drivername!r} is unknown; use postgresql+asyncpg, "
-            f"sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
-        ) from None
+        raise ConfigError(f"[database] driver: {url.drivername!r} is unknown; {_DRIVERS}") from None
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"[database] driver: {url.drivername!r} needs the package {error.name!r}: "
             f"pip install {error.name}"
         ) from None
-    except exc.InvalidRequestError:
-        raise ConfigError(
-            f"[database] driver: {url.drivername!r} is not async; use postgresql+asyncpg, "
-            f"sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
-        ) from None
+    except exc.ArgumentError as error:
+        raise ConfigError(f"[database] url: {error}") from None
     except TypeError as error:
         raise ConfigError(f"[database] engine_options: {str(error).split(' sent to')[0]}") from None
 

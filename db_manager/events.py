@@ -34,6 +34,28 @@ class UnitBegun(UnitEvent):
     read_only: bool = False
 
 
+class UnitStatement(UnitEvent):
+    """A statement of a unit was answered; made only while somebody listens to it.
+
+    It has no measures: nobody who reads the end of units shall pay for each of their statements.
+
+    Args:
+        operation: First word of the statement, as `SELECT`.
+        statement: The statement, without parameters.
+        system: The database, as OpenTelemetry names it: `postgresql`, `sqlite`, `mysql`.
+        duration: Seconds from sending it to its answer.
+        error: What it failed with, in one line, without SQL and values; empty otherwise.
+    """
+
+    topic: ClassVar[str] = "uow.statement"
+
+    operation: str
+    statement: str
+    system: str
+    duration: float
+    error: str = ""
+
+
 class UnitCommitted(UnitEvent):
     """The server said that the unit is committed (or there was nothing to commit)."""
 

@@ -1,9 +1,10 @@
 """The lanes of a unit: an ORM session and a Core connection that end only with their unit."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
-from sqlalchemy.engine import Connection
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import greenlet_spawn
@@ -30,6 +31,12 @@ class Unit(Protocol):
 
     def connect(self) -> Connection:
         """Return the unit's connection, checked out now when it is the first use."""
+
+    def savepoint_made(self, savepoint: object) -> None:
+        """Remember what was before *savepoint*."""
+
+    def savepoint_undone(self, savepoint: object) -> None:
+        """Forget what was since *savepoint*."""
 
 
 def _refuse(unit: Unit, what: str) -> NoReturn:
@@ -95,7 +102,18 @@ class SyncUnitSession(Session):
         """Begin a savepoint; refuse to begin anything else: the unit has begun."""
         if not nested:
             _refuse(self.unit, "session.begin()")
-        return super().begin(nested=True)
+        savepoint = super().begin(nested=True)
+        # The other lanes are in it from here on; SQLAlchemy would send it with the session's own
+        # next statement.
+        self.connection()
+        self.unit.savepoint_made(savepoint)
+        return savepoint
+
+
+@event.listens_for(SyncUnitSession, "after_soft_rollback")
+def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None:
+    if ended.nested:
+        session.unit.savepoint_undone(ended)
 
 
 class UnitSession(AsyncSession):
@@ -151,8 +169,9 @@ class _Unconnected:
 
     closed = invalidated = False
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: Unit, dialect: Dialect) -> None:
         self._unit = unit
+        self.dialect = dialect
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         return self._unit.connect().execute(*args, **kwargs)
@@ -169,6 +188,17 @@ class _Unconnected:
 
     in_nested_transaction = in_transaction
 
+    def get_transaction(self) -> None:
+        return None
+
+    get_nested_transaction = get_transaction
+
+    def get_isolation_level(self) -> Any:
+        return self._unit.connect().get_isolation_level()
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> None:
+        self._unit.connect().invalidate(*args, **kwargs)
+
 
 class UnitConnection(AsyncConnection):
     """The Core connection of a unit of work: checked out by its first statement.
@@ -182,7 +212,7 @@ class UnitConnection(AsyncConnection):
 
     def __init__(self, engine: AsyncEngine, unit: Unit) -> None:
         self._unit = unit
-        self._unconnected = _Unconnected(unit)
+        self._unconnected = _Unconnected(unit, engine.dialect)
         super().__init__(engine)
 
     @property
@@ -206,6 +236,11 @@ class UnitConnection(AsyncConnection):
         """Run a function that takes SQLAlchemy's synchronous connection."""
         self._unit.check()
         return await greenlet_spawn(lambda: fn(self._unit.connect(), *arg, **kw))
+
+    async def execution_options(self, **opt: Any) -> Self:
+        """Set options for the statements that follow, on every lane of the unit."""
+        await self.run_sync(Connection.execution_options, **opt)
+        return self
 
     def begin(self) -> NoReturn:
         """Refuse: the unit has begun."""

@@ -46,7 +46,7 @@ async def resolve(
 
     retrying = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(patience),
-        wait=tenacity.wait_exponential_jitter(0.05, 0.5, jitter=0.05),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.05, max=0.5, jitter=0.05),
         retry=tenacity.retry_if_result(lambda status: status == "in progress"),
         retry_error_callback=lambda _state: None,
     )

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import aiosqlite
 
+from db_manager.errors import TransactionAbortedError
+
 #: Rows that come back with the statement itself; more are fetched when they are asked for.
 FIRST_ROWS = 1000
 
@@ -62,6 +64,8 @@ class SqliteConnection(aiosqlite.Connection):
         self._begin: str | None
         self._begin, self._read_only = self._usual
         self._in_transaction = False
+        #: A statement of the transaction failed; PostgreSQL would refuse its COMMIT.
+        self._failed = False
         self._query_only = False
         self._stopping: asyncio.Future[Any] | None = None
 
@@ -70,13 +74,16 @@ class SqliteConnection(aiosqlite.Connection):
         self._begin, self._read_only = "BEGIN", True
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = _Call(fn)
+        call, in_transaction = _Call(fn), self._in_transaction
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except asyncio.CancelledError:
             # Otherwise the statement goes on in its thread and keeps the write lock.
             call.cancelled = True
             self._interrupt()
+            raise
+        except sqlite3.Error:
+            self._failed = self._failed or in_transaction
             raise
 
     def _interrupt(self) -> None:
@@ -96,13 +103,24 @@ class SqliteConnection(aiosqlite.Connection):
         if self._begin and not connection.in_transaction:
             connection.execute(self._begin)
         try:
+            if self._failed and sql.startswith("SAVEPOINT"):
+                raise sqlite3.OperationalError("a statement failed before this savepoint")
             cursor: sqlite3.Cursor = getattr(connection, method)(sql, parameters)
+            if sql.startswith("ROLLBACK TO"):
+                self._failed = False
             return cursor, cursor.fetchmany(FIRST_ROWS) if cursor.description else []
         finally:
             self._in_transaction = connection.in_transaction
 
     async def commit(self) -> None:
-        """Commit, without a crossing when nothing was begun."""
+        """Commit, without a crossing when nothing was begun.
+
+        Raises:
+            TransactionAbortedError: A statement had failed, on whatever lane, and nobody undid it.
+        """
+        if self._failed:
+            await self.rollback()
+            raise TransactionAbortedError
         self._begin, self._read_only = self._usual
         if self._in_transaction:
             await self._execute(self._end, "COMMIT")
@@ -110,6 +128,7 @@ class SqliteConnection(aiosqlite.Connection):
     async def rollback(self) -> None:
         """Roll back, without a crossing when nothing was begun."""
         self._begin, self._read_only = self._usual
+        self._failed = False
         if self._in_transaction:
             await self._execute(self._end, "ROLLBACK")
 

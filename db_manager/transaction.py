@@ -64,6 +64,7 @@ class Transaction:
         "failed",
         "holds_writer",
         "rollback_error",
+        "savepoints",
         "session",
         "state",
         "xid",
@@ -87,6 +88,8 @@ class Transaction:
         self.core: UnitConnection | None = None
         #: The first statement error, kept in case the block swallows it.
         self.failed: BaseException | None = None
+        #: What was before each savepoint: the marks of the callbacks, and `failed`.
+        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] = {}
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None

@@ -225,7 +225,7 @@ class UnitOfWork:
             TransactionAbortedError: A statement of the part failed and the part swallowed it.
         """
         transaction = self._transaction
-        mark, failed = self._callbacks.mark(), transaction.failed
+        failed = transaction.failed
         nested = await self.session.begin_nested()
         try:
             yield self
@@ -233,11 +233,9 @@ class UnitOfWork:
                 raise TransactionAbortedError from transaction.failed  # noqa: TRY301 -- undone below
             await nested.commit()
         except BaseException as error:
-            self._callbacks.drop_since(mark)
             try:
                 if self.session.get_nested_transaction() is nested:  # else it ended in its commit
                     await nested.rollback()
-                transaction.failed = failed  # what failed is undone
             except Exception as wrong:  # noqa: BLE001 -- the part's own error is what matters
                 error.add_note(f"the rollback to the savepoint failed: {one_line(wrong)}")
             raise
@@ -297,6 +295,17 @@ class UnitOfWork:
         """Count a failed statement, and remember it in case the block swallows its error."""
         self.statements += 1
         self._transaction.mark_failed(error)
+
+    def savepoint_made(self, savepoint: object) -> None:
+        """Remember what was before *savepoint*."""
+        transaction = self._transaction
+        transaction.savepoints[savepoint] = (self._callbacks.mark(), transaction.failed)
+
+    def savepoint_undone(self, savepoint: object) -> None:
+        """Forget what was since *savepoint*: its callbacks, and what failed."""
+        if self.state is UnitState.ACTIVE and savepoint in self._transaction.savepoints:
+            mark, self._transaction.failed = self._transaction.savepoints.pop(savepoint)
+            self._callbacks.drop_since(mark)
 
     def describe(self) -> str:
         """Return who this unit is, for people: plugin, handler, update, age, last statement."""

@@ -6,11 +6,12 @@ Run `python docs/generate.py` after a change of an event, a key or a transition.
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import msgspec
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import db_manager.events
@@ -18,6 +19,7 @@ import lifecycle.events
 from db_manager.config import DatabaseConfig
 from lifecycle import Event, to_mermaid
 from lifecycle.events import EVENT_TYPES
+from observability.setup import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/architecture.md", "docs/events.md")
@@ -33,7 +35,13 @@ def rendered(text: str) -> str:
     Args:
         text: The document as it is.
     """
-    parts = {"configuration": configuration, "topics": topics, "events": events, "states": states}
+    parts: dict[str, Callable[[], str]] = {
+        "database": lambda: _keys(DatabaseConfig),
+        "observability": lambda: _keys(ObservabilityConfig),
+        "topics": topics,
+        "events": events,
+        "states": states,
+    }
     return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
 
 
@@ -43,22 +51,6 @@ def catalogue() -> Iterator[type[Event]]:
         for event in EVENT_TYPES.values():
             if event.__module__.startswith(f"{package}."):
                 yield event
-
-
-def configuration() -> str:
-    """Return the table of the section [database]."""
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for name, field in DatabaseConfig.model_fields.items():
-        default = default_of(field.get_default(call_default_factory=True))
-        lines.append(f"| `{name}` | {default} | {field.description} |")
-    return "\n".join(lines)
-
-
-def default_of(value: Any) -> str:
-    """Return a default as TOML writes it; nothing when there is none."""
-    if value is None or value is PydanticUndefined:
-        return ""
-    return f"`{json.dumps(value) if value != {} else '{}'}`"
 
 
 def topics() -> str:
@@ -76,6 +68,21 @@ def states() -> str:
 def events() -> str:
     """Return a section for each event."""
     return "\n\n".join(_section(event) for event in catalogue())
+
+
+def _keys(section: type[BaseModel]) -> str:
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, field in section.model_fields.items():
+        default = _default(field.get_default(call_default_factory=True))
+        lines.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _default(value: Any) -> str:
+    """Return a default as TOML writes it."""
+    if value is None or value is PydanticUndefined:
+        return ""
+    return f"`{json.dumps(value) if value != {} else '{}'}`"
 
 
 def _section(event: type[Event]) -> str:

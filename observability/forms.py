@@ -47,9 +47,11 @@ class JsonForm:
         try:
             text = _encode(line).decode()
         except Exception:  # noqa: BLE001 -- a value that is no JSON may raise anything
-            text = ",".join(f"{_json(str(name))}:{_json(value)}" for name, value in line.items())
+            text = ",".join(f"{_json(_text(name))}:{_json(line[name])}" for name in line)
             text = f"{{{text}}}"
-        return _safe(text)
+        if not text.isascii() or "\x7f" in text:  # JSON has escaped the other control characters
+            text = _FORGING.sub(_escape, text)
+        return _without_token(text)
 
 
 class ConsoleForm:
@@ -65,7 +67,7 @@ class ConsoleForm:
     def __call__(self, _logger: object, method: str, fields: EventDict) -> str:
         """Return the line; a structlog processor, the last of its chain."""
         level = _LEVEL_NAMES.get(method, method)
-        clock = f"{_moment(fields):%H:%M:%S.%f}"[:-3] + "Z"
+        clock = _moment(fields).isoformat(timespec="milliseconds")[11:23] + "Z"
         event = _text(fields.pop("event", ""))
         exception = fields.pop("exception", None)
         kind = EVENT_TYPES.get(event)
@@ -76,17 +78,16 @@ class ConsoleForm:
             self._coloured(_BOLD, f"{_safe(event):<20}"),
         ]
         for name, value in fields.items():
-            key = name if _PLAIN.fullmatch(name) else _safe(_json(name))
-            text = (
-                _seconds(value) if name in measures and isinstance(value, float) else _value(value)
-            )
-            parts.append(self._coloured(_CYAN, key + "=") + text)
+            key = name if name.isidentifier() else _safe(_json(_text(name)))
+            timed = name in measures and isinstance(value, float)
+            text = _seconds(value) if timed else _value(value)
+            parts.append(self._coloured(_CYAN, f"{key}=") + text)
         line = " ".join(parts).rstrip()
         if exception is not None:
             # No line of it can be taken for a line of the log: those begin at the left edge.
-            below = "".join(f"\n    {_safe(each)}" for each in _text(exception).split("\n"))
-            line += below.rstrip()
-        return line
+            below = (f"\n    {_safe(each)}" for each in _text(exception).rstrip().split("\n"))
+            line += "".join(below)
+        return _without_token(line)
 
     def _coloured(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self._colours else text
@@ -104,7 +105,7 @@ def _seconds(value: float) -> str:
 def _value(value: object) -> str:
     """Return *value* so that it cannot be taken for other fields."""
     if isinstance(value, str) and _PLAIN.fullmatch(value):
-        return _safe(value)
+        return value
     return _safe(_json(value))
 
 
@@ -116,21 +117,32 @@ def _json(value: object) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
     try:
         return str(value)
     except Exception:  # noqa: BLE001 -- str() of somebody's object may do anything
         return f"<{type(value).__name__}>"
 
 
+def printable(text: str) -> str:
+    """Return *text* fit for one line of a terminal: escaped, and without the token of a bot."""
+    return _without_token(_safe(text))
+
+
 def _safe(text: str) -> str:
-    if not (text.isascii() and text.isprintable()):
-        text = _FORGING.sub(_escape, text)
-    return _TOKEN.sub(r"\1:***", text) if ":A" in text else text
+    if text.isascii() and text.isprintable():
+        return text  # nearly every text; cheaper than to search it
+    return _FORGING.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
     character = match.group()
     return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"
+
+
+def _without_token(line: str) -> str:
+    return _TOKEN.sub(r"\1:***", line) if ":A" in line else line
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=_text).encode

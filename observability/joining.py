@@ -11,8 +11,13 @@ from lifecycle.events import current_correlation
 from observability.forms import EventDict
 from observability.writer import LineWriter
 
-#: Libraries that show statements with their values below this level.
-_QUIET: Final = {"aiosqlite": logging.WARNING}
+#: Libraries that say below this level what nobody wants to read: statements with their values, and
+#: each step of the state machine, which is an event already.
+_QUIET: Final = {
+    "aiosqlite": logging.WARNING,
+    "sqlalchemy": logging.WARNING,
+    "transitions": logging.WARNING,
+}
 #: A text of more characters than this is shortened in the middle.
 _LONGEST: Final = 8000
 
@@ -79,11 +84,13 @@ def join_stdlib(
     return leave
 
 
-def join_structlog(logger: Any, form: _Processor, bus: EventBus, level: int) -> Callable[[], None]:
+def join_structlog(
+    writer: LineWriter, form: _Processor, bus: EventBus, level: int
+) -> Callable[[], None]:
     """Show what structlog's loggers log, unless somebody has configured structlog.
 
     Args:
-        logger: What takes the lines, a method for each level.
+        writer: Takes the lines.
         form: Makes a line of fields.
         bus: Whose run they belong to.
         level: The lowest level that is shown.
@@ -93,18 +100,32 @@ def join_structlog(logger: Any, form: _Processor, bus: EventBus, level: int) -> 
     """
     if structlog.is_configured():
         return lambda: None
+    chain = [structlog.contextvars.merge_contextvars, *_chain(bus), form]
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *_chain(bus), form],
+        processors=chain,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: logger,
+        logger_factory=lambda *_: _Sink(writer),
         cache_logger_on_first_use=False,  # a cached logger would outlive `close`
     )
-    return structlog.reset_defaults
+
+    def leave() -> None:
+        if structlog.get_config()["processors"] is chain:
+            structlog.reset_defaults()
+
+    return leave
+
+
+class _Sink:
+    """Has the method that structlog looks for, whatever the level."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 class _Handler(logging.Handler):
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
+        self.stream = writer.stream  # a second handler for it puts this one aside
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:

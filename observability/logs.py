@@ -7,11 +7,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TextIO
 
-import structlog
-from msgspec.structs import asdict, fields
+from msgspec.structs import asdict, astuple
 
 from lifecycle.bus import EventBus
-from lifecycle.events import EVENT_TYPES, Event, Level
+from lifecycle.events import EVENT_TYPES, Correlation, Event, Level
 from lifecycle.subscription import Subscription
 from observability.forms import ConsoleForm, JsonForm
 from observability.joining import add_correlation, join_stdlib, join_structlog
@@ -20,12 +19,18 @@ from observability.writer import LineWriter
 __all__ = ["Format", "LogLines", "add_correlation", "attach"]
 
 Format = Literal["console", "json"]
+_Emit = Callable[[Level, str, dict[str, Any]], None]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Names that a line has for itself: an event's field of such a name gets a `_` at its end.
-_RESERVED: Final = {"timestamp", "level", "event", "at"}
+_RESERVED: Final = ("timestamp", "level", "event")
 #: Multiples of it, modulo 1, lie evenly: of any row of units the share that is shown is right.
 _GOLDEN_RATIO: Final = 0.618033988749895
+#: The levels of lines that a sample may leave out.
+_ORDINARY: Final = ("debug", "info")
+#: Zero and False say something.
+_NUMBERS: Final = frozenset((int, float, bool))
+_CORRELATION: Final = Correlation.__struct_fields__
 
 
 class LogLines:
@@ -35,10 +40,10 @@ class LogLines:
     """
 
     def __init__(
-        self, bus: EventBus, logger: Any, *, level: Level, slow_unit: float, sample: float
+        self, bus: EventBus, emit: "_Emit", *, level: Level, slow_unit: float, sample: float
     ) -> None:
         self._bus = bus
-        self._log = logger.log
+        self._emit = emit
         self._threshold = LEVELS[level]
         self._slow_unit = slow_unit
         self._sample = sample
@@ -101,31 +106,42 @@ class LogLines:
     def _write(self, event: Event) -> None:
         if len(EVENT_TYPES) != self._known:
             self._listen()  # a module with events of its own was imported since
-        shape = self._shapes.get(type(event))
-        if shape is None:  # a class of a topic that another class of its name has taken over
-            shape = self._shapes[type(event)] = _Shape.of(type(event))
-        level: int = LEVELS[event.log_level] if shape.varies else shape.level  # type: ignore[attr-defined]  # that is what `varies` says
+        kind = type(event)
+        shape = self._shapes.get(kind)
+        if shape is None:  # the event's class is not the one that is known by its topic
+            shape = self._shapes[kind] = _Shape.of(kind)
+        level = self._level_of(event, shape)
+        level = self._level_of(event, shape)
+        if level is not None and LEVELS[level] >= self._threshold:
+            self._emit(level, event.topic, self._line(event, shape))
+
+    def _level_of(self, event: Any, shape: "_Shape") -> Level | None:
+        """Return the level of the line; None when its unit is not in the sample."""
+        level: Level = event.log_level if shape.varies else shape.level
+        if shape.of_unit and level in _ORDINARY:
+            if shape.ends_unit and event.duration >= self._slow_unit:
+                return "warning"
+            if self._sample < 1 and event.unit * _GOLDEN_RATIO % 1 >= self._sample:
+                return None
+        return level
+
+    def _line(self, event: Event, shape: "_Shape") -> dict[str, Any]:
         own = asdict(event)
-        if shape.of_unit and level <= LEVELS["info"]:
-            if shape.ends_unit and own["duration"] >= self._slow_unit:
-                level = LEVELS["warning"]
-            elif self._sample < 1 and own["unit"] * _GOLDEN_RATIO % 1 >= self._sample:
-                return
-        if level < self._threshold:
-            return
-        correlation = own.pop("correlation")
-        for name in shape.seconds:
-            own[name] = round(own[name], 6)
-        for name in shape.reserved:
-            own[name + "_"] = own.pop(name)
+        where: Correlation = own.pop("correlation")
         # What says nothing is left out: it would hide what does.
         line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
-        for name in _CORRELATION:
-            value = getattr(correlation, name)
-            if value is not None and name not in own:
-                line[name] = value
-        line.setdefault("run", self._bus.run)
-        self._log(level, event.topic, **line)
+        for name in shape.measures:
+            value = line.get(name)
+            if isinstance(value, float):
+                line[name] = round(value, 6)
+        for name in shape.reserved:
+            if name in line:
+                line[f"{name}_"] = line.pop(name)
+        known = zip(_CORRELATION, astuple(where), strict=True)
+        line |= {k: v for k, v in known if v is not None and k not in own}
+        if "run" not in own:
+            line["run"] = self._bus.run
+        return line
 
 
 def attach(
@@ -159,7 +175,7 @@ def attach(
         The lines, to be closed.
     """
     if logger is not None:
-        return LogLines(bus, logger, level=level, slow_unit=slow_unit, sample=sample)
+        return LogLines(bus, _into(logger), level=level, slow_unit=slow_unit, sample=sample)
     stream = stream or sys.stderr
     terminal = _is_terminal(stream)
     if format is None:
@@ -172,63 +188,57 @@ def attach(
     writer = LineWriter(
         stream, lambda lost: form(None, "error", {"event": "log.lost", "lines": lost})
     )
-    sink = _Sink(writer)
-    threshold = LEVELS[level]
-    bound = structlog.wrap_logger(
-        sink,
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        processors=[form],
-        context_class=dict,
-    ).bind()
-    lines = LogLines(bus, bound, level=level, slow_unit=slow_unit, sample=sample)
+
+    def emit(level: Level, topic: str, line: dict[str, Any]) -> None:
+        line["event"] = topic
+        writer.write(form(None, level, line))
+
+    lines = LogLines(bus, emit, level=level, slow_unit=slow_unit, sample=sample)
     lines.writer = writer
     lines.closers.append(writer.close)
     if stdlib:
-        lines.closers.append(join_stdlib(writer, form, bus, threshold))
-        lines.closers.append(join_structlog(sink, form, bus, threshold))
+        lines.closers.append(join_stdlib(writer, form, bus, LEVELS[level]))
+        lines.closers.append(join_structlog(writer, form, bus, LEVELS[level]))
     return lines
 
 
-class _Sink:
-    """Gives structlog the method it looks for, for every level."""
+def _into(logger: Any) -> "_Emit":
+    def emit(level: Level, topic: str, line: dict[str, Any]) -> None:
+        getattr(logger, level)(topic, **line)
 
-    def __init__(self, writer: LineWriter) -> None:
-        self.msg = self.debug = self.info = self.warning = self.warn = writer.write
-        self.error = self.exception = self.critical = self.fatal = self.log = writer.write
+    return emit
 
 
 class _Shape(NamedTuple):
     """What a line needs to know of an event class."""
 
-    level: int
+    level: Level
     varies: bool
     of_unit: bool
     ends_unit: bool
-    seconds: tuple[str, ...]
+    measures: tuple[str, ...]
     reserved: tuple[str, ...]
 
     @classmethod
     def of(cls, kind: type[Event]) -> Self:
-        own = {field.name for field in fields(kind)} - {"at", "correlation"}
+        """Return what the class says about itself."""
+        own = kind.__struct_fields__
         of_unit = "unit" in own
         return cls(
-            level=LEVELS[kind.level],
+            level=kind.level,
             varies=hasattr(kind, "log_level"),
             of_unit=of_unit,
             ends_unit=of_unit and "duration" in kind.measures,
-            seconds=kind.measures,
-            reserved=tuple(own & _RESERVED),
+            measures=kind.measures,
+            reserved=tuple(name for name in _RESERVED if name in own),
         )
 
     @property
     def highest(self) -> int:
+        """The highest level that a line of the class may have."""
         if self.varies:
             return LEVELS["error"]
-        return max(self.level, LEVELS["warning"] if self.ends_unit else 0)
-
-
-_NUMBERS: Final = frozenset((int, float, bool))
-_CORRELATION: Final = ("update_id", "update_type", "chat_type", "handler", "plugin", "unit")
+        return max(LEVELS[self.level], LEVELS["warning"] if self.ends_unit else 0)
 
 
 def _is_terminal(stream: TextIO) -> bool:

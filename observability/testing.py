@@ -6,13 +6,152 @@ from types import TracebackType
 from typing import Any, Self
 
 from lifecycle.bus import EventBus
-from lifecycle.events import Event
+from lifecycle.events import EVENT_TYPES, Correlation, Event
+from lifecycle.topics import check_pattern, matches
+from lifecycle.wiring import nearest
 
 
-class EventRecorder:
-    """Keeps every event of a bus in order; a context manager.
+class Story:
+    """Events in the order they came, and what can be asserted of them.
 
-        with EventRecorder(app.bus) as events:
+    Topics may be patterns, as `uow.*`; a payload is any field of the event or its correlation.
+
+    Args:
+        events: The events.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.events: list[Event] = list(events)
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics in the order they came."""
+        return [event.topic for event in self.events]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} events={len(self.events)}>"
+
+    # -- a part of it ---------------------------------------------------------------------
+
+    def only(self, **payload: Any) -> "Story":
+        """Return the part whose events carry *payload*."""
+        return Story(event for event in self.events if _carries(event, payload))
+
+    def topic(self, pattern: str) -> "Story":
+        """Return the part whose topics match *pattern*."""
+        check_pattern(pattern)
+        return Story(event for event in self.events if matches(pattern, event.topic))
+
+    def update(self, update_id: int) -> "Story":
+        """Return the part that belongs to an update."""
+        return self.only(update_id=update_id)
+
+    def unit(self, number: int) -> "Story":
+        """Return the part that belongs to a unit of work."""
+        return self.only(unit=number)
+
+    def plugin(self, name: str) -> "Story":
+        """Return the part that is about a plugin, or was caused by its handlers and tasks."""
+        return self.only(plugin=name)
+
+    # -- assertions -----------------------------------------------------------------------
+
+    def assert_sequence(self, *topics: str) -> None:
+        """Assert that *topics* came, in this order; others may stand between.
+
+        Raises:
+            AssertionError: They did not; the text shows the whole story and the first difference.
+        """
+        __tracebackhide__ = True
+        place, found = -1, 0
+        for index, event in enumerate(self.events):
+            if found < len(topics) and matches(topics[found], event.topic):
+                place, found = index, found + 1
+        if found == len(topics):
+            return
+        missing = topics[found]
+        after = f"after {' → '.join(topics[:found])}" if found else "anywhere"
+
+        def mark(index: int, event: Event) -> str:
+            if index == place:
+                return f"expected {missing!r} after this"
+            return "too early" if index < place and matches(missing, event.topic) else ""
+
+        raise AssertionError(self._told(f"{missing!r} is missing {after}", mark))
+
+    def assert_exactly(self, *topics: str) -> None:
+        """Assert that *topics* came, in this order, and nothing else.
+
+        Raises:
+            AssertionError: Something else did; the text marks the first difference.
+        """
+        __tracebackhide__ = True
+        pairs = zip(topics, self.topics, strict=False)
+        same = [matches(wanted, topic) for wanted, topic in pairs]
+        if all(same) and len(topics) == len(self.events):
+            return
+        first = same.index(False) if False in same else len(same)
+        wanted = repr(topics[first]) if first < len(topics) else "the end"
+
+        def mark(index: int, _event: Event) -> str:
+            return f"expected {wanted}" if index == first else ""
+
+        raise AssertionError(self._told(f"event {first + 1} is not {wanted}", mark))
+
+    def assert_event(self, topic: str, /, **payload: Any) -> Event:
+        """Assert that an event came with at least this *payload*, and return the first.
+
+        Raises:
+            AssertionError: It did not; the text shows the whole story, and what differs.
+        """
+        __tracebackhide__ = True
+        for event in self.events:
+            if matches(topic, event.topic) and _carries(event, payload):
+                return event
+
+        def mark(_index: int, event: Event) -> str:
+            if not matches(topic, event.topic):
+                return ""
+            fields = event.as_dict()
+            wrong = [name for name, value in payload.items() if fields.get(name) != value]
+            return "has " + ", ".join(f"{name}={fields.get(name)!r}" for name in wrong)
+
+        raise AssertionError(self._told(f"no {_described(topic, payload)} came", mark))
+
+    def assert_none(self, topic: str, /, **payload: Any) -> None:
+        """Assert that no event of *topic* with this *payload* came.
+
+        Raises:
+            AssertionError: One did; the text marks it in the whole story.
+            ValueError: No event can have such a topic or payload: a slip of the pen would make
+                the assertion true for ever.
+        """
+        __tracebackhide__ = True
+        _check_known(topic, payload)
+
+        def mark(_index: int, event: Event) -> str:
+            unwanted = matches(topic, event.topic) and _carries(event, payload)
+            return "unwanted" if unwanted else ""
+
+        if any(mark(0, event) for event in self.events):
+            raise AssertionError(self._told(f"{_described(topic, payload)} was not to come", mark))
+
+    def _told(self, problem: str, mark: Callable[[int, Event], str]) -> str:
+        lines = [f"{problem}; the story was:"]
+        for index, event in enumerate(self.events):
+            fields = event.as_dict()
+            del fields["topic"], fields["at"]
+            text = " ".join(f"{k}={v!r}" for k, v in fields.items() if v not in ("", (), None))
+            line = f"  {index + 1:3} {event.topic:<20} {text}".rstrip()
+            note = mark(index, event)
+            lines.append(f"{line}  <-- {note}" if note else line)
+        return "\n".join(lines) if self.events else f"{lines[0]}\n  (nothing)"
+
+
+class EventRecorder(Story):
+    """Keeps every event of a bus in order; leaving it as a context manager ends that.
+
+        with record(app.bus) as events:
             ...
         events.assert_sequence("uow.begin", "uow.commit", "uow.close")
         events.assert_none("uow.rollback")
@@ -23,12 +162,14 @@ class EventRecorder:
     """
 
     def __init__(self, bus: EventBus, pattern: str = ">") -> None:
-        self.events: list[Event] = []
+        super().__init__()
+        self._came = 0
         self._arrived = asyncio.Event()
         self._subscription = bus.subscribe(pattern, self._keep)
 
     def _keep(self, event: Event) -> None:
         self.events.append(event)
+        self._came += 1
         self._arrived.set()
 
     def __enter__(self) -> Self:
@@ -50,55 +191,10 @@ class EventRecorder:
         """Forget what was recorded."""
         self.events.clear()
 
-    @property
-    def topics(self) -> list[str]:
-        """The topics in the order they came."""
-        return [event.topic for event in self.events]
-
-    # -- a part of the story --------------------------------------------------------------
-
-    def only(self, **payload: Any) -> "Story":
-        """Return the part of the story whose events carry *payload*.
-
-        Args:
-            **payload: Fields of the event or its correlation, such as `update_id=7`, `unit=3` or
-                `plugin="notes"`.
-        """
-        return Story(event for event in self.events if _matches(event, payload))
-
-    def topic(self, pattern: str) -> "Story":
-        """Return the part of the story whose topics match *pattern*, as `uow.*`."""
-        return Story(event for event in self.events if _topic_matches(event.topic, pattern))
-
-    # -- assertions -----------------------------------------------------------------------
-
-    def assert_sequence(self, *topics: str) -> None:
-        """Assert that *topics* came, in this order; others may stand between.
-
-        Raises:
-            AssertionError: They did not; the text shows the whole story and the first difference.
-        """
-        Story(self.events).assert_sequence(*topics)
-
-    def assert_event(self, topic: str, **payload: Any) -> Event:
-        """Assert that an event came with at least this *payload*, and return the first.
-
-        Raises:
-            AssertionError: It did not; the text shows the whole story.
-        """
-        return Story(self.events).assert_event(topic, **payload)
-
-    def assert_none(self, pattern: str, **payload: Any) -> None:
-        """Assert that no event matched *pattern* and *payload*.
-
-        Raises:
-            AssertionError: One did; the text marks it in the whole story.
-        """
-        Story(self.events).assert_none(pattern, **payload)
-
     async def wait_for(
         self,
         topic: str,
+        /,
         *,
         timeout: float = 5.0,  # noqa: ASYNC109 -- the error shows the story
         **payload: Any,
@@ -110,135 +206,59 @@ class EventRecorder:
             timeout: Seconds to wait.
             **payload: Fields it must carry.
 
+        Returns:
+            The first such event, one that came before the call included.
+
         Raises:
             AssertionError: It did not come in time; the text shows the whole story.
         """
-        seen = 0
+        __tracebackhide__ = True
+        looked_at = self._came - len(self.events)
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    for event in self.events[seen:]:
-                        if _topic_matches(event.topic, topic) and _matches(event, payload):
+                    fresh = self._came - looked_at
+                    for event in self.events[max(0, len(self.events) - fresh) :]:
+                        if matches(topic, event.topic) and _carries(event, payload):
                             return event
-                    seen = len(self.events)
+                    looked_at = self._came
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            wanted = _describe(topic, payload)
-            raise AssertionError(
-                f"{wanted} did not come in {timeout:g} s; the story was:\n{_story(self.events)}"
-            ) from None
+            pass
+        problem = f"{_described(topic, payload)} did not come in {timeout:g} s"
+        raise AssertionError(self._told(problem, lambda _index, _event: ""))
 
 
-class Story:
-    """A part of what was recorded.
+def record(bus: EventBus, pattern: str = ">") -> EventRecorder:
+    """Return a recorder of the events of *bus*, to be used as a context manager.
 
     Args:
-        events: The events, in order.
+        bus: The bus.
+        pattern: Which events are kept.
     """
-
-    def __init__(self, events: Iterable[Event]) -> None:
-        self.events = list(events)
-
-    def assert_sequence(self, *topics: str) -> None:
-        """Assert that *topics* came, in this order; others may stand between."""
-        wanted = list(topics)
-        for event in self.events:
-            if wanted and _topic_matches(event.topic, wanted[0]):
-                wanted.pop(0)
-        if not wanted:
-            return
-        found = topics[: len(topics) - len(wanted)]
-        last = _last_of(self.events, found)
-        raise AssertionError(
-            f"{wanted[0]!r} is missing after {' → '.join(found) or 'the begin'}; the story was:\n"
-            + _story(
-                self.events, lambda index, _: "  <-- nothing wanted after this" * (index == last)
-            )
-        )
-
-    def assert_exactly(self, *topics: str) -> None:
-        """Assert that *topics* came, in this order, and nothing else."""
-        mine = [event.topic for event in self.events]
-        if mine == list(topics):
-            return
-        pairs = zip(mine, topics, strict=False)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(mine), len(topics)))
-        wanted = repr(topics[first]) if first < len(topics) else "the end"
-        raise AssertionError(
-            f"expected {wanted} as event {first + 1}; the story was:\n"
-            + _story(self.events, lambda index, _: f"  <-- expected {wanted}" * (index == first))
-        )
-
-    def assert_event(self, topic: str, **payload: Any) -> Event:
-        """Assert that an event came with at least this *payload*, and return the first."""
-        for event in self.events:
-            if _topic_matches(event.topic, topic) and _matches(event, payload):
-                return event
-
-        def differs(_index: int, event: Event) -> str:
-            if not _topic_matches(event.topic, topic):
-                return ""
-            fields = event.as_dict()
-            wrong = [f"{k}={fields.get(k)!r}" for k, v in payload.items() if fields.get(k) != v]
-            return f"  <-- has {', '.join(wrong)}"
-
-        raise AssertionError(
-            f"no {_describe(topic, payload)}; the story was:\n{_story(self.events, differs)}"
-        )
-
-    def assert_none(self, pattern: str, **payload: Any) -> None:
-        """Assert that no event matched *pattern* and *payload*."""
-
-        def unwanted(_index: int, event: Event) -> str:
-            match = _topic_matches(event.topic, pattern) and _matches(event, payload)
-            return "  <-- unwanted" if match else ""
-
-        if any(unwanted(0, event) for event in self.events):
-            raise AssertionError(
-                f"{_describe(pattern, payload)} was not to come; the story was:\n"
-                + _story(self.events, unwanted)
-            )
+    return EventRecorder(bus, pattern)
 
 
-def _matches(event: Event, payload: Mapping[str, Any]) -> bool:
+def _carries(event: Event, payload: Mapping[str, Any]) -> bool:
     if not payload:
         return True
     fields = event.as_dict()
     return all(name in fields and fields[name] == value for name, value in payload.items())
 
 
-def _topic_matches(topic: str, pattern: str) -> bool:
-    mine, wanted = topic.split("."), pattern.split(".")
-    if wanted[-1] == ">":
-        if len(mine) < len(wanted):
-            return False
-        mine, wanted = mine[: len(wanted) - 1], wanted[:-1]
-    return len(mine) == len(wanted) and all(
-        w in {"*", m} for m, w in zip(mine, wanted, strict=True)
-    )
+def _check_known(topic: str, payload: Mapping[str, Any]) -> None:
+    """Refuse what no event can be, so that a slip of the pen is not taken for an absence."""
+    check_pattern(topic)
+    kinds = [kind for known, kind in EVENT_TYPES.items() if matches(topic, known)]
+    if not kinds:
+        raise ValueError(f"no event has the topic {topic!r}{nearest(topic, EVENT_TYPES)}")
+    fields = set(Correlation.__struct_fields__).union(*(kind.__struct_fields__ for kind in kinds))
+    for name in payload:
+        if name not in fields:
+            raise ValueError(f"no {topic!r} has a field {name!r}{nearest(name, fields)}")
 
 
-def _last_of(events: list[Event], found: tuple[str, ...]) -> int:
-    wanted, last = list(found), -1
-    for index, event in enumerate(events):
-        if wanted and _topic_matches(event.topic, wanted[0]):
-            wanted.pop(0)
-            last = index
-    return last
-
-
-def _describe(topic: str, payload: Mapping[str, Any]) -> str:
+def _described(topic: str, payload: Mapping[str, Any]) -> str:
     fields = ", ".join(f"{name}={value!r}" for name, value in payload.items())
     return f"{topic!r}({fields})" if fields else f"{topic!r}"
-
-
-def _story(events: list[Event], mark: Callable[[int, Event], str] = lambda _i, _e: "") -> str:
-    if not events:
-        return "  (nothing)"
-    lines = []
-    for index, event in enumerate(events):
-        fields = {k: v for k, v in event.as_dict().items() if k not in {"topic", "at"}}
-        text = " ".join(f"{name}={value!r}" for name, value in fields.items() if value != "")
-        lines.append(f"  {index + 1:3} {event.topic:<20} {text}{mark(index, event)}")
-    return "\n".join(lines)

@@ -53,10 +53,10 @@ class LineWriter:
 
     def write(self, line: str) -> None:
         """Take *line*, which has no line break at its end."""
-        if self._closed:
-            self._put([line])  # a straggler: nobody would wait for the thread
+        if self._closed and not self._alive():
+            self._put([line])  # a straggler: there is no thread any more
             return
-        if len(self._waiting) >= self._capacity:
+        if self._closed or len(self._waiting) >= self._capacity:
             self.lost += 1
             return
         self._waiting.append(line)
@@ -75,8 +75,8 @@ class LineWriter:
         Returns:
             False when time was over before.
         """
-        if self._thread is None:
-            return True
+        if not self._alive():
+            return not self._waiting
         reached = Event()
         self._waiting.append(reached)
         self._wake.set()
@@ -95,14 +95,23 @@ class LineWriter:
         if self._thread is not None:
             self._thread.join(timeout)
 
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None:
-                atexit.register(self.close)
-                thread = Thread(target=self._work, name="log lines", daemon=True)
-                self._wake.set()
+            if self._thread is not None:
+                return
+            thread = Thread(target=self._work, name="log lines", daemon=True)
+            self._wake.set()
+            try:
                 thread.start()
+            except RuntimeError:  # the interpreter ends: no thread starts any more
+                self._closed = True
+                self._put([self._waiting.popleft() for _ in range(len(self._waiting))])
+            else:
                 self._thread = thread
+                atexit.register(self.close)
 
     def _work(self) -> None:
         while True:

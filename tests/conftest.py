@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.engine import URL
 from support.mariadb import ENVIRONMENT as MARIADB
 from support.mariadb import MariaDatabases, mariadb_admin
+from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.postgres import Databases, postgres_url
 
 
@@ -45,6 +46,16 @@ async def postgres_database(databases: Databases) -> AsyncIterator[URL]:
     url = await databases.create()
     yield url
     await databases.drop(url)
+
+
+@pytest.fixture
+def pgbouncer(postgres_admin: URL) -> Iterator[PgBouncer]:
+    """Start PgBouncer before that server, in transaction mode with a pool of 2."""
+    program = pgbouncer_program()
+    if program is None:
+        pytest.skip("not run: pgbouncer is not installed")
+    with PgBouncer(program, postgres_admin) as bouncer:
+        yield bouncer
 
 
 @pytest.fixture

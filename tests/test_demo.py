@@ -32,7 +32,8 @@ def in_order(text: str, *patterns: str) -> bool:
 def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop() -> None:
     """`python -m examples.notes_bot` ends well and shows every promise; no file is left behind."""
     before = sorted(ROOT.glob("*.sqlite3*"))
-    environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"} | {"COLUMNS": "120"}
+    environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"}
+    environment |= {"COLUMNS": "120", "DATABASE__URL": "postgresql+asyncpg://nobody@localhost/bot"}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "examples.notes_bot"],
         cwd=ROOT,

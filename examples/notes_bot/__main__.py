@@ -38,6 +38,8 @@ def main() -> None:
 
 def demo() -> None:
     """Run the bot offline, in a folder that is thrown away, and show what happened."""
+    for variable in [name for name in os.environ if name.upper().startswith("DATABASE__")]:
+        del os.environ[variable]  # they win over config.toml, and may lead to a database of yours
     screen = Screen()
     print(
         "The bot of examples/notes_bot runs against a local Telegram: aiogram, SQLite and HTTP are "
@@ -51,17 +53,17 @@ def demo() -> None:
         shutil.copy(CONFIG, folder)
         log = folder / "log"
         try:
-            with log.open("w") as stream, redirect_stderr(stream):
+            with log.open("w", encoding="utf-8") as stream, redirect_stderr(stream):
                 facts = asyncio.run(offline(folder / "config.toml", entries))
         except BaseException:
-            sys.stderr.write(log.read_text())
+            sys.stderr.write(log.read_text("utf-8"))
             raise
         finally:
             screen.show(entries)
         screen.title(("What that was", screen.width))
         for fact in (*facts, *_kept(folder / "bot.sqlite3")):
             print(f"  {screen.paint('✓', 'green')} {fact}")
-        line = next(line for line in log.read_text().splitlines() if '"RuntimeError' in line)
+        line = next(line for line in log.read_text("utf-8").splitlines() if '"RuntimeError' in line)
         screen.title(
             ("The log line of the failed unit, as it is written for machines", screen.width)
         )

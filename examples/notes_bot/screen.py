@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lifecycle import Event, PluginEvent
 
 #: From this width on the chat and the trace stand side by side.
-WIDE = 104
+WIDE = 110
 _CHAT = 40  # width of the chat beside the trace
 _WHO, _TOPIC = 8, 24
 _TOGETHER = 0.05  # seconds within which a message and what it caused share a line
@@ -65,8 +65,8 @@ def said(at: float, who: str, what: str) -> Entry:
 
 
 def happened(at: float, event: Event) -> Entry | None:
-    """Return the entry for an event; None for the first of a pair, which the second one tells."""
-    if isinstance(event, PluginEvent) and event.topic.endswith("ing"):
+    """Return the entry for an event; None for a detail, or the first of a pair with `…ing`."""
+    if event.level == "debug" and event.topic not in _TOLD:
         return None
     return Entry(at, "trace", event.topic, _describe(event), _STYLES.get(event.topic, "dim"))
 

@@ -87,7 +87,7 @@ async def test_pgbouncer_gets_only_what_it_understands(driver: str) -> None:
 
 
 async def test_asyncpg_defaults() -> None:
-    """asyncpg gives up some time after the server would, and hears rollbacks."""
+    """The driver asyncpg gives up some time after the server would, and hears rollbacks."""
     sent = await sent_to_driver(
         DatabaseConfig(driver="postgresql+asyncpg", database="bot", connect_timeout=3.0)
     )
@@ -193,23 +193,31 @@ async def test_a_sqlite_uri_is_a_file(tmp_path: Path, name: str) -> None:
     [
         (
             "postgres",
-            "[database] driver: 'postgres' is unknown; use postgresql+asyncpg, "
-            "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy",
+            (
+                "[database] driver: 'postgres' is unknown; use postgresql+asyncpg, "
+                "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
+            ),
         ),
         (
             "mysql+aiomysql",
-            "[database] driver: 'mysql+aiomysql' needs the package 'aiomysql': "
-            "pip install aiomysql",
+            (
+                "[database] driver: 'mysql+aiomysql' needs the package 'aiomysql': "
+                "pip install aiomysql"
+            ),
         ),
         (
             "sqlite+pysqlite",
-            "[database] driver: 'sqlite+pysqlite' is not async; use postgresql+asyncpg, "
-            "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy",
+            (
+                "[database] driver: 'sqlite+pysqlite' is not async; use postgresql+asyncpg, "
+                "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
+            ),
         ),
         (
             "postgresql+psycopg2",
-            "[database] driver: 'postgresql+psycopg2' is not async; use postgresql+asyncpg, "
-            "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy",
+            (
+                "[database] driver: 'postgresql+psycopg2' is not async; use postgresql+asyncpg, "
+                "sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
+            ),
         ),
     ],
 )
@@ -225,18 +233,24 @@ def test_a_wrong_driver_is_named_with_the_fix(driver: str, text: str) -> None:
     [
         (
             f"postgresql+asyncpg//bot:{CANARY}@localhost",
-            "[database] url: cannot be read; write driver://user:password@host:port/database, "
-            "with @ : / of the password as %40 %3A %2F",
+            (
+                "[database] url: cannot be read; write driver://user:password@host:port/database, "
+                "with @ : / of the password as %40 %3A %2F"
+            ),
         ),
         (
             f"postgresql+asyncpg://bot:{CANARY}@localhost:port/bot",
-            "[database] url: cannot be read; write driver://user:password@host:port/database, "
-            "with @ : / of the password as %40 %3A %2F",
+            (
+                "[database] url: cannot be read; write driver://user:password@host:port/database, "
+                "with @ : / of the password as %40 %3A %2F"
+            ),
         ),
         (
             f"postgresql+asyncpg://bot@localhost/bot?password={CANARY}",
-            "[database] url: password does not belong into the query; use the key password or "
-            "DATABASE__PASSWORD_FILE",
+            (
+                "[database] url: password does not belong into the query; use the key password or "
+                "DATABASE__PASSWORD_FILE"
+            ),
         ),
         (
             "postgresql+asyncpg://bot@localhost/bot?sslmode=require",
@@ -244,8 +258,10 @@ def test_a_wrong_driver_is_named_with_the_fix(driver: str, text: str) -> None:
         ),
         (
             f"postgresql+asyncpg://bot:a@{CANARY}@localhost/bot",
-            "[database] url: cannot be read; write driver://user:password@host:port/database, "
-            "with @ : / of the password as %40 %3A %2F",
+            (
+                "[database] url: cannot be read; write driver://user:password@host:port/database, "
+                "with @ : / of the password as %40 %3A %2F"
+            ),
         ),
     ],
 )
@@ -254,6 +270,13 @@ def test_a_wrong_url_is_refused_without_showing_it(url: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         create_engine(DatabaseConfig(url=url))
     assert str(caught.value) == text
+
+
+def test_hosts_without_ports_are_refused() -> None:
+    """What SQLAlchemy refuses in a URL is an error of the configuration too."""
+    url = "postgresql+asyncpg://bot@/bot?host=a.example,b.example"
+    with pytest.raises(ConfigError, match=r"^\[database\] url: All ports are required"):
+        create_engine(DatabaseConfig(url=url))
 
 
 def test_an_unknown_engine_option_is_named() -> None:
@@ -293,7 +316,7 @@ def test_only_a_host_that_is_not_local_is_verified(host: str | None, *, local: b
         ("host=localhost", []),
         ("host=db.example.com", ["db.example.com"]),
         ("host=localhost:5432&host=b.example.com:5433", ["b.example.com"]),
-        ("host=a.example.com,b.example.com", ["a.example.com", "b.example.com"]),
+        ("host=a.example,b.example&port=1,2", ["a.example", "b.example"]),
     ],
 )
 def test_hosts_in_the_query_count(query: str, remote: list[str]) -> None:
@@ -309,7 +332,11 @@ def test_hosts_in_the_query_count(query: str, remote: list[str]) -> None:
 
 def test_who_does_not_verify_is_told() -> None:
     """`require` and `disable` on a host that is not local are reported, the others are not."""
-    remote = {"driver": "postgresql+asyncpg", "database": "bot", "host": "db.example.com"}
+    remote: dict[str, Any] = {
+        "driver": "postgresql+asyncpg",
+        "database": "bot",
+        "host": "db.example.com",
+    }
     assert unverified_host(DatabaseConfig(**remote, tls="require")) == "db.example.com"
     assert unverified_host(DatabaseConfig(**remote, tls="disable")) == "db.example.com"
     assert unverified_host(DatabaseConfig(**remote)) is None
@@ -334,7 +361,7 @@ def test_require_encrypts_without_verifying() -> None:
     ],
 )
 async def test_psycopg_gets_the_same_decision(tls: str, host: str, mode: str) -> None:
-    """libpq is told by sslmode what asyncpg is told by a context."""
+    """The library libpq is told by sslmode what asyncpg is told by a context."""
     config = DatabaseConfig(driver="postgresql+psycopg", database="bot", host=host, tls=tls)
     assert (await sent_to_driver(config))["sslmode"] == mode
 

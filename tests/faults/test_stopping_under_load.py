@@ -27,7 +27,7 @@ NAME = "stopping_under_load"
 
 
 async def serve_until_sigterm(url: URL, drain: float) -> tuple[EventRecorder, float]:
-    """Run a bot, send SIGTERM while all handlers work; return the story, and the stop in seconds."""
+    """Run a bot, send SIGTERM while all handlers work; return the story, and the stop's time."""
     app = Application(
         [DatabasePlugin()],
         config={

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
+import structlog
+from support.loglines import NOON, Begun, Output, Said, ended
 
 from db_manager.events import Cause, Outcome, UnitClosed
 from lifecycle.bus import EventBus
-from lifecycle.events import Event, Level, PluginStarted, correlate
+from lifecycle.events import Event, Level, PluginFailed, PluginStarted, correlate
 from observability import logs
 
 
@@ -61,16 +63,18 @@ def read(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-@pytest.mark.usefixtures("json_lines")
-def test_an_event_is_one_json_object(bus: EventBus, stream: io.StringIO) -> None:
+def test_an_event_is_one_json_object(
+    bus: EventBus, stream: io.StringIO, json_lines: logs.LogLines
+) -> None:
     """An event becomes one JSON object with topic, level, time, run, correlation and fields."""
     with correlate(update_id=9, handler="notes.add"):
         bus.publish(PluginStarted(plugin="notes", duration=0.25, at=0.0))
+    assert json_lines.flush()
     assert read(stream) == [
         {
             "event": "plugin.started",
             "level": "info",
-            "timestamp": "1970-01-01T00:00:00.000Z",
+            "timestamp": "1970-01-01T00:00:00Z",
             "run": 7,
             "update_id": 9,
             "handler": "notes.add",
@@ -86,7 +90,7 @@ def test_the_console_form_is_aligned(bus: EventBus, stream: io.StringIO) -> None
     bus.publish(PluginStarted(plugin="notes", duration=0.25, at=0.0))
     lines.close()
     assert stream.getvalue() == (
-        "00:00:00.000 [info     ] plugin.started       run=7 plugin=notes duration=250.0ms\n"
+        "00:00:00.000Z info    plugin.started       plugin=notes duration=250.0ms run=7\n"
     )
 
 
@@ -97,10 +101,12 @@ def test_an_event_below_the_level_is_not_even_built(bus: EventBus) -> None:
     assert bus.channel(Ended).handlers
 
 
-@pytest.mark.usefixtures("json_lines")
-def test_the_event_itself_can_say_its_level(bus: EventBus, stream: io.StringIO) -> None:
+def test_the_event_itself_can_say_its_level(
+    bus: EventBus, stream: io.StringIO, json_lines: logs.LogLines
+) -> None:
     """An event with a `log_level` is shown with that."""
     bus.publish(Ended(outcome="rolled_back", error="ValueError: no"))
+    assert json_lines.flush()
     assert [line["level"] for line in read(stream)] == ["warning"]
 
 
@@ -146,11 +152,13 @@ def test_sampling_hides_ordinary_units_only(bus: EventBus, stream: io.StringIO) 
     ]
 
 
-@pytest.mark.usefixtures("json_lines")
-def test_aiograms_own_logs_come_out_in_the_same_form(stream: io.StringIO) -> None:
+def test_aiograms_own_logs_come_out_in_the_same_form(
+    stream: io.StringIO, json_lines: logs.LogLines
+) -> None:
     """A line of aiogram's is an object too, with the correlation of the task that logged it."""
     with correlate(update_id=3):
         logging.getLogger("aiogram.dispatcher").warning("retrying in %s", 5)
+    assert json_lines.flush()
     (line,) = read(stream)
     assert line["event"] == "retrying in 5"
     assert (line["logger"], line["update_id"], line["run"]) == ("aiogram.dispatcher", 3, 7)
@@ -179,3 +187,82 @@ def test_close_leaves_the_loggers_as_they_were(bus: EventBus, stream: io.StringI
     bus.publish(PluginStarted(plugin="notes", duration=0.25))
     assert stream.getvalue() == ""
     assert (list(logger.handlers), logger.level, logger.propagate) == before
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["loglines.begin", "loglines.close", "plugin.failed"]),
+        ("info", ["loglines.close", "plugin.failed"]),
+        ("warning", ["plugin.failed"]),
+        ("error", ["plugin.failed"]),
+    ],
+)
+def test_level(level: Level, shown: list[str]) -> None:
+    """Lines below the level are left out."""
+    failed = PluginFailed(plugin="notes", hook="load", error="E", duration=0.1)
+    with Output(level=level) as output:
+        output.publish(Begun(unit=1), ended(), failed)
+        assert [line["event"] for line in output.objects] == shown
+
+
+def test_what_the_level_leaves_out_is_not_listened_to() -> None:
+    """Nobody listens to a topic that the level leaves out, so its events are not even built."""
+    with Output() as output:
+        assert not output.bus.channel("loglines.begin").handlers
+        assert not output.bus.channel("plugin.loading").handlers
+        assert output.bus.channel("loglines.close").handlers
+    assert not output.bus.channel("loglines.close").handlers
+    assert not output.bus.subscriptions
+
+
+def test_events_that_are_defined_later() -> None:
+    """A module with events that is imported after the start gets its lines, too."""
+    with Output() as output:
+
+        class Late(Event):
+            topic: ClassVar[str] = "loglines.late"
+
+        output.publish(ended(), Late())
+        assert [line["event"] for line in output.objects] == ["loglines.close", "loglines.late"]
+
+
+def test_slow_units_are_warnings() -> None:
+    """A unit that took as long as `slow_unit` is a warning, whatever it did."""
+    with Output(slow_unit=0.5, level="warning") as output:
+        output.publish(ended(1, 0.49), ended(2, 0.5), ended(3, 9, outcome="outcome_unknown"))
+        assert [(line["unit"], line["level"]) for line in output.objects] == [
+            (2, "warning"),
+            (3, "error"),
+        ]
+
+
+def test_a_sample_is_a_share_of_whole_units() -> None:
+    """Of any hundred units in a row a tenth is shown, each with all its lines or with none."""
+    with Output(sample=0.1, level="debug") as output:
+        for unit in range(1, 101):
+            output.bus.publish(Begun(unit=unit))
+            output.bus.publish(ended(unit))
+        shown = [(line["unit"], line["event"]) for line in output.objects]
+    units = [unit for unit, topic in shown if topic == "loglines.close"]
+    assert 9 <= len(units) <= 11
+    assert units == [unit for unit, topic in shown if topic == "loglines.begin"]
+
+
+def test_a_sample_leaves_out_no_error_and_no_slow_unit() -> None:
+    """Even with a sample of nothing, errors, slow units and other events come through."""
+    with Output(sample=0.0) as output:
+        output.publish(ended(1), ended(2, 1.0), ended(3, outcome="outcome_unknown"), Said(text="x"))
+        assert [line.get("unit") for line in output.objects] == [2, 3, None]
+
+
+def test_a_logger_of_your_own() -> None:
+    """Events go to a structlog logger of the user's own, when there is one."""
+    bus = EventBus()
+    with structlog.testing.capture_logs() as captured:
+        with logs.attach(bus, logger=structlog.get_logger()):
+            bus.publish(Said(text="hello", at=NOON))
+        bus.publish(Said(text="after the end"))
+    assert captured == [
+        {"event": "loglines.said", "log_level": "info", "at": NOON, "text": "hello", "run": 0}
+    ]

@@ -1,13 +1,149 @@
+"""The section [observability]: what it switches on, and what is said of its faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from lifecycle.application import Application
-from lifecycle.errors import ConfigError
+from lifecycle.context import PluginContext
+from lifecycle.errors import ConfigError, PluginFailedError
+from lifecycle.plugin import Plugin
 from observability.setup import observe
+
+
+class Quiet(Plugin):
+    """A plugin that does nothing."""
+
+    name = "quiet"
+
+
+class Failing(Plugin):
+    """A plugin that cannot start."""
+
+    name = "failing"
+
+    async def start(self, context: PluginContext) -> None:
+        """Fail."""
+        del context
+        raise ValueError("no\n{}")
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        (
+            {"levle": "s3cret"},
+            (
+                "[observability] levle: unknown key (did you mean 'level'?); "
+                "there are: level, format, slow_unit, sample, stdlib, metrics, traces, endpoint"
+            ),
+        ),
+        (
+            {"level": "s3cret"},
+            (
+                "[observability] level: Input should be 'debug', 'info', 'warning' or 'error' "
+                "(the lowest level that is shown)"
+            ),
+        ),
+        (
+            {"format": "xml"},
+            (
+                "[observability] format: Input should be 'auto', 'console' or 'json' "
+                "(auto is console on a terminal and json elsewhere)"
+            ),
+        ),
+        (
+            {"slow_unit": 0, "sample": 2},
+            (
+                "[observability] slow_unit: Input should be greater than 0 "
+                "(age from which a unit's line is a warning)\n"
+                "[observability] sample: Input should be less than or equal to 1 "
+                "(share of units with ordinary lines shown)"
+            ),
+        ),
+        (
+            {"slow_unit": "1"},
+            (
+                "[observability] slow_unit: Input should be a valid number "
+                "(age from which a unit's line is a warning)"
+            ),
+        ),
+        (
+            {"sample": float("nan")},
+            (
+                "[observability] sample: Input should be a finite number "
+                "(share of units with ordinary lines shown)"
+            ),
+        ),
+    ],
+)
+def test_a_wrong_section(section: dict[str, Any], text: str) -> None:
+    """Each fault is one line that names the key and the fix, and does not repeat the value."""
+    app = Application([])
+    with pytest.raises(ConfigError) as caught:
+        observe(app, section)
+    assert str(caught.value) == text
+    assert not app.bus.subscriptions
+
+
+def test_a_section_that_says_nothing() -> None:
+    """An empty section switches the lines on; what is returned switches them off."""
+    app = Application([])
+    close = observe(app, {})
+    assert app.bus.channel("app.started").handlers
+    assert not app.bus.channel("plugin.loading").handlers
+    close()
+    assert not app.bus.subscriptions
+
+
+async def test_an_application_shows_its_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines of a run go from the first plugin that loads to the end of the application."""
+    config = {"observability": {"level": "debug", "format": "json"}}
+    app = Application([Quiet], config=config)
+    async with app:
+        pass
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == [
+        "plugin.loading",
+        "plugin.loaded",
+        "plugin.starting",
+        "plugin.started",
+        "app.started",
+        "app.stopping",
+        "plugin.stopping",
+        "plugin.stopped",
+        "app.stopped",
+        "plugin.unloading",
+        "plugin.unloaded",
+    ]
+    assert {line["run"] for line in lines} == {app.bus.run}
+    assert not app.bus.subscriptions
+
+
+async def test_a_failed_start_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plugin that fails is one line at the level error, whatever its error says."""
+    app = Application([Failing], config={"observability": {"level": "error", "format": "json"}})
+    with pytest.raises(PluginFailedError):
+        await app.start()
+    await app.unload()
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (line["event"], line["plugin"], line["hook"]) == ("plugin.failed", "failing", "start")
+    assert line["error"] == "ValueError: no {}"
+
+
+def test_a_wrong_config_file(tmp_path: Path) -> None:
+    """A section that is no table is refused before anything loads."""
+    file = tmp_path / "config.toml"
+    file.write_text("observability = 1\n")
+    with pytest.raises(ConfigError, match="observability"):
+        Application.from_config(file)
 
 
 def test_a_wrong_key_is_named_with_the_keys_that_exist() -> None:
     """A typo in [observability] is refused with the keys there are."""
-    with pytest.raises(ConfigError, match=r"\[observability\] lvl: .*its keys are: level, format"):
+    with pytest.raises(ConfigError, match=r"\[observability\] lvl: .*there are: level, format"):
         observe(Application([]), {"lvl": "info"})
 
 

@@ -46,7 +46,7 @@ def test_a_missing_topic_is_shown_in_the_whole_story(bus: EventBus) -> None:
         events.assert_sequence("rec.begin", "rec.end")
     assert str(caught.value) == (
         "'rec.end' is missing after rec.begin; the story was:\n"
-        "    1 rec.begin            unit=1  <-- nothing wanted after this\n"
+        "    1 rec.begin            unit=1  <-- expected 'rec.end' after this\n"
         "    2 rec.begin            unit=2"
     )
 

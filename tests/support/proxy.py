@@ -15,12 +15,13 @@ import inspect
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Self
+from collections.abc import Callable
+from typing import Literal, Self
 
 from sqlalchemy.engine import URL
+from support.wire import Message, Messages, Statements
 
-_CANCEL, _TLS, _GSS = 80877102, 80877103, 80877104  # codes where a protocol version is expected
+Side = Literal["client", "server"]
 
 
 class Link:
@@ -32,91 +33,75 @@ class Link:
     """
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.writers: dict[Side, asyncio.StreamWriter] = {"client": client, "server": server}
         self.backend_pid: int | None = None
-        self.ready = False  # the server has let the client in
         self.flowing = asyncio.Event()
         self.flowing.set()
-        self._writers = client, server
-        self._statements: dict[bytes, bytes] = {}
-        self._portals: dict[bytes, bytes] = {}
+        self.logged_in = False
+        self.awaits_answer = False
+        self._statements = Statements()
 
     @property
     def is_cut(self) -> bool:
         """True when nothing passes any more."""
-        return any(writer.is_closing() for writer in self._writers)
+        return any(writer.is_closing() for writer in self.writers.values())
 
     def cut(self, *, reset: bool = True) -> None:
         """End the connection on both sides, by RST or by FIN."""
-        for writer in self._writers:
-            if reset:
+        for writer in self.writers.values():
+            if reset and not writer.is_closing():
                 raw = writer.get_extra_info("socket")
-                if raw.fileno() != -1:
-                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if reset:
                 writer.transport.abort()
             else:
                 writer.close()
         self.flowing.set()
 
-    def statement(self, kind: bytes, body: bytes) -> bytes:
-        """Return the text that a client's message is about; remembers prepared statements.
-
-        Args:
-            kind: Type of the message.
-            body: The message without type and length.
-        """
-        match kind:
-            case b"Q":
-                return body
-            case b"P":
-                name, text = body.split(b"\0", 2)[:2]
-                self._statements[name] = text
-                return text
-            case b"B":
-                portal, name = body.split(b"\0", 2)[:2]
-                text = self._portals[portal] = self._statements.get(name, b"")
-                return text
-            case b"E":
-                return self._portals.get(body.split(b"\0", 1)[0], b"")
-        return b""
+    def read(self, side: Side, message: Message) -> bytes:
+        """Return the text that rules look at; learn from the message."""
+        if side == "client":
+            return self._statements.text(message)
+        if message.kind == b"K":
+            (self.backend_pid,) = struct.unpack_from("!I", message.body)
+        elif message.kind == b"Z":
+            self.logged_in = True
+        return message.body
 
 
-#: Called with the link when a rule fires, and awaited when it is a coroutine function. The message
-#: is forwarded afterwards, unless the link was cut or held.
+#: Runs when a rule fires, and is awaited when it returns an awaitable. The message is forwarded
+#: afterwards, unless the link was cut or held.
 Action = Callable[[Link], object]
 
 
 class Rule:
-    """Fires its action at the *nth* fitting message, and at the ones after it until *times*.
-
-    Args:
-        kinds: Types of messages that it looks at.
-        pattern: Regular expression, searched in the text.
-        action: What happens before the message is forwarded.
-        nth: The first match that counts, from 1.
-        times: How often it fires; None for ever.
-    """
+    """Fires its action at the nth fitting message, and at later ones until *times*."""
 
     def __init__(
-        self, kinds: bytes, pattern: bytes, action: Action, *, nth: int, times: int | None
+        self,
+        side: Side,
+        kinds: bytes,
+        pattern: bytes,
+        action: Action,
+        *,
+        nth: int,
+        times: int | None,
     ) -> None:
         self.fired = asyncio.Event()
         self.count = 0
+        self._side = side
         self._kinds = kinds
         self._pattern = re.compile(pattern)
         self._action = action
-        self._before = nth - 1
+        self._passed = 1 - nth
         self._times = times
 
-    def fits(self, kind: bytes, text: bytes) -> bool:
-        """Return True when it is to fire at this message."""
-        if kind not in self._kinds or self.count == self._times:
+    def is_due(self, side: Side, kind: bytes, text: bytes) -> bool:
+        """Count the message when it fits; return True when the rule is to fire at it."""
+        if side != self._side or kind not in self._kinds or not self._pattern.search(text):
             return False
-        if not self._pattern.search(text):
-            return False
-        if self._before:
-            self._before -= 1
-            return False
-        return True
+        self._passed += 1
+        return self._passed > 0 and self.count != self._times
 
     async def fire(self, link: Link) -> None:
         """Run the action on *link*."""
@@ -130,7 +115,8 @@ class Rule:
 class PostgresProxy:
     """Listens on a port of its own and forwards to a PostgreSQL server; a context manager.
 
-    It answers "no" to offers of TLS, so that it can read what passes.
+    It answers "no" to offers of TLS, so that it can read what passes. An action that raises is
+    raised again at the end of the block.
 
     Args:
         host: Where the server is.
@@ -142,6 +128,7 @@ class PostgresProxy:
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.links: list[Link] = []
+        #: Connections that were opened; those that only carry a CancelRequest are counted in both.
         self.accepted = 0
         self.cancel_requests = 0
         #: Bursts of a client that were answered, from the end of its login on.
@@ -149,8 +136,9 @@ class PostgresProxy:
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._dark = False
-        self._rules: dict[str, list[Rule]] = {"client": [], "server": []}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._rules: list[Rule] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._errors: list[Exception] = []
 
     def url(self, url: URL) -> URL:
         """Return *url* with the proxy in place of the server."""
@@ -170,16 +158,14 @@ class PostgresProxy:
         Args:
             pattern: Regular expression in its text; asyncpg says `COMMIT;`, psycopg `COMMIT`.
             action: A method of this proxy, or any function of a link.
-            kinds: Q and E are statements being run, P and B their preparation.
+            kinds: Q and E run a statement, P prepares one, X says good-bye.
             nth: The first match that counts, from 1.
             times: How often the action runs; None for ever.
 
         Returns:
             The rule; its `fired` can be awaited.
         """
-        rule = Rule(kinds, pattern, action, nth=nth, times=times)
-        self._rules["client"].append(rule)
-        return rule
+        return self._add(Rule("client", kinds, pattern, action, nth=nth, times=times))
 
     def on_server(
         self,
@@ -193,36 +179,37 @@ class PostgresProxy:
         """Act before an answer reaches the client.
 
         Args:
-            pattern: Regular expression in it; the answer to COMMIT is `COMMIT`.
+            pattern: Regular expression in it; the answer to a good COMMIT is `COMMIT`.
             action: A method of this proxy, or any function of a link.
-            kinds: C is "done", E an error, Z "ready", D a row.
+            kinds: C says done, E error, Z ready, D is a row.
             nth: The first match that counts, from 1.
             times: How often the action runs; None for ever.
 
         Returns:
             The rule; its `fired` can be awaited.
         """
-        rule = Rule(kinds, pattern, action, nth=nth, times=times)
-        self._rules["server"].append(rule)
+        return self._add(Rule("server", kinds, pattern, action, nth=nth, times=times))
+
+    def _add(self, rule: Rule) -> Rule:
+        self._rules.append(rule)
         return rule
 
     def forget(self) -> None:
         """Drop all rules."""
-        for rules in self._rules.values():
-            rules.clear()
+        self._rules.clear()
 
     def cut(self, link: Link | None = None) -> None:
-        """Reset this link, or all of them."""
+        """Reset this link (RST), or all of them."""
         for each in [link] if link else self.links:
             each.cut()
 
     def finish(self, link: Link | None = None) -> None:
-        """Close this link politely (FIN), or all of them."""
+        """Close this link (FIN), or all of them."""
         for each in [link] if link else self.links:
             each.cut(reset=False)
 
     def hold(self, link: Link | None = None) -> None:
-        """Let nothing more pass on this link, or on all; other clients are not touched."""
+        """Let nothing more pass on this link, or on all; the others are not touched."""
         for each in [link] if link else self.links:
             each.flowing.clear()
 
@@ -231,15 +218,14 @@ class PostgresProxy:
         self._dark = True
         self.hold()
 
-    async def refuse(self, _link: Link | None = None) -> None:
+    def refuse(self, _link: Link | None = None) -> None:
         """Stop listening: new connections are refused, the open ones live on."""
         if self._server is not None:
             self._server.close()
             self._server = None
-            await asyncio.sleep(0)  # the socket is closed in the next round of the loop
 
     async def resume(self) -> None:
-        """Listen again, and forward what was held."""
+        """Listen again on the same port, and forward what was held."""
         self._dark = False
         for link in self.links:
             link.flowing.set()
@@ -252,20 +238,21 @@ class PostgresProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
+        self.refuse()
         self.cut()
         for task in self._tasks:
             task.cancel()
-        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(result, Exception):  # an action's own fault
-                raise result
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._errors:
+            raise ExceptionGroup("actions of the proxy failed", self._errors)
 
-    async def _accept(
-        self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter
-    ) -> None:
-        if (task := asyncio.current_task()) is not None:
-            self._tasks.append(task)
+    def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.accepted += 1
+        task = asyncio.create_task(self._serve(reader, client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
             server_reader, server = await asyncio.open_connection(*self._target)
         except OSError:
@@ -275,13 +262,51 @@ class PostgresProxy:
         self.links.append(link)
         if self._dark:
             link.flowing.clear()
-        wire = _Wire(link, self._rules)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._from_client(wire, client_reader, client, server))
-                group.create_task(self._from_server(wire, server_reader, client))
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(link, "client", reader))
+                pumps.create_task(self._pump(link, "server", server_reader))
         except* ConnectionError:
-            pass  # one side is gone: so is the other
+            link.cut()  # one side went away without a word
+        except* Exception as group:  # noqa: BLE001 -- an action may raise anything
+            self._errors += group.exceptions
         finally:
             link.cut(reset=False)
             self.links.remove(link)
+
+    async def _pump(self, link: Link, side: Side, reader: asyncio.StreamReader) -> None:
+        messages = Messages(login=side == "client")
+        while chunk := await reader.read(1 << 16):
+            burst = bytearray()
+            for message in messages.feed(chunk):
+                if message.kind == b"tls":
+                    link.writers["client"].write(b"N")
+                    continue
+                self.cancel_requests += message.kind == b"cancel"
+                text = link.read(side, message)
+                for rule in [r for r in self._rules if r.is_due(side, message.kind, text)]:
+                    await self._forward(link, side, burst)
+                    await rule.fire(link)
+                if link.is_cut:
+                    return
+                await link.flowing.wait()
+                burst += message.raw
+            await self._forward(link, side, burst)
+        await link.flowing.wait()  # a black hole swallows a good-bye, too
+        link.cut(reset=False)
+
+    async def _forward(self, link: Link, side: Side, burst: bytearray) -> None:
+        if not burst:
+            return
+        await link.flowing.wait()
+        if link.is_cut:
+            return
+        if side == "client":
+            link.awaits_answer = link.logged_in
+        elif link.awaits_answer:
+            link.awaits_answer = False
+            self.round_trips += 1
+        writer = link.writers["server" if side == "client" else "client"]
+        writer.write(bytes(burst))
+        burst.clear()
+        await writer.drain()

@@ -1,0 +1,92 @@
+"""The command `db-manager`: finds its subcommands, imports the one that is asked for, runs it."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, Protocol, cast
+
+from lifecycle.errors import LifecycleError
+
+#: Entry points of this group are subcommands: modules of the shape `Command`.
+COMMANDS: Final = "db_manager.commands"
+#: What a shell sees of a program that was interrupted.
+INTERRUPTED: Final = 130
+
+
+class Command(Protocol):
+    """A module that is a subcommand; the first line of its docstring is its help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Tell *parser* what the subcommand takes."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Do it.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            LifecycleError: It cannot be done; the text is shown, and the exit code is 2.
+        """
+        ...
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `db-manager`.
+
+    Args:
+        arguments: What stands behind the name of the program; by default the program's own.
+
+    Returns:
+        The exit code: 0 when all is well, 1 when something is not, 2 when the command could not
+        do what it was asked to.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Unicode
+    options = _parser(arguments).parse_args(arguments)
+    command: Command = options.command
+    try:
+        code = command.run(options)
+        sys.stdout.flush()
+    except LifecycleError as error:
+        sys.stderr.write(f"db-manager {options.name}: {error}\n")
+        return 2
+    except BrokenPipeError:
+        # Who read has seen enough; the interpreter must not try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="db-manager", description="Looks at a bot: what happened, and what is wrong with it."
+    )
+    parsers = parser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
+    for entry_point in _wanted(arguments):
+        command = cast("Command", entry_point.load())
+        purpose = (command.__doc__ or "").partition("\n")[0]
+        added = parsers.add_parser(entry_point.name, help=purpose, description=purpose)
+        command.add_arguments(added)
+        added.set_defaults(command=command)
+    return parser
+
+
+def _wanted(arguments: Sequence[str]) -> list[EntryPoint]:
+    """Return the subcommand that is named; all of them when none is, for the help."""
+    found = sorted(entry_points(group=COMMANDS), key=lambda each: each.name)
+    named = [each for each in found if arguments and each.name == arguments[0]]
+    return named or found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What a scraper and an orchestrator ask over HTTP: `/metrics`, `/healthz`, `/readyz`."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from typing import Any, Final, TypeVar
+
+from aiohttp import web
+
+from lifecycle.application import Application
+from lifecycle.machine import State
+from observability.metrics import Metrics
+
+T = TypeVar("T")
+
+#: Seconds that requests under way are given at the end.
+_LAST_REQUESTS: Final = 0.5
+
+
+class Endpoint:
+    """Answers on one address, from `start` to `stop`.
+
+    `/healthz` answers as long as the process is alive and its event loop turns; `/readyz` is 200
+    when every plugin is started and healthy, else 503 with the reasons; `/metrics` is there when
+    metrics are.
+
+    Args:
+        app: The application.
+        address: `host:port`, `[::1]:port`, or a port, which is on loopback then.
+        metrics: What `/metrics` shows.
+
+    Raises:
+        ValueError: The address cannot be read.
+        OSError: It cannot be listened on.
+    """
+
+    def __init__(self, app: Application, address: str, metrics: Metrics | None = None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._checking: asyncio.Task[tuple[int, dict[str, Any]]] | None = None
+        self._scraping: asyncio.Future[tuple[bytes, str]] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        routes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
+        if metrics is not None:
+            routes.append(web.get("/metrics", self._show_metrics))
+        site = web.Application()
+        site.add_routes(routes)
+        self._runner = web.AppRunner(site, access_log=None, shutdown_timeout=_LAST_REQUESTS)
+        host, port = parse_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family)
+
+    @property
+    def address(self) -> str:
+        """Where it answers, as `127.0.0.1:9100`."""
+        host, port, *_ = self._socket.getsockname()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def start(self) -> None:
+        """Begin to answer; a request that comes before the first turn of the loop waits."""
+        self._serving = asyncio.create_task(self._serve(), name="observability endpoint")
+
+    async def stop(self) -> None:
+        """Answer no more, and free the address."""
+        try:
+            if self._serving is not None:
+                await self._serving
+        finally:
+            if self._checking is not None:
+                self._checking.cancel()
+            await self._runner.cleanup()
+            self._socket.close()
+
+    async def _serve(self) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    # -- the answers ----------------------------------------------------------------------
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _json(200, {"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        # Many may ask; the plugins are asked once at a time.
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        return _json(*await asyncio.shield(self._checking))
+
+    async def _check(self) -> tuple[int, dict[str, Any]]:
+        plugins = {}
+        for name, health in (await self._app.health()).items():
+            state = self._app.plugins[name].state
+            plugins[name] = {"state": state.value, "healthy": health.healthy}
+            if health.error:
+                plugins[name]["error"] = health.error
+        ready = all(
+            each["healthy"] and each["state"] == State.STARTED.value for each in plugins.values()
+        )
+        status = "ready" if ready else "not ready"
+        return (200 if ready else 503), {"status": status, "plugins": plugins}
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        metrics = self._metrics
+        if metrics is None:
+            raise web.HTTPNotFound
+        # A probe that blocks costs a scrape, never a unit; and one that hangs, one thread.
+        if self._scraping is not None and not self._scraping.done():
+            raise web.HTTPServiceUnavailable(text="a scrape is under way\n")
+        accept = request.headers.get("Accept", "")
+        self._scraping = _in_thread(lambda: metrics.render(accept))
+        text, content_type = await asyncio.shield(self._scraping)
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of an address.
+
+    Args:
+        address: `host:port`, `[::1]:port`, or a port, which is on loopback then.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"{address!r} is no address: write host:port, as 127.0.0.1:9100")
+    return host, int(port)
+
+
+def _json(status: int, answer: dict[str, Any]) -> web.Response:
+    text = json.dumps(answer, ensure_ascii=False) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Run *work* in a daemon thread.
+
+    The loop's own threads are waited for at its end, and resolve the names of hosts: nothing that
+    may hang belongs there.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(done: Callable[[], None]) -> None:
+        if not answer.done():
+            done()
+
+    def run() -> None:
+        try:
+            done = partial(answer.set_result, work())
+        except Exception as error:  # noqa: BLE001 -- it is raised where the answer is awaited
+            done = partial(answer.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, done)
+
+    Thread(target=run, name="observability scrape", daemon=True).start()
+    return answer

@@ -1,0 +1,122 @@
+"""What is not an event but a level: asked for when somebody looks."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from lifecycle.bus import EventBus
+from observability.series import metric_name
+
+if TYPE_CHECKING:
+    from prometheus_client.core import GaugeMetricFamily, Metric
+
+_log = logging.getLogger("observability.metrics")
+
+#: A level, or several by name; as `PluginContext.probe` takes them.
+Probes = Mapping[str, Callable[[], float | Mapping[str, float]]]
+
+#: What a plugin can be, from the events about it: `recovered` is `started` again.
+STATES: Final = (
+    *("loading", "loaded", "starting", "started", "degraded"),
+    *("stopping", "stopped", "unloading", "unloaded", "failed"),
+)
+_FAILURES: Final = "db_manager_probe_failures"
+
+
+class Levels:
+    """Samples probes, plugin states and queues of the bus.
+
+    Args:
+        bus: The bus.
+        probes: By name; looked at anew each time, so a live dict is right.
+    """
+
+    def __init__(self, bus: EventBus, probes: Probes) -> None:
+        #: State of each plugin.
+        self.plugins: dict[str, str] = {}
+        self._bus = bus
+        self._probes = probes
+        self._failures: dict[str, int] = {}
+
+    def collect(self) -> Iterator["Metric"]:
+        """Yield every level as it is now; a probe that raises is left out and counted."""
+        from prometheus_client.core import (  # noqa: PLC0415 -- an extra
+            CounterMetricFamily,
+            GaugeMetricFamily,
+        )
+
+        state = GaugeMetricFamily(
+            "db_manager_plugin_state",
+            "1 for the state that the plugin is in.",
+            labels=("plugin", "state"),
+        )
+        for plugin, current in list(self.plugins.items()):
+            for name in STATES:
+                state.add_metric((plugin, name), float(name == current))
+        yield state
+        dropped = CounterMetricFamily(
+            "db_manager_bus_dropped",
+            "Events that an async subscriber was too slow for.",
+            labels=("subscriber",),
+        )
+        waiting = GaugeMetricFamily(
+            "db_manager_bus_waiting",
+            "Events that wait for an async subscriber.",
+            labels=("subscriber",),
+        )
+        lost: dict[str, int] = {}
+        queued: dict[str, int] = {}
+        for subscription in self._bus.subscriptions:
+            name = subscription.name
+            lost[name] = lost.get(name, 0) + subscription.dropped
+            queued[name] = queued.get(name, 0) + subscription.pending
+        for name, count in lost.items():
+            dropped.add_metric((name,), count)
+            waiting.add_metric((name,), queued[name])
+        yield dropped
+        yield waiting
+        yield from self._probed()
+        failures = CounterMetricFamily(_FAILURES, "Probes that raised.", labels=("probe",))
+        for name, count in list(self._failures.items()):
+            failures.add_metric((name,), count)
+        yield failures
+
+    def _probed(self) -> Iterator["GaugeMetricFamily"]:
+        gauges: dict[str, GaugeMetricFamily] = {}
+        for name, probe in list(self._probes.items()):
+            try:
+                value = probe()
+                levels = dict(value) if isinstance(value, Mapping) else {"": value}
+                numbers = {level: float(number) for level, number in levels.items()}
+            except Exception:  # noqa: BLE001 -- somebody's probe harms no other level
+                self._failures[name] = self._failures.get(name, 0) + 1
+                _log.debug("probe %s failed", name, exc_info=True)
+                continue
+            for level, number in numbers.items():
+                _add(gauges, name, level, number, is_pool={"idle", "used"} <= numbers.keys())
+        yield from gauges.values()
+
+
+def _add(
+    gauges: dict[str, "GaugeMetricFamily"], probe: str, level: str, number: float, *, is_pool: bool
+) -> None:
+    """Add one number to the gauge it belongs to: a pool's to OpenTelemetry's names."""
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 -- an extra
+
+    owner = probe.partition(":")[0]
+    labels: dict[str, str] = {}
+    if is_pool and level in {"idle", "used"}:
+        name, about = "db_client_connection_count", "Connections of a pool, by state."
+        labels = {"pool": owner, "state": level}
+    elif is_pool and level == "size":
+        name, about = "db_client_connection_max", "Connections that a pool keeps."
+        labels = {"pool": owner}
+    elif is_pool and level == "units":
+        name, about = "db_manager_uow_open", "Units of work that are open."
+    else:
+        name, about = metric_name(probe), f"Probe {probe}."
+        labels = {"level": level} if level else {}
+    gauge = gauges.get(name)
+    if gauge is None:
+        gauge = gauges[name] = GaugeMetricFamily(name, about, labels=tuple(labels))
+    gauge.add_metric(tuple(labels.values()), number)

@@ -1,0 +1,102 @@
+"""What is counted and measured, by labels: cheap to add to, and shown when somebody asks."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+#: Upper bounds of histograms: of seconds as OpenTelemetry has them, and of counts.
+SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+COUNTS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
+
+Labels = tuple[str, ...]
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Distribution:
+    """How often a value was at most which bound.
+
+    Args:
+        bounds: Upper bounds, ascending; what is above the last is counted too.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count *value*."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+Cell = TypeVar("Cell", Counter, Distribution)
+
+
+class Family(Generic[Cell]):
+    """The cells of one name, one for each combination of labels.
+
+    Args:
+        name: Name as Prometheus writes it, without `_total`.
+        about: What it says, in one line.
+        labels: Names of the labels.
+        make: Makes a cell.
+    """
+
+    def __init__(self, name: str, about: str, labels: Labels, make: Callable[[], Cell]) -> None:
+        self.name = name
+        self.about = about
+        self.labels = labels
+        self.cells: dict[Labels, Cell] = {}
+        self._make: Callable[[], Cell] = make
+
+    def cell(self, labels: Labels) -> Cell:
+        """Return the cell of *labels*, made now when it is new."""
+        found = self.cells.get(labels)
+        if found is None:
+            found = self.cells[labels] = self._make()
+        return found
+
+
+def metric_name(name: str) -> str:
+    """Return *name*, of a topic or a probe, as Prometheus allows it."""
+    return re.sub(r"^(?=\d)|\W", "_", name, flags=re.ASCII)
+
+
+def counters(families: list[Family[Counter]]) -> Iterator["Metric"]:
+    """Yield *families* as Prometheus shows them."""
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 -- an extra
+
+    for family in families:
+        shown = CounterMetricFamily(family.name, family.about, labels=family.labels)
+        for labels, counter in family.cells.items():
+            shown.add_metric(labels, counter.value)
+        yield shown
+
+
+def histograms(families: list[Family[Distribution]]) -> Iterator["Metric"]:
+    """Yield *families* as Prometheus shows them."""
+    from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415 -- an extra
+
+    for family in families:
+        shown = HistogramMetricFamily(family.name, family.about, labels=family.labels)
+        for labels, distribution in family.cells.items():
+            names = [*map(str, distribution.bounds), "+Inf"]
+            upto = zip(names, map(float, accumulate(distribution.counts)), strict=True)
+            shown.add_metric(labels, list(upto), distribution.sum)
+        yield shown

@@ -1,0 +1,179 @@
+"""Writes a run of the bot as a page for the browser: one file, which needs no network."""
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from lifecycle.errors import ConfigError
+from lifecycle.journal import JournalEntry
+from lifecycle.journal_file import Run
+from observability.lanes import Item, Picture, draw
+from observability.recorded import add_run_arguments, find_run, is_live, open_journal
+from observability.runs import Outcome, duration_text, failures, outcome
+from observability.units import UnitFact, read_units, units_path
+
+_STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
+_SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)
+#: Rows of the table; the picture has the rest.
+ROWS: Final = 1000
+_SAYS: Final = {
+    Outcome.WELL: "ended well",
+    Outcome.FAILED: "ended, but not well",
+    Outcome.DIED: "died: the process left no end",
+    Outcome.RUNNING: "is running",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `db-manager timeline`."""
+    add_run_arguments(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("timeline.html"),
+        metavar="FILE",
+        help="default: timeline.html",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page; see `cli.Command`."""
+    with open_journal(options) as reader:
+        number = find_run(reader, options.run).run
+        live = is_live(reader, number)
+        head = find_run(reader, number)
+        entries = list(reader.entries(number))
+        units = read_units(units_path(reader.path), number)
+        try:
+            path = write(entries, options.output, units, run=head, live=live)
+        except OSError as error:
+            raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from error
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def write(
+    entries: Iterable[JournalEntry],
+    path: str | os.PathLike[str],
+    units: Iterable[UnitFact] = (),
+    *,
+    run: Run | None = None,
+    live: bool = False,
+) -> Path:
+    """Write the page of one run.
+
+    Args:
+        entries: History of the run; of several runs the last one is shown.
+        path: The file; it is replaced.
+        units: What is recorded about its units.
+        run: What the journal says about it, where the journal is a file.
+        live: True when a process writes it now.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: There are no entries.
+        OSError: The file cannot be written.
+    """
+    file = Path(path)
+    file.write_text(render(entries, units, run=run, live=live), encoding="utf-8")
+    return file
+
+
+def render(
+    entries: Iterable[JournalEntry],
+    units: Iterable[UnitFact] = (),
+    *,
+    run: Run | None = None,
+    live: bool = False,
+) -> str:
+    """Return the page of one run; the arguments are those of `write`.
+
+    Raises:
+        ValueError: There are no entries.
+    """
+    history = list(entries)
+    if not history and run is None:
+        raise ValueError("there is nothing to show: no entries")
+    number = run.run if run is not None else history[-1].run
+    history = [each for each in history if each.run == number]
+    facts = list(units)
+    began = run.started_at if run is not None else history[0].event.at
+    ended = outcome(history, run, live=live)
+    picture = draw(history, facts, began=began, ended_at=run.ended_at if run else None)
+    template = files(__package__).joinpath("timeline.html").read_text(encoding="utf-8")
+    process = f", process {run.pid}" if run is not None else ""
+    moment = f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    parts = {
+        "policy": escape(_policy(template)),
+        "title": escape(f"Run {number} {_SAYS[ended]}"),
+        "outcome": escape(ended),
+        "when": escape(f"Began {moment}, {duration_text(picture.length)} long{process}"),
+        "failures": "".join(f"<li>{escape(each)}</li>" for each in failures(history)),
+        "units": escape(_counts(facts, picture)),
+        "rows": "".join(_row(each, picture) for each in picture.listed()[:ROWS]),
+        "data": _embedded(msgspec.json.encode(picture)),
+    }
+    return re.sub("<!--([a-z]+)-->", lambda match: parts[match[1]], template)
+
+
+def _policy(template: str) -> str:
+    """Return what the page may do: run its own script and style, and nothing else at all."""
+
+    def digest(pattern: re.Pattern[str]) -> str:
+        (text,) = pattern.findall(template)
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest(_SCRIPT)}'; style-src 'sha256-{digest(_STYLE)}'"
+    )
+
+
+def _embedded(data: bytes) -> str:
+    """Return JSON that ends no script element, whatever its texts say."""
+    text = data.decode()
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
+    closed = [fact for fact in facts if fact.topic == "uow.close"]
+    if not closed:
+        return "No units of work are recorded for this run."
+    outcomes = Counter(fact.outcome.replace("_", " ") for fact in closed)
+    text = f"{len(closed)} units of work: " + ", ".join(
+        f"{count} {name}" for name, count in outcomes.most_common()
+    )
+    longest = max(closed, key=lambda fact: fact.duration)
+    text += f"; the longest, unit {longest.unit}, took {duration_text(longest.duration)}."
+    if picture.left_out:
+        text += f" {picture.left_out} short ones that committed are not drawn."
+    return text
+
+
+def _row(item: Item, picture: Picture) -> str:
+    moment = datetime.fromtimestamp(picture.began + item.begin, UTC)
+    clock = moment.isoformat(timespec="milliseconds")[11:23]
+    took = duration_text(item.end - item.begin) if item.end > item.begin else ""
+    lane = picture.lanes[item.lane].name
+    details = "".join(f"<br>{escape(line)}" for line in item.lines)
+    return (
+        f'<tr class="{escape(item.state)}"><td>{clock}</td><td>{escape(lane)}</td>'
+        f"<td><b>{escape(item.name)}</b>{details}</td><td>{took}</td></tr>"
+    )

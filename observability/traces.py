@@ -1,0 +1,222 @@
+"""OpenTelemetry spans: a unit of work with its statements, and the transitions of plugins."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from lifecycle.bus import EventBus
+from lifecycle.events import Event
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer, TracerProvider
+
+#: Spans of units that are open; of more the oldest are ended: nobody told their end.
+MOST_OPEN: Final = 10_000
+
+#: Characters of a statement that a span carries.
+LONGEST_STATEMENT: Final = 4000
+
+#: Names of OpenTelemetry where they differ from SQLAlchemy's.
+_SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+_HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
+
+
+class Traces:
+    """The spans of one bus; `close`, or leaving it as a context manager, ends them.
+
+    Made by `attach`.
+    """
+
+    def __init__(self, bus: EventBus, tracer: "Tracer", *, statements: bool) -> None:
+        from opentelemetry import context, trace  # noqa: PLC0415 -- an extra
+
+        self._tracer = tracer
+        self._trace = trace
+        self._context = context
+        self._open: dict[int, _Open] = {}
+        handlers = {
+            "uow.begin": self._begin,
+            "uow.close": self._close,
+            "uow.retry": self._retry,
+            "plugin.*": self._moved,
+            "app.*": self._moved,
+        }
+        if statements:
+            handlers["uow.statement"] = self._statement
+        self._subscriptions = [bus.subscribe(topic, handlers[topic]) for topic in handlers]
+
+    @property
+    def open(self) -> int:
+        """Number of spans whose unit is open."""
+        return len(self._open)
+
+    def close(self) -> None:
+        """Make no more spans; those of open units are ended as they are."""
+        for subscription in self._subscriptions:
+            subscription.cancel()
+        self._subscriptions.clear()
+        while self._open:
+            self._abandon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- a unit ---------------------------------------------------------------------------
+
+    def _begin(self, event: Any) -> None:
+        outside = self._context.get_current()
+        span = self._tracer.start_span(
+            "db_manager.uow",
+            context=outside,
+            start_time=_nanoseconds(event.at),
+            attributes={
+                **_where(event),
+                "db_manager.read_only": event.read_only,
+                "db_manager.retries": event.attempt - 1,
+            },
+        )
+        if len(self._open) >= MOST_OPEN:
+            self._abandon()
+        self._open[event.unit] = _Open(span, outside, event.at)
+        # What the block does, also what other libraries trace of it, is a part of the unit. A
+        # plain handler runs in the context of its publisher: here the unit's task.
+        self._context.attach(self._trace.set_span_in_context(span, outside))
+
+    def _close(self, event: Any) -> None:
+        opened = self._open.pop(event.unit, None)
+        if opened is None:
+            return  # begun before we listened
+        span = opened.span
+        if self._trace.get_current_span() is span:
+            # Not `detach`, whose token is refused in the task of another one.
+            self._context.attach(opened.outside)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "db_manager.outcome": event.outcome,
+                    "db_manager.cause": event.cause,
+                    "db_manager.statements": event.statements,
+                    "db_manager.database_time": event.database_time,
+                }
+            )
+            if event.outcome == "outcome_unknown" or event.cause in {"error", "cancelled"}:
+                self._fail(span, event.error)
+        span.end(_nanoseconds(opened.at + event.duration))
+
+    def _abandon(self) -> None:
+        """End the oldest open span: without its end it would be kept, and never be seen."""
+        opened = self._open.pop(next(iter(self._open)))
+        opened.span.set_attributes({"db_manager.abandoned": True})
+        opened.span.end()
+
+    def _statement(self, event: Any) -> None:
+        if not self._trace.get_current_span().is_recording():
+            return  # the unit was not sampled
+        span = self._tracer.start_span(
+            event.operation or "statement",
+            kind=self._trace.SpanKind.CLIENT,
+            start_time=_nanoseconds(event.at - event.duration),
+            attributes={
+                "db.system.name": _SYSTEMS.get(event.system, event.system),
+                "db.operation.name": event.operation,
+                "db.query.text": event.statement[:LONGEST_STATEMENT],
+                "db_manager.unit": event.unit,
+            },
+        )
+        if event.error:
+            self._fail(span, event.error)
+        span.end(_nanoseconds(event.at))
+
+    def _retry(self, event: Any) -> None:
+        self._trace.get_current_span().add_event(
+            event.topic,
+            {
+                "db_manager.attempt": event.attempt,
+                "db_manager.error": event.error,
+                "db_manager.sqlstate": event.sqlstate,
+                "db_manager.wait": event.wait,
+            },
+        )
+
+    # -- the lifecycle --------------------------------------------------------------------
+
+    def _moved(self, event: Any) -> None:
+        """Make the span of a transition afterwards, from the event that ends it."""
+        if "duration" not in event.measures:
+            return
+        subject, _, happened = event.topic.rpartition(".")
+        name = getattr(event, "hook", None) or (_HOOKS.get(happened) if subject == "plugin" else "")
+        span = self._tracer.start_span(
+            f"{subject}.{name}" if name else event.topic,
+            start_time=_nanoseconds(event.at - event.duration),
+            attributes=_where(event),
+        )
+        errors = getattr(event, "error", "") or "; ".join(getattr(event, "errors", ()))
+        if errors:
+            self._fail(span, errors)
+        span.end(_nanoseconds(event.at))
+
+    def _fail(self, span: "Span", error: str) -> None:
+        span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, error))
+        span.set_attribute("error.type", error.partition(":")[0])
+
+
+def attach(
+    bus: EventBus,
+    *,
+    tracer_provider: "TracerProvider | None" = None,
+    statements: bool = True,
+) -> Traces:
+    """Turn units of work and transitions of plugins into OpenTelemetry spans.
+
+    A unit is the span `db_manager.uow`, a child of what was current when it began, and current
+    inside its block; `statements` are its children.
+
+    Args:
+        bus: The bus.
+        tracer_provider: Where spans go; by default OpenTelemetry's global one.
+        statements: Make a span of each statement, too.
+
+    Returns:
+        The spans, to be closed.
+
+    Raises:
+        ImportError: opentelemetry-api is not installed.
+    """
+    try:
+        from opentelemetry import trace  # noqa: PLC0415 -- an extra
+    except ImportError as error:
+        raise ImportError(
+            "traces need opentelemetry-api: install db-manager[otel]", name=error.name
+        ) from error
+    tracer = trace.get_tracer("db_manager", tracer_provider=tracer_provider)
+    return Traces(bus, tracer, statements=statements)
+
+
+class _Open(NamedTuple):
+    """The span of a unit that is open."""
+
+    span: "Span"
+    outside: "Context"
+    at: float
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _where(event: Event) -> dict[str, Any]:
+    """Return what an event belongs to as attributes of a span."""
+    known = event.correlation.as_dict()
+    for name in ("plugin", "unit"):
+        if hasattr(event, name):
+            known[name] = getattr(event, name)
+    return {f"db_manager.{name}": value for name, value in known.items()}

@@ -1,0 +1,163 @@
+"""Callbacks of a unit: after its outcome, once the connection is back, each for itself."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from db_manager.database import Database
+from db_manager.events import UnitCallbackFailed
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.uow import UnitOfWork
+from observability.testing import EventRecorder
+
+
+class Steps:
+    """Callbacks that write down that they ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def plain(self, name: str) -> Callable[[], None]:
+        """Return a plain callback."""
+        return lambda: self.ran.append(name)
+
+    def slow(self, name: str) -> Callable[[], Any]:
+        """Return an async callback that gives way once."""
+
+        async def run() -> None:
+            await asyncio.sleep(0)
+            self.ran.append(name)
+
+        return run
+
+
+def register(uow: UnitOfWork, steps: Steps, prefix: str = "") -> None:
+    """Register one callback of each kind."""
+    uow.after_commit(steps.plain(f"{prefix}commit 1"))
+    uow.after_commit(steps.slow(f"{prefix}commit 2"))
+    uow.after_rollback(steps.slow(f"{prefix}rollback 1"))
+    uow.after_rollback(steps.plain(f"{prefix}rollback 2"))
+
+
+async def test_the_outcome_decides_which_run(uow_factory: UnitOfWorkFactory) -> None:
+    """After a commit those for the commit run, in order; after a rollback those for that."""
+    steps = Steps()
+    async with uow_factory() as uow:
+        register(uow, steps)
+        await uow.session.execute(text("SELECT 1"))
+        assert steps.ran == []
+    assert steps.ran == ["commit 1", "commit 2"]
+    steps.ran.clear()
+    with pytest.raises(ZeroDivisionError):
+        async with uow_factory() as uow:
+            register(uow, steps)
+            raise ZeroDivisionError
+    assert steps.ran == ["rollback 1", "rollback 2"]
+
+
+async def test_an_explicit_rollback_runs_them_at_once(uow_factory: UnitOfWorkFactory) -> None:
+    """`rollback()` ends the unit, so its callbacks run before it returns, and only once."""
+    steps = Steps()
+    async with uow_factory() as uow:
+        register(uow, steps)
+        await uow.rollback()
+        assert steps.ran == ["rollback 1", "rollback 2"]
+    assert steps.ran == ["rollback 1", "rollback 2"]
+
+
+async def test_they_run_after_the_connection_is_back(
+    database_url: URL, open_database: Callable[..., Database]
+) -> None:
+    """A callback finds the connection in the pool, so that it can open a unit of its own."""
+    database = open_database(database_url, pool_size=1, pool_timeout=0.5)
+    factory = UnitOfWorkFactory(database)
+    seen: list[tuple[str, float, int]] = []
+
+    async def another() -> None:
+        seen.append((str(uow.state), database.pool_levels()["used"], len(database.open)))
+        async with factory() as second:
+            await second.session.execute(text("SELECT 1"))
+        seen.append((str(second.state), database.pool_levels()["used"], len(database.open)))
+
+    async with factory() as uow:
+        await uow.session.execute(text("SELECT 1"))
+        uow.after_commit(another)
+    assert seen == [("committed", 0, 0), ("committed", 0, 0)]
+
+
+async def test_a_failed_one_is_reported_and_stops_nobody(
+    uow_factory: UnitOfWorkFactory, events: EventRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A callback that raises changes neither the outcome nor the next callback."""
+    steps = Steps()
+
+    async def fail() -> None:
+        raise ValueError("no letter was sent")
+
+    async with uow_factory() as uow:
+        uow.after_commit(fail)
+        uow.after_commit(steps.plain("next"))
+    assert (uow.state, steps.ran) == ("committed", ["next"])
+    failed = events.assert_event("uow.callback_failed", unit=uow.number)
+    assert isinstance(failed, UnitCallbackFailed)
+    assert failed.callback.endswith("fail")
+    assert failed.error == "ValueError: no letter was sent"
+    events.assert_sequence("uow.commit", "uow.close", "uow.callback_failed")
+    assert caplog.messages[0].startswith("callback ")
+
+
+async def test_one_that_does_not_end_is_cut_off(
+    database_url: URL, open_database: Callable[..., Database]
+) -> None:
+    """A callback has the time of an exit; then it is cancelled, reported, and the next one runs."""
+    database = open_database(database_url, exit_timeout=0.05)
+    steps = Steps()
+    with EventRecorder(database.bus) as events:
+        async with UnitOfWork(database) as uow:
+            uow.after_commit(asyncio.Event().wait)
+            uow.after_commit(steps.plain("next"))
+    assert steps.ran == ["next"]
+    events.assert_event("uow.callback_failed", error="did not end in time")
+
+
+async def test_a_cancellation_waits_for_them(uow_factory: UnitOfWorkFactory) -> None:
+    """A task that is cancelled while a callback runs lets all of them end, and is cancelled."""
+    steps, running, go_on = Steps(), asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        running.set()
+        await go_on.wait()
+        steps.ran.append("first")
+
+    async def work() -> None:
+        async with uow_factory() as uow:
+            uow.after_commit(wait)
+            uow.after_commit(steps.plain("second"))
+
+    task = asyncio.create_task(work())
+    await running.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert steps.ran == ["first", "second"]
+
+
+async def test_they_are_dropped_with_their_savepoint(uow_factory: UnitOfWorkFactory) -> None:
+    """Callbacks of a part that was undone never run, those before and after it do."""
+    steps = Steps()
+    async with uow_factory() as uow:
+        uow.after_commit(steps.plain("before"))
+        with pytest.raises(ZeroDivisionError):
+            async with uow.savepoint():
+                register(uow, steps, "dropped ")
+                raise ZeroDivisionError
+        async with uow.savepoint():
+            uow.after_commit(steps.plain("inside"))
+        uow.after_commit(steps.plain("after"))
+    assert steps.ran == ["before", "inside", "after"]

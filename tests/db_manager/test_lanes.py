@@ -1,0 +1,280 @@
+"""The three lanes of a unit: one transaction, in every mixture, ended by the unit alone."""
+
+from collections.abc import Awaitable, Callable
+from itertools import permutations
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_manager.base import Base
+from db_manager.database import Database
+from db_manager.errors import UnitOfWorkStateError
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.uow import UnitOfWork
+
+Lane = Callable[[UnitOfWork, str], Awaitable[None]]
+
+
+class Word(Base):
+    """A word."""
+
+    __tablename__ = "lanes_test__word"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(unique=True)
+
+
+async def by_session(uow: UnitOfWork, word: str) -> None:
+    """Write through the ORM."""
+    uow.session.add(Word(text=word))
+    await uow.session.flush()
+
+
+async def by_core(uow: UnitOfWork, word: str) -> None:
+    """Write through SQLAlchemy Core."""
+    await uow.connection.execute(insert(Word).values(text=word))
+
+
+async def by_driver(uow: UnitOfWork, word: str) -> None:
+    """Write through the driver's own connection."""
+    driver = await uow.driver()
+    await driver.execute(f"INSERT INTO lanes_test__word (text) VALUES ('{word}')")
+
+
+LANES: list[Lane] = [by_session, by_core, by_driver]
+ORDERS = [order for length in (1, 2, 3) for order in permutations(LANES, length)]
+
+
+@pytest.fixture
+async def uow_factory(database: Database) -> UnitOfWorkFactory:
+    """Makes units on a database with the table."""
+    await create_table(database.engine)
+    return UnitOfWorkFactory(database)
+
+
+async def create_table(engine: AsyncEngine) -> None:
+    """Create the table of words."""
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables["lanes_test__word"].create)
+
+
+async def read(uow: UnitOfWork) -> set[int]:
+    """Return how many words each lane sees."""
+    driver: Any = await uow.driver()
+    if hasattr(driver, "fetchval"):  # asyncpg
+        by_driver = await driver.fetchval("SELECT count(*) FROM lanes_test__word")
+    else:
+        cursor = await driver.execute("SELECT count(*) FROM lanes_test__word")
+        [by_driver] = await cursor.fetchone()
+        await cursor.close()
+    count = select(func.count(Word.id))
+    return {await uow.session.scalar(count), await uow.connection.scalar(count), by_driver}
+
+
+async def write_all(uow: UnitOfWork, order: tuple[Lane, ...], prefix: str) -> None:
+    """Write one word through each lane of *order*."""
+    for lane in order:
+        await lane(uow, f"{prefix}-{lane.__name__}")
+
+
+async def test_every_mixture_commits_and_rolls_back_as_one(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """In whatever order the lanes are used, each sees the others, and all end together."""
+    written = 0
+    for number, order in enumerate(ORDERS):
+        with pytest.raises(ZeroDivisionError):
+            async with uow_factory() as uow:
+                await write_all(uow, order, f"lost{number}")
+                raise ZeroDivisionError
+        async with uow_factory() as uow:
+            await write_all(uow, order, f"kept{number}")
+            written += len(order)
+            assert await read(uow) == {written}, order
+        async with uow_factory() as uow:
+            assert await read(uow) == {written}, order
+    assert database.pool_levels()["used"] == 0
+
+
+async def test_a_savepoint_holds_all_lanes(uow_factory: UnitOfWorkFactory) -> None:
+    """What the lanes wrote in a part is undone together with it, in every order."""
+    for number, order in enumerate(ORDERS):
+        async with uow_factory() as uow:
+            with pytest.raises(ZeroDivisionError):
+                async with uow.savepoint():
+                    await write_all(uow, order, f"lost{number}")
+                    raise ZeroDivisionError
+            assert await read(uow) == {0}, order
+
+
+@pytest.mark.parametrize("driver", ["psycopg"])
+async def test_psycopg_mixes_as_well(
+    driver: str, postgres_database: URL, open_database: Callable[..., Database]
+) -> None:
+    """With psycopg the lanes mix in the same way."""
+    database = open_database(postgres_database.set(drivername=f"postgresql+{driver}"))
+    await create_table(database.engine)
+    for number, order in enumerate(ORDERS):
+        with pytest.raises(ZeroDivisionError):
+            async with UnitOfWork(database) as uow:
+                await write_all(uow, order, f"lost{number}")
+                raise ZeroDivisionError
+        async with UnitOfWork(database) as uow:
+            await write_all(uow, order, f"kept{number}")
+    async with UnitOfWork(database) as uow:
+        count = await uow.session.scalar(select(func.count(Word.id)))
+    assert count == sum(len(order) for order in ORDERS)
+
+
+async def test_lanes_mix_on_a_plain_engine(database_url: URL) -> None:
+    """An engine as SQLAlchemy builds it has the three lanes too."""
+    engine = create_async_engine(database_url)
+    await create_table(engine)
+    for number, order in enumerate(ORDERS):
+        with pytest.raises(ZeroDivisionError):
+            async with UnitOfWork(engine) as uow:
+                await write_all(uow, order, f"lost{number}")
+                raise ZeroDivisionError
+        async with UnitOfWork(engine) as uow:
+            await write_all(uow, order, f"kept{number}")
+    async with UnitOfWork(engine) as uow:
+        count = await uow.session.scalar(select(func.count(Word.id)))
+    assert count == sum(len(order) for order in ORDERS)
+    await engine.dispose()
+
+
+async def test_a_swallowed_driver_error_on_a_plain_engine(postgres_database: URL) -> None:
+    """Also on asyncpg's own connections a swallowed error is never a silent loss."""
+    engine = create_async_engine(postgres_database)
+    await create_table(engine)
+    with pytest.raises(Exception, match="its error was swallowed"):
+        async with UnitOfWork(engine) as uow:
+            await by_session(uow, "apple")
+            with pytest.raises(Exception, match="duplicate key"):
+                await by_driver(uow, "apple")
+    assert uow.state == "rolled_back"
+    await engine.dispose()
+
+
+async def test_pending_objects_reach_core_when_flushed(uow_factory: UnitOfWorkFactory) -> None:
+    """The session writes before its own queries, and for the other lanes when it is told to."""
+    async with uow_factory() as uow:
+        uow.session.add(Word(text="apple"))
+        count = select(func.count(Word.id))
+        assert await uow.connection.scalar(count) == 0
+        assert await uow.session.scalar(count) == 1
+        assert await uow.connection.scalar(count) == 1
+
+
+ENDINGS: dict[str, Callable[[UnitOfWork], Any]] = {
+    "session.commit()": lambda uow: uow.session.commit(),
+    "session.rollback()": lambda uow: uow.session.rollback(),
+    "session.close()": lambda uow: uow.session.close(),
+    "session.begin()": lambda uow: uow.session.begin(),
+    "`async with session`": lambda uow: uow.session.__aenter__(),
+    "connection.commit()": lambda uow: uow.connection.commit(),
+    "connection.rollback()": lambda uow: uow.connection.rollback(),
+    "connection.close()": lambda uow: uow.connection.close(),
+    "connection.begin()": lambda uow: uow.connection.begin(),
+    "connection.begin_nested()": lambda uow: uow.connection.begin_nested(),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_a_lane_cannot_end_the_unit(
+    database: Database, uow_factory: UnitOfWorkFactory, name: str
+) -> None:
+    """To commit, roll back, close or begin is the unit's own: refused with what to do instead."""
+    async with uow_factory() as uow:
+        await by_session(uow, "apple")
+        with pytest.raises(UnitOfWorkStateError) as caught:
+            ended = ENDINGS[name](uow)
+            await ended
+        assert str(caught.value) == (
+            f"{name} is not for the block: the unit of work is active; it commits at the end of "
+            f"its block; raise or `await uow.rollback()` to undo it, and use "
+            f"`async with uow.savepoint():` for a part"
+        )
+        await by_core(uow, "pear")
+    assert uow.state == "committed"
+    async with uow_factory() as uow:
+        assert await read(uow) == {2}
+    assert database.pool_levels()["used"] == 0
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback", "close", "begin"])
+async def test_run_sync_cannot_end_the_unit_either(
+    uow_factory: UnitOfWorkFactory, method: str
+) -> None:
+    """The session that `run_sync` hands out refuses to end the unit as well."""
+    async with uow_factory() as uow:
+        await by_session(uow, "apple")
+        with pytest.raises(UnitOfWorkStateError, match=rf"session\.{method}\(\) is not"):
+            await uow.session.run_sync(lambda session: getattr(session, method)())
+    assert uow.state == "committed"
+
+
+async def test_begin_nested_of_the_session_is_a_savepoint(uow_factory: UnitOfWorkFactory) -> None:
+    """SQLAlchemy's own savepoint works: what failed in it is undone alone."""
+    async with uow_factory() as uow:
+        await by_session(uow, "apple")
+        with pytest.raises(ZeroDivisionError):
+            async with uow.session.begin_nested():
+                await by_core(uow, "pear")
+                raise ZeroDivisionError
+        assert await read(uow) == {1}
+    assert uow.state == "committed"
+
+
+async def test_an_error_handled_by_begin_nested_is_handled(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """A statement that failed in SQLAlchemy's own savepoint does not abort the unit."""
+    async with uow_factory() as uow:
+        await by_session(uow, "apple")
+        with pytest.raises(IntegrityError):
+            async with uow.session.begin_nested():
+                await by_core(uow, "apple")
+        await by_core(uow, "pear")
+    assert uow.state == "committed"
+
+
+async def test_the_session_is_made_once(uow_factory: UnitOfWorkFactory) -> None:
+    """A unit has one session and one connection, however often it is asked."""
+    async with uow_factory() as uow:
+        assert uow.session is uow.session
+        assert uow.connection is uow.connection
+        assert await uow.driver() is await uow.driver()
+
+
+async def test_core_can_do_what_a_connection_does(uow_factory: UnitOfWorkFactory) -> None:
+    """Scalars, streams, run_sync, driver SQL and exec options work on the unit's connection."""
+    async with uow_factory() as uow:
+        connection = uow.connection
+        await connection.exec_driver_sql("INSERT INTO lanes_test__word (text) VALUES ('a')")
+        await connection.execute(insert(Word), [{"text": "b"}, {"text": "c"}])
+        words = select(Word.text).order_by(Word.text)
+        assert list(await connection.scalars(words)) == ["a", "b", "c"]
+        stream = await connection.stream(words)
+        assert [row.text async for row in stream] == ["a", "b", "c"]
+        async with connection.stream_scalars(words) as scalars:
+            assert [word async for word in scalars] == ["a", "b", "c"]
+        assert await connection.run_sync(lambda sync: sync.scalar(words)) == "a"
+        assert connection.in_transaction()
+        assert connection.dialect.name in {"sqlite", "postgresql"}
+        assert (await connection.get_raw_connection()).driver_connection is await uow.driver()
+
+
+async def test_a_fresh_connection_is_whole(uow_factory: UnitOfWorkFactory) -> None:
+    """Before its first statement the connection answers questions about itself."""
+    async with uow_factory() as uow:
+        connection = uow.connection
+        assert (connection.closed, connection.invalidated) == (False, False)
+        assert not connection.in_transaction()
+        stream = await connection.stream(text("SELECT 1"))
+        assert await stream.scalar_one() == 1
