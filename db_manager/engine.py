@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import re
+import select
 import ssl
 import uuid
 from typing import Any
@@ -153,17 +154,28 @@ def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
 def _refuse_dead(dbapi_connection: Any, _record: object, _proxy: object) -> None:
     """Replace a connection that is closed, or still in somebody's transaction, without asking it.
 
-    asyncpg and psycopg know from the socket and the last answer; it costs no round trip.
+    asyncpg and psycopg know from the last answer, asyncpg also from the socket; it costs no round
+    trip. psycopg does not look at the socket of an idle connection, so we do: an idle server says
+    nothing but good-bye.
     """
     driver = dbapi_connection.driver_connection
     if hasattr(driver, "is_in_transaction"):  # asyncpg
         dead = driver.is_closed() or driver.is_in_transaction()
     elif hasattr(driver, "pgconn"):  # psycopg
-        dead = driver.closed or driver.info.transaction_status != 0
+        idle = not driver.closed and driver.info.transaction_status == 0
+        dead = not idle or _is_readable(driver.pgconn.socket)
     else:
         return
     if dead:
         raise exc.DisconnectionError("the connection was lost while it was idle")
+
+
+def _is_readable(file: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([file], [], [], 0)[0])
+    poller = select.poll()  # select() refuses the files of a process with more than 1024 of them
+    poller.register(file, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def is_local(host: str | None) -> bool:

@@ -12,7 +12,6 @@ from db_manager.database import Database, ReadOnly
 from db_manager.errors import RetriesExhaustedError, one_line
 from db_manager.events import UnitRetried
 from db_manager.uow import UnitOfWork
-from lifecycle.events import current_correlation
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class UnitOfWorkFactory:
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
             retry=tenacity.retry_if_exception(classify.is_retryable),
-            before_sleep=self._report,
+            before_sleep=lambda state: self._report(state, unit),
             retry_error_callback=lambda state: _give_up(state, started),
         )
         unit: UnitOfWork
@@ -115,13 +114,13 @@ class UnitOfWorkFactory:
             if interrupted is not None:
                 raise interrupted
 
-    def _report(self, state: tenacity.RetryCallState) -> None:
+    def _report(self, state: tenacity.RetryCallState, unit: UnitOfWork) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if error is None or state.next_action is None:
             return
         self._database.bus.publish(
             UnitRetried(
-                unit=current_correlation().unit or 0,
+                unit=unit.number,
                 attempt=state.attempt_number,
                 error=one_line(error),
                 sqlstate=classify.sqlstate(error),

@@ -318,9 +318,8 @@ class UnitOfWork:
         if where.update_id is not None:
             parts.append(f"update {where.update_id}")
         parts.append(f"open {time.perf_counter() - self.began_at:.1f} s")
-        if self.statement:
-            statement = " ".join(str(self.statement).split())
-            parts.append(f"last statement {statement[:80]!r}")
+        if said := " ".join(str(self.statement).split()):
+            parts.append(f"last statement {said[:80]!r}")
         return ", ".join(parts)
 
     # -- the end --------------------------------------------------------------------------

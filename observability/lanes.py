@@ -10,6 +10,7 @@ from lifecycle.events import (
     AppDrained,
     AppStarted,
     AppStopped,
+    AppStopping,
     Event,
     PluginDegraded,
     PluginEvent,
@@ -171,9 +172,7 @@ class _Artist:
     def _lost(self, event: PluginDegraded, end: float) -> None:
         begin = event.at - self.picture.began
         lines = [event.reason]
-        self._add(
-            event.plugin, f"{event.plugin} degraded", begin, end, lines, "degraded", "warned"
-        )
+        self._add(event.plugin, f"{event.plugin} degraded", begin, end, lines, "degraded", "warned")
 
     def of_application(self, event: Event) -> None:
         at = event.at - self.picture.began
@@ -192,6 +191,8 @@ class _Artist:
             case AppCrashed():
                 lines = [f"its last event: {event.last_topic} {event.last_plugin}".rstrip()]
                 self._add(APP, f"run {event.run} is found dead", at, at, lines, state="warned")
+            case AppStopping():
+                pass  # app.stopped says when it was
             case _:
                 self._add(APP, event.topic.replace(".", " "), at, at, [])
 
@@ -217,12 +218,13 @@ class _Artist:
     def _unit(self, fact: UnitFact, plugin: str, begin: float, end: float, row: int) -> None:
         lines = [fact.outcome.replace("_", " "), *_where(fact)]
         lines.insert(1, fact.error)
-        lines.append(f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database")
+        lines.append(
+            f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
+        )
         if fact.attempt > 1:
             lines.append(f"attempt {fact.attempt}")
-        state: ItemState = "done" if fact.outcome == "committed" else "warned"
-        if fact.outcome == "outcome_unknown" or (state == "warned" and fact.error):
-            state = "failed"
+        states: dict[str, ItemState] = {"committed": "done", "rolled_back": "warned"}
+        state = states.get(fact.outcome, "failed")
         self._add(plugin, f"unit {fact.unit}", begin, end, lines, "unit", state, row)
 
     def _warning(self, fact: UnitFact) -> None:

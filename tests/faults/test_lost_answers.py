@@ -50,11 +50,13 @@ def url(request: pytest.FixtureRequest, table: URL) -> URL:
 
 
 @asynccontextmanager
-async def behind_proxy(url: URL, **keys: object) -> AsyncIterator[tuple[Database, PostgresProxy]]:
+async def behind_proxy(
+    url: URL, *, resolvable: bool = False
+) -> AsyncIterator[tuple[Database, PostgresProxy]]:
     """Open a database through a proxy; what is held at the end of the block is cut."""
     async with (
         PostgresProxy(url.host or "", url.port or 5432) as proxy,
-        accounted(proxy.url(url), server=url, exit_timeout=EXIT_TIMEOUT, **keys) as database,
+        accounted(proxy.url(url), server=url, exit_timeout=EXIT_TIMEOUT, resolvable=resolvable) as database,
     ):
         async with UnitOfWork(database) as uow:  # SQLAlchemy's first connection asks this and that
             await uow.session.execute(text("SELECT 1"))

@@ -65,9 +65,7 @@ async def kill_in_phase(database: Database, server: URL, phase: str, kill: Kill)
             if phase == "idle in the pool":
                 await unit.session.execute(text("INSERT INTO t VALUES (1)"))
                 return
-            backend.set_result(
-                await unit.session.scalar(text("SELECT pg_backend_pid()"), {}) or 0
-            )
+            backend.set_result(await unit.session.scalar(text("SELECT pg_backend_pid()"), {}) or 0)
             table = "slow" if phase == "in COMMIT" else "t"
             await unit.session.execute(text(f"INSERT INTO {table} VALUES (1)"))
             if phase == "in a statement":
@@ -120,9 +118,12 @@ async def test_a_unit_says_what_became_of_a_killed_backend(
             await admin.execute(f"SELECT pg_terminate_backend({pid})")
         await until(tables, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
 
+    phases = dict(PHASES)
+    if driver == "psycopg":  # it says COMMIT without a look at the socket, and cannot know then
+        phases["before COMMIT"] = UnitState.OUTCOME_UNKNOWN
     url = tables.set(drivername=f"postgresql+{driver}")
     async with accounted(url, server=tables) as database:
-        for phase, expected in PHASES.items():
+        for phase, expected in phases.items():
             for _ in range(times):
                 state = await kill_in_phase(database, tables, phase, terminate)
                 assert state is expected, phase
@@ -154,7 +155,9 @@ async def test_no_unit_fails_when_idle_connections_die(
             together = asyncio.Barrier(size)
             pids = await asyncio.gather(*(unit(database, together) for _ in range(size)))
             async with connected(tables) as admin:
-                await admin.execute("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids)
+                await admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) pid", pids
+                )
             await until(
                 tables, "NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ANY($1))", pids
             )

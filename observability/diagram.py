@@ -1,0 +1,88 @@
+"""Draws the plugins of a bot, what they require, and the state each is in."""
+
+import argparse
+import sys
+
+from lifecycle.config import app_config, find_plugins, read_file
+from lifecycle.errors import JournalError, LifecycleError
+from lifecycle.journal_reader import JournalReader
+from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
+from lifecycle.plugin import Plugin
+from lifecycle.wiring import in_order
+from observability.graph import Edge, Graph, Node
+from observability.recorded import add_config_argument, journal_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `db-manager diagram`."""
+    add_config_argument(parser)
+    parser.add_argument("--format", choices=["mermaid", "svg"], default="mermaid")
+    parser.add_argument(
+        "--states",
+        action="store_true",
+        help="draw instead the states that every plugin can be in, and what leads to them",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the picture to standard output; see `cli.Command`."""
+    if options.states:
+        text = to_mermaid() if options.format == "mermaid" else state_graph().to_svg()
+    else:
+        graph = plugin_graph(*_plugins(options))
+        text = graph.to_mermaid() if options.format == "mermaid" else graph.to_svg()
+    sys.stdout.write(text)
+    return 0
+
+
+def plugin_graph(plugins: dict[str, Plugin], states: dict[str, State]) -> Graph:
+    """Return the picture of plugins; arrows go from what is required to who requires it.
+
+    Args:
+        plugins: By name, each after what it requires.
+        states: The state of each, as far as it is known.
+    """
+    return Graph(
+        nodes=tuple(
+            Node(name, note=states.get(name, ""), style=_STYLES.get(states.get(name), ""))
+            for name in plugins
+        ),
+        edges=tuple(
+            Edge(needed, name) for name, plugin in plugins.items() for needed in plugin.requires
+        ),
+    )
+
+
+def state_graph() -> Graph:
+    """Return the picture of the states and of what leads from one to another."""
+    return Graph(
+        nodes=tuple(Node(state, style=_STYLES.get(state, "")) for state in State),
+        edges=tuple(
+            Edge(source, target, label=trigger)
+            for trigger, sources, target in TRANSITIONS
+            for source in sources
+        ),
+    )
+
+
+_STYLES: dict[State | None, str] = {State.STARTED: "good", State.FAILED: "bad"}
+
+
+def _plugins(options: argparse.Namespace) -> tuple[dict[str, Plugin], dict[str, State]]:
+    names = app_config(read_file(options.config)).plugins
+    plugins = in_order(find_plugins(names, options.config.absolute().parent))
+    return plugins, _states(options)
+
+
+def _states(options: argparse.Namespace) -> dict[str, State]:
+    """Return where the last run left the plugins; nothing when no run is recorded."""
+    path = journal_path(options.config)
+    if path is None or not path.is_file():
+        return {}
+    try:
+        with JournalReader(path) as reader:
+            runs = reader.runs()
+            return replay(reader.entries(runs[-1].run)) if runs else {}
+    except (JournalError, LifecycleError) as error:
+        sys.stderr.write(f"db-manager diagram: drawn without states: {error}\n")
+        return {}

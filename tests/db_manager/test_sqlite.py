@@ -1,0 +1,220 @@
+"""SQLite through our connection: no lost update, safe settings, and everything a driver does."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import ForeignKey, insert, select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_manager.base import Base
+from db_manager.database import Database
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.sqlite import FIRST_ROWS
+from db_manager.uow import UnitOfWork
+
+ROWS = FIRST_ROWS * 2 + 500
+#: Counts for minutes, in one statement, after it has told that it runs.
+ENDLESS = text(
+    "WITH RECURSIVE c(x) AS (SELECT started() UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+)
+
+
+class Shelf(Base):
+    """A shelf."""
+
+    __tablename__ = "sqlite_test__shelf"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    books: Mapped[int] = mapped_column(default=0)
+
+
+class Book(Base):
+    """A book, on a shelf that is there."""
+
+    __tablename__ = "sqlite_test__book"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    shelf: Mapped[int] = mapped_column(ForeignKey("sqlite_test__shelf.id"))
+
+
+@pytest.fixture
+async def database(sqlite_database: URL, open_database: Callable[..., Database]) -> Database:
+    """A SQLite file with the tables and one shelf."""
+    database = open_database(sqlite_database)
+    tables = [Base.metadata.tables[f"sqlite_test__{name}"] for name in ("shelf", "book")]
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all, tables)
+        await connection.execute(insert(Shelf).values(id=1))
+    return database
+
+
+async def put_a_book(factory: UnitOfWorkFactory) -> None:
+    """Read how many books there are, and write one more."""
+    async with factory() as uow:
+        shelf = await uow.session.get_one(Shelf, 1)
+        await asyncio.sleep(0)
+        shelf.books += 1
+
+
+async def books(database: Database) -> int:
+    """Return how many books were counted."""
+    async with database.engine.connect() as connection:
+        return int((await connection.scalars(select(Shelf.books))).one())
+
+
+async def test_no_update_is_lost(database: Database) -> None:
+    """Fifty units that read and then write at once count to fifty."""
+    factory = UnitOfWorkFactory(database)
+    await asyncio.gather(*(put_a_book(factory) for _ in range(50)))
+    assert await books(database) == 50
+
+
+async def test_no_update_is_lost_between_programs(
+    database: Database, open_database: Callable[..., Database]
+) -> None:
+    """Engines that know nothing of each other lose no update either."""
+    factories = [
+        UnitOfWorkFactory(database),
+        UnitOfWorkFactory(open_database(database.engine.url)),
+    ]
+    await asyncio.gather(*(put_a_book(factory) for factory in factories for _ in range(10)))
+    assert await books(database) == 20
+
+
+async def test_safe_settings(sqlite_database: URL, open_database: Callable[..., Database]) -> None:
+    """Connections log ahead, keep foreign keys, and sync as the configuration says."""
+    for level, number in (("NORMAL", 1), ("FULL", 2)):
+        database = open_database(sqlite_database, sqlite_synchronous=level)
+        async with database.engine.connect() as connection:
+            got = [
+                await connection.scalar(text(f"PRAGMA {name}"))
+                for name in ("journal_mode", "foreign_keys", "synchronous")
+            ]
+        assert got == ["wal", 1, number]
+
+
+async def test_foreign_keys_are_kept(database: Database) -> None:
+    """A row that refers to nothing is refused."""
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        async with UnitOfWork(database) as uow:
+            uow.session.add(Book(shelf=77))
+
+
+async def test_tables_belong_to_the_transaction(database: Database) -> None:
+    """A table created in a unit that is rolled back is gone, also with rows in it."""
+    with pytest.raises(ZeroDivisionError):
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(text("CREATE TABLE extra (id INTEGER)"))
+            await uow.session.execute(text("INSERT INTO extra VALUES (1)"))
+            raise ZeroDivisionError
+    with pytest.raises(OperationalError, match="no such table: extra"):
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(text("SELECT * FROM extra"))
+
+
+BOOKS = select(Book.id).order_by(Book.id)
+
+
+async def test_more_rows_than_one_crossing_brings(database: Database) -> None:
+    """However the rows are fetched, each comes once and in order."""
+    everything = list(range(1, ROWS + 1))
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(insert(Book), [{"shelf": 1}] * ROWS)
+    async with UnitOfWork(database) as uow:
+        connection = uow.connection
+        assert list(await connection.scalars(BOOKS)) == everything
+        partitions = (await connection.execute(BOOKS)).partitions(700)
+        assert [row.id for part in partitions for row in part] == everything
+        result = await connection.execute(BOOKS)
+        some = [result.fetchone(), *result.fetchmany(FIRST_ROWS), *result.fetchall()]
+        assert [row.id for row in some if row is not None] == everything
+        stream = await connection.stream(BOOKS)
+        assert [row.id async for row in stream] == everything
+        stream = await connection.stream(BOOKS)
+        parts = [part async for part in stream.partitions(FIRST_ROWS - 1)]
+        assert [row.id for part in parts for row in part] == everything
+        exactly = await connection.scalars(BOOKS.limit(FIRST_ROWS))
+        assert len(exactly.all()) == FIRST_ROWS
+
+
+async def test_a_result_that_was_not_read_to_its_end(database: Database) -> None:
+    """A cursor that is left with rows keeps nobody from writing or committing."""
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(insert(Book), [{"shelf": 1}] * ROWS)
+    async with UnitOfWork(database) as uow:
+        stream = await uow.connection.stream(BOOKS)
+        assert (await stream.fetchone()) == (1,)
+        await stream.close()
+        await uow.connection.execute(text("DROP TABLE sqlite_test__book"))
+    assert uow.state == "committed"
+
+
+async def test_many_rows_and_what_they_return(database: Database) -> None:
+    """Executemany, RETURNING, rowcount and generated keys work as with every driver."""
+    async with UnitOfWork(database) as uow:
+        shelves = await uow.session.scalars(
+            insert(Shelf).returning(Shelf.id), [{"books": n} for n in range(3)]
+        )
+        assert shelves.all() == [2, 3, 4]
+        [row] = await uow.connection.execute(
+            text("UPDATE sqlite_test__shelf SET books = 9 WHERE id = 2 RETURNING id, books")
+        )
+        assert tuple(row) == (2, 9)
+        updated = await uow.connection.execute(text("UPDATE sqlite_test__shelf SET books = 1"))
+        assert updated.rowcount == 4
+        inserted = await uow.connection.execute(insert(Shelf).values(books=5))
+        assert inserted.inserted_primary_key == (5,)
+        uow.session.add_all(new := [Book(shelf=1), Book(shelf=1)])
+        await uow.session.flush()
+        assert [book.id for book in new] == [1, 2]
+
+
+async def test_a_cancelled_statement_ends_at_once(database: Database) -> None:
+    """A cancellation interrupts the statement in its thread; the next unit can write."""
+    started, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def tell() -> int:
+        loop.call_soon_threadsafe(started.set)
+        return 1
+
+    async def work() -> None:
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            await driver.create_function("started", 0, tell)
+            await uow.session.execute(ENDLESS)
+
+    task = asyncio.create_task(work())
+    await started.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    await put_a_book(UnitOfWorkFactory(database))
+    assert await books(database) == 1
+    assert database.pool_levels()["used"] == 0
+
+
+async def test_an_empty_end_crosses_nowhere(database: Database) -> None:
+    """A session that was opened and not used neither connects nor begins."""
+    async with UnitOfWork(database) as uow:
+        assert uow.session.is_active
+    assert database.pool_levels()["used"] == 0
+    await put_a_book(UnitOfWorkFactory(database))
+
+
+async def test_reading_units_do_not_wait_for_the_writer(database: Database) -> None:
+    """While a unit writes, read-only units of other tasks read what was committed before."""
+    seen: list[int] = []
+
+    async def read() -> None:
+        async with UnitOfWork(database, read_only=True) as uow:
+            seen.append((await uow.session.scalars(select(Shelf.books))).one())
+
+    async with UnitOfWork(database) as uow:
+        (await uow.session.get_one(Shelf, 1)).books = 7
+        await uow.session.flush()
+        await asyncio.create_task(read())
+    await read()
+    assert seen == [0, 7]
