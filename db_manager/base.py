@@ -8,8 +8,11 @@ from sqlalchemy.orm import DeclarativeBase
 
 from db_manager.errors import TableNameError
 
-#: A name is cut by the server at 63 bytes in silence, and two would become one.
-TABLE_NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z][a-z0-9]*(?:_[a-z0-9]+)*__[a-z][a-z0-9_]*\Z")
+#: A name is cut by PostgreSQL at 63 bytes in silence, and two would become one; SQLite keeps
+#: names that begin with `sqlite_` for itself.
+TABLE_NAME: Final = re.compile(
+    r"(?=.{3,63}\Z)(?!sqlite_)[a-z][a-z0-9]*(?:_[a-z0-9]+)*__[a-z][a-z0-9_]*\Z"
+)
 
 #: Constraints and indexes get names that are the same on every database, for migrations.
 NAMING_CONVENTION: Final = {

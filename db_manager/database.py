@@ -143,7 +143,7 @@ class Database:
         pool = self.engine.sync_engine.pool
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
-        self._loop, self._pool = loop, pool
+        self._loop, self._pool, self._watch = loop, pool, None
 
     def leave(self, task: asyncio.Task[Any] | None) -> None:
         """Let the unit of *task* go."""
@@ -384,8 +384,9 @@ class Database:
             WrongEventLoopError: The connections belong to another loop, and only that can close
                 them.
         """
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            raise WrongEventLoopError
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._move_to(loop)
         self.state = "closed"
         if self._watch is not None:
             self._watch.cancel()

@@ -9,7 +9,7 @@ from lifecycle.journal_reader import JournalReader
 from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
 from lifecycle.plugin import Plugin
 from lifecycle.wiring import in_order
-from observability.graph import Edge, Graph, Node
+from observability.graph import Edge, Graph, Node, Style
 from observability.recorded import add_config_argument, journal_path
 
 
@@ -65,7 +65,7 @@ def state_graph() -> Graph:
     )
 
 
-_STYLES: dict[State | None, str] = {State.STARTED: "good", State.FAILED: "bad"}
+_STYLES: dict[State | None, Style] = {State.STARTED: "good", State.FAILED: "bad"}
 
 
 def _plugins(options: argparse.Namespace) -> tuple[dict[str, Plugin], dict[str, State]]:

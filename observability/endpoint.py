@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,9 @@ from observability.metrics import Metrics
 
 T = TypeVar("T")
 
+_ADDRESS: Final = re.compile(
+    r"(?:(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[^:\[\]]*)):)?(?P<port>[0-9]{1,5})", re.IGNORECASE
+)
 #: Seconds that requests under way are given at the end.
 _LAST_REQUESTS: Final = 0.5
 
@@ -125,11 +129,10 @@ def parse_address(address: str) -> tuple[str, int]:
     Raises:
         ValueError: It is none of these.
     """
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found["port"]) >= 2**16:
         raise ValueError(f"{address!r} is no address: write host:port, as 127.0.0.1:9100")
-    return host, int(port)
+    return found["v6"] or found["host"] or "127.0.0.1", int(found["port"])
 
 
 def _json(status: int, answer: dict[str, Any]) -> web.Response:

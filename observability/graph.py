@@ -1,8 +1,9 @@
 """A graph of boxes and arrows as text for Mermaid and as a picture in SVG."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from html import escape
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 Style = Literal["", "good", "bad"]
@@ -12,13 +13,15 @@ _HIGH: Final = 40
 _ROW: Final = 96  # from the top of a layer to the top of the next
 _GAP: Final = 36  # between the boxes of a layer
 _MARGIN: Final = 24
+_BEND: Final = 24.0  # width of an arrow that passes a layer
+_LANE: Final = 40  # from one arrow that goes up to the next
 _LOOK: Final = """
 text { font: 14px system-ui, sans-serif; text-anchor: middle; fill: #1d2430 }
-.note { font-size: 11px; fill: #667085 }
+.note { font-size: 11px; fill: #667085; stroke: #fff; stroke-width: 3px; paint-order: stroke }
 rect { fill: #f6f8fb; stroke: #98a2b3 } .good { stroke: #2b9d6a } .bad { stroke: #d3303e }
 path { fill: none; stroke: #98a2b3; stroke-width: 1.5 } marker path { fill: #98a2b3; stroke: none }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e4e8ef } .note { fill: #98a2b3 } rect { fill: #181d26 }
+  text { fill: #e4e8ef } .note { fill: #98a2b3; stroke: #12161d } rect { fill: #181d26 }
 }
 """
 
@@ -79,56 +82,21 @@ class Graph(NamedTuple):
 
     def to_svg(self) -> str:
         """Return the graph as a picture; arrows to a higher box go around on the right."""
-        boxes, width, height = self._boxes()
-        parts = [_edge(edge, boxes, width) for edge in _joined(self.edges)]
-        parts += [_box(node, boxes[node.name]) for node in self.nodes]
-        width += _MARGIN + 90 * any(_goes_up(edge, boxes) for edge in self.edges)
+        layout = _Layout(self)
+        width, height = layout.size
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
             f'width="{width:.0f}" height="{height:.0f}">\n<style>{_LOOK}</style>\n'
             f'<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
             f'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>\n'
-            + "\n".join(parts)
+            + "\n".join((*layout.arrows(), *layout.boxes()))
             + "\n</svg>\n"
         )
 
-    def _layers(self) -> dict[str, int]:
-        """Return how deep each box stands: below all that lead to it, but for circles."""
-        order = {node.name: index for index, node in enumerate(self.nodes)}
-        layers = dict.fromkeys(order, 0)
-        for node in self.nodes:
-            for edge in self.edges:
-                if edge.source == node.name and order[edge.source] < order[edge.target]:
-                    layers[edge.target] = max(layers[edge.target], layers[node.name] + 1)
-        return layers
 
-    def _boxes(self) -> tuple[dict[str, "_Box"], float, float]:
-        layers = self._layers()
-        rows: list[list[Node]] = [[] for _ in range(max(layers.values(), default=0) + 1)]
-        for node in self.nodes:
-            rows[layers[node.name]].append(node)
-        widths = {n.name: max(len(n.name), len(n.note), 6) * _CHAR + 28 for n in self.nodes}
-        wide = [sum(widths[n.name] + _GAP for n in row) - _GAP for row in rows]
-        whole = max(wide, default=0) + 2 * _MARGIN
-        boxes = {}
-        for depth, row in enumerate(rows):
-            left = (whole - wide[depth]) / 2
-            # Below the middle of what leads here, so that few arrows cross.
-            for node in sorted(row, key=lambda each: self._middle(each, boxes)):
-                boxes[node.name] = _Box(left, _MARGIN + depth * _ROW, widths[node.name])
-                left += widths[node.name] + _GAP
-        return boxes, whole, 2 * _MARGIN + (len(rows) - 1) * _ROW + _HIGH
+class _Place(NamedTuple):
+    """Where a box is, or a bend of an arrow that passes its layer."""
 
-    def _middle(self, node: Node, boxes: Mapping[str, "_Box"]) -> float:
-        above = [
-            boxes[e.source].middle
-            for e in self.edges
-            if e.target == node.name and e.source in boxes
-        ]
-        return sum(above) / len(above) if above else 0.0
-
-
-class _Box(NamedTuple):
     left: float
     top: float
     width: float
@@ -136,6 +104,98 @@ class _Box(NamedTuple):
     @property
     def middle(self) -> float:
         return self.left + self.width / 2
+
+
+class _Layout:
+    """Boxes in layers, each below all that lead to it, but for circles."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        order = {node.name: index for index, node in enumerate(graph.nodes)}
+        joined = _joined(graph.edges)
+        self._down = [e for e in joined if order[e.source] < order[e.target]]
+        self._up = [e for e in joined if order[e.source] >= order[e.target]]
+        self._depths = dict.fromkeys(order, 0)
+        for node in graph.nodes:
+            for edge in self._down:
+                if edge.source == node.name:
+                    below = self._depths[node.name] + 1
+                    self._depths[edge.target] = max(self._depths[edge.target], below)
+        rows: list[list[str]] = [[] for _ in range(max(self._depths.values(), default=0) + 1)]
+        for name, depth in self._depths.items():
+            rows[depth].append(name)
+        self._stations: dict[Edge, list[str]] = {}
+        for edge in self._down:
+            first, last = self._depths[edge.source] + 1, self._depths[edge.target]
+            bends = [f"{edge.source}\n{edge.target}\n{depth}" for depth in range(first, last)]
+            for depth, bend in enumerate(bends, first):
+                rows[depth].append(bend)
+            self._stations[edge] = [edge.source, *bends, edge.target]
+        self._places: dict[str, _Place] = {}
+        self.size = self._place(rows)
+
+    def _place(self, rows: list[list[str]]) -> tuple[float, float]:
+        widths = dict.fromkeys((name for row in rows for name in row), _BEND)
+        for node in self._graph.nodes:
+            widths[node.name] = max(len(node.name), len(node.note), 6) * _CHAR + 28
+        lengths = [sum(widths[name] + _GAP for name in row) - _GAP for row in rows]
+        whole = max(lengths) + 2 * _MARGIN
+        for depth, row in enumerate(rows):
+            left = (whole - lengths[depth]) / 2
+            # Below the middle of what leads here, so that few arrows cross.
+            for name in sorted(row, key=self._middle_above):
+                self._places[name] = _Place(left, _MARGIN + depth * _ROW, widths[name])
+                left += widths[name] + _GAP
+        height = 2 * _MARGIN + (len(rows) - 1) * _ROW + _HIGH
+        self._right = whole - _MARGIN / 2
+        return whole + _LANE * len(self._up) + 40 * bool(self._up), height
+
+    def _middle_above(self, name: str) -> float:
+        above = [
+            self._places[before].middle
+            for stations in self._stations.values()
+            for before, after in pairwise(stations)
+            if after == name
+        ]
+        return sum(above) / len(above) if above else 0.0
+
+    def boxes(self) -> Iterator[str]:
+        """Yield the boxes."""
+        for node in self._graph.nodes:
+            place = self._places[node.name]
+            middle, top = f"{place.middle:.1f}", place.top
+            yield (
+                f'<rect class="{node.style}" x="{place.left:.1f}" y="{top:.0f}" '
+                f'width="{place.width:.1f}" height="{_HIGH}" rx="8"/>'
+                f'<text x="{middle}" y="{top + (18 if node.note else 25):.0f}">'
+                f"{escape(node.name)}</text>"
+            )
+            if node.note:
+                yield f'<text class="note" x="{middle}" y="{top + 32:.0f}">{escape(node.note)}</text>'
+
+    def arrows(self) -> Iterator[str]:
+        """Yield the arrows with their labels."""
+        for edge, stations in self._stations.items():
+            path, label_at = "", (0.0, 0.0)
+            for before, after in pairwise(self._places[name] for name in stations):
+                # A bend is as high as a box, so that the arrow passes beside the boxes.
+                x1, y1, x2, y2 = before.middle, before.top + _HIGH, after.middle, after.top
+                half = (y1 + y2) / 2
+                path += f"{'L' if path else 'M'}{x1:.1f} {y1:.1f}"
+                path += f"C{x1:.1f} {half:.1f} {x2:.1f} {half:.1f} {x2:.1f} {y2:.1f}"
+                if label_at == (0.0, 0.0):
+                    label_at = (x1 + 3 * x2) / 4, half + 12
+            yield _arrow(path, edge.label, *label_at)
+        for lane, edge in enumerate(self._up):
+            source, target = self._places[edge.source], self._places[edge.target]
+            x1, y1 = source.left + source.width, source.top + _HIGH * 0.6
+            x2, y2 = target.left + target.width, target.top + _HIGH * 0.4
+            out = self._right + _LANE * (lane + 1)
+            path = (
+                f"M{x1:.1f} {y1:.1f}H{out - 12:.1f}Q{out:.1f} {y1:.1f} {out:.1f} {y1 - 6:.1f}"
+                f"V{y2 + 6:.1f}Q{out:.1f} {y2:.1f} {out - 12:.1f} {y2:.1f}H{x2:.1f}"
+            )
+            yield _arrow(path, edge.label, out, (y1 + y2) / 2 + 4)
 
 
 def _joined(edges: tuple[Edge, ...]) -> list[Edge]:
@@ -146,38 +206,9 @@ def _joined(edges: tuple[Edge, ...]) -> list[Edge]:
     return [Edge(*ends, label=", ".join(texts)) for ends, texts in labels.items()]
 
 
-def _goes_up(edge: Edge, boxes: Mapping[str, _Box]) -> bool:
-    return boxes[edge.target].top <= boxes[edge.source].top
-
-
-def _box(node: Node, box: _Box) -> str:
-    middle = f"{box.middle:.1f}"
-    name_at = box.top + (18 if node.note else 25)
-    note = f'<text class="note" x="{middle}" y="{box.top + 32:.0f}">{escape(node.note)}</text>'
-    return (
-        f'<rect class="{node.style}" x="{box.left:.1f}" y="{box.top:.0f}" '
-        f'width="{box.width:.1f}" height="{_HIGH}" rx="8"/>'
-        f'<text x="{middle}" y="{name_at:.0f}">{escape(node.name)}</text>{note if node.note else ""}'
-    )
-
-
-def _edge(edge: Edge, boxes: Mapping[str, _Box], width: float) -> str:
-    source, target = boxes[edge.source], boxes[edge.target]
-    if _goes_up(edge, boxes):
-        start = (source.left + source.width, source.top + _HIGH / 2)
-        end = (target.left + target.width, target.top + _HIGH / 2 + 6 * (source == target))
-        out = width + 40 if source != target else start[0] + 46
-        curve = f"C{out:.1f} {start[1]:.1f} {out:.1f} {end[1]:.1f} {end[0]:.1f} {end[1]:.1f}"
-        at = (0.25 * start[0] + 0.75 * out, (start[1] + end[1]) / 2 + 4)
-    else:
-        start = (source.middle, source.top + _HIGH)
-        end = (target.middle, target.top)
-        half = (start[1] + end[1]) / 2
-        curve = f"C{start[0]:.1f} {half:.1f} {end[0]:.1f} {half:.1f} {end[0]:.1f} {end[1]:.1f}"
-        at = ((start[0] + end[0]) / 2, half + 4)
-    path = f'<path d="M{start[0]:.1f} {start[1]:.1f}{curve}" marker-end="url(#arrow)"/>'
-    label = f'<text class="note" x="{at[0]:.1f}" y="{at[1]:.1f}">{escape(edge.label)}</text>'
-    return path + (label if edge.label else "")
+def _arrow(path: str, label: str, x: float, y: float) -> str:
+    text = f'<text class="note" x="{x:.1f}" y="{y:.1f}">{escape(label)}</text>' if label else ""
+    return f'<path d="{path}" marker-end="url(#arrow)"/>{text}'
 
 
 def _quoted(text: str) -> str:

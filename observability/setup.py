@@ -69,7 +69,7 @@ def observe(app: Application, section: dict[str, Any]) -> Callable[[], Awaitable
         metrics = _measure(app, stack) if config.metrics else None
         if config.traces:
             _trace(app, stack)
-        endpoint = _answer(app, config.endpoint, metrics) if config.endpoint else None
+        endpoint = _answer(app, stack, config.endpoint, metrics) if config.endpoint else None
         attached = stack.pop_all()
     return attached.close if endpoint is None else partial(_detach, attached, endpoint)
 
@@ -86,9 +86,7 @@ def _measure(app: Application, stack: ExitStack) -> "Metrics":
         measured = stack.enter_context(metrics.attach(app.bus, probes=app.probes))
     except ImportError as error:
         raise ConfigError(f"[observability] metrics: {error}") from error
-    # For an HTTP server of one's own.
-    app.services.provide("observability:metrics", measured)
-    stack.callback(app.services.withdraw, "observability:metrics")
+    _provide(app, stack, "metrics", measured)  # for an HTTP server of one's own
     return measured
 
 
@@ -101,15 +99,24 @@ def _trace(app: Application, stack: ExitStack) -> None:
         raise ConfigError(f"[observability] traces: {error}") from error
 
 
-def _answer(app: Application, address: str, metrics: "Metrics | None") -> "Endpoint":
+def _answer(
+    app: Application, stack: ExitStack, address: str, metrics: "Metrics | None"
+) -> "Endpoint":
     from observability.endpoint import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
 
     try:
         endpoint = Endpoint(app, address, metrics)
     except (ValueError, OSError) as error:
         raise ConfigError(f"[observability] endpoint: {error}") from None
+    _provide(app, stack, "endpoint", endpoint)  # for who asked for port 0
     endpoint.start()
     return endpoint
+
+
+def _provide(app: Application, stack: ExitStack, name: str, value: object) -> None:
+    service = f"observability:{name}"
+    app.services.provide(service, value)
+    stack.callback(app.services.withdraw, service)
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

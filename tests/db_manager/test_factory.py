@@ -142,9 +142,8 @@ async def test_a_busy_sqlite_is_tried_again(busy: tuple[Database, sqlite3.Connec
 async def test_attempts_are_limited(busy: tuple[Database, sqlite3.Connection]) -> None:
     """When every attempt fails the last error is the cause, and every attempt was told."""
     database, _ = busy
-    with EventRecorder(database.bus) as events:
-        with pytest.raises(RetriesExhaustedError) as caught:
-            await UnitOfWorkFactory(database).run(increment, attempts=3)
+    with EventRecorder(database.bus) as events, pytest.raises(RetriesExhaustedError) as caught:
+        await UnitOfWorkFactory(database).run(increment, attempts=3)
     assert caught.value.attempts == 3
     assert str(caught.value).startswith("gave up after 3 attempts in ")
     assert isinstance(caught.value.__cause__, OperationalError)

@@ -25,7 +25,7 @@ ENDLESS = text(
 class Shelf(Base):
     """A shelf."""
 
-    __tablename__ = "sqlite_test__shelf"
+    __tablename__ = "shelf_test__shelf"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     books: Mapped[int] = mapped_column(default=0)
@@ -34,17 +34,17 @@ class Shelf(Base):
 class Book(Base):
     """A book, on a shelf that is there."""
 
-    __tablename__ = "sqlite_test__book"
+    __tablename__ = "shelf_test__book"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    shelf: Mapped[int] = mapped_column(ForeignKey("sqlite_test__shelf.id"))
+    shelf: Mapped[int] = mapped_column(ForeignKey("shelf_test__shelf.id"))
 
 
 @pytest.fixture
 async def database(sqlite_database: URL, open_database: Callable[..., Database]) -> Database:
     """A SQLite file with the tables and one shelf."""
     database = open_database(sqlite_database)
-    tables = [Base.metadata.tables[f"sqlite_test__{name}"] for name in ("shelf", "book")]
+    tables = [Base.metadata.tables[f"shelf_test__{name}"] for name in ("shelf", "book")]
     async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all, tables)
         await connection.execute(insert(Shelf).values(id=1))
@@ -148,7 +148,7 @@ async def test_a_result_that_was_not_read_to_its_end(database: Database) -> None
         stream = await uow.connection.stream(BOOKS)
         assert (await stream.fetchone()) == (1,)
         await stream.close()
-        await uow.connection.execute(text("DROP TABLE sqlite_test__book"))
+        await uow.connection.execute(text("DROP TABLE shelf_test__book"))
     assert uow.state == "committed"
 
 
@@ -160,10 +160,10 @@ async def test_many_rows_and_what_they_return(database: Database) -> None:
         )
         assert shelves.all() == [2, 3, 4]
         [row] = await uow.connection.execute(
-            text("UPDATE sqlite_test__shelf SET books = 9 WHERE id = 2 RETURNING id, books")
+            text("UPDATE shelf_test__shelf SET books = 9 WHERE id = 2 RETURNING id, books")
         )
         assert tuple(row) == (2, 9)
-        updated = await uow.connection.execute(text("UPDATE sqlite_test__shelf SET books = 1"))
+        updated = await uow.connection.execute(text("UPDATE shelf_test__shelf SET books = 1"))
         assert updated.rowcount == 4
         inserted = await uow.connection.execute(insert(Shelf).values(books=5))
         assert inserted.inserted_primary_key == (5,)

@@ -69,9 +69,13 @@ async def test_units_work_through_pgbouncer(
     )
 
 
-async def test_units_fail_through_pgbouncer_unprepared(pooled: URL, postgres_database: URL) -> None:
+async def test_units_fail_through_pgbouncer_without_the_setting(pooled: URL, postgres_database: URL) -> None:
     """Without the setting the same units fail: the check of U22 can."""
-    plain = {"statement_cache_size": 100, "prepared_statement_name_func": None}
+    plain = {
+        "statement_cache_size": 100,
+        "prepared_statement_cache_size": 100,
+        "prepared_statement_name_func": None,
+    }
     async with accounted(
         pooled,
         server=postgres_database,

@@ -1,6 +1,8 @@
 """The section [observability]: what it switches on, and what is said of its faults."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,15 @@ async def test_the_section_switches_logs_on(capsys: pytest.CaptureFixture[str]) 
         pass
     topics = [line.split('"event":"')[1].split('"')[0] for line in capsys.readouterr().err.split()]
     assert topics == ["app.started", "app.stopping", "app.stopped"]
+
+
+def test_backends_are_imported_when_they_are_asked_for() -> None:
+    """The observers cost no import of a backend that nobody switched on."""
+    program = (
+        "import sys, observability.setup, observability.metrics, observability.traces\n"
+        "print({'prometheus_client', 'opentelemetry', 'aiohttp', 'sqlalchemy'} & set(sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True
+    )
+    assert run.stdout == "set()\n"

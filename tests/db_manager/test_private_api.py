@@ -1,0 +1,85 @@
+"""Guards for what we use of SQLAlchemy's adapters and aiosqlite without being promised it."""
+
+import inspect
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import aiosqlite
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
+from sqlalchemy.engine import URL
+
+from db_manager.database import Database
+from db_manager.uow import UnitOfWork
+
+
+async def test_the_adapter_of_asyncpg_begins_when_it_is_told(
+    postgres_database: URL, open_database: Callable[..., Database]
+) -> None:
+    """`_start_transaction` begins at the server, and `_transaction` says whether it has."""
+    database = open_database(postgres_database)
+    async with database.engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        adapter: Any = raw.dbapi_connection
+        driver: Any = raw.driver_connection
+        assert adapter._transaction is None
+        assert not driver.is_in_transaction()
+        await adapter._start_transaction()
+        assert adapter._transaction is not None
+        assert driver.is_in_transaction()
+
+
+async def test_without_the_adapters_private_names_the_lane_still_begins(
+    postgres_database: URL,
+    open_database: Callable[..., Database],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When SQLAlchemy renames them, the driver's lane costs one round trip more, and works."""
+    database = open_database(postgres_database)
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE t (id INT)"))
+
+    def without(subject: object, name: str, *default: Any) -> Any:
+        return None if name == "_start_transaction" else getattr(subject, name, *default)
+
+    monkeypatch.setattr("db_manager.driver.getattr", without, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            await driver.execute("INSERT INTO t VALUES (1)")
+            raise ZeroDivisionError
+    async with UnitOfWork(database) as uow:
+        driver = await uow.driver()
+        await driver.execute("INSERT INTO t VALUES (2)")
+    async with UnitOfWork(database) as uow:
+        assert list(await uow.session.scalars(text("SELECT id FROM t"))) == [2]
+
+
+def test_names_of_aiosqlite() -> None:
+    """The connection of aiosqlite has the thread, the connection and the crossing that we use."""
+    connection = aiosqlite.Connection(lambda: None, 64)  # type: ignore[arg-type, return-value]  # never opened
+    assert isinstance(connection._thread, Thread)
+    assert connection._connection is None
+    assert inspect.iscoroutinefunction(connection._execute)
+    assert list(inspect.signature(connection._execute).parameters) == ["fn", "args", "kwargs"]
+    assert list(inspect.signature(connection.stop).parameters) == []
+    with pytest.raises(ValueError, match="no active connection"):
+        _ = connection._conn
+
+
+def test_the_adapter_of_aiosqlite_takes_our_connection() -> None:
+    """`async_creator_fn` in the arguments of connect is how the adapter gets a connection."""
+    source = inspect.getsource(AsyncAdapt_aiosqlite_dbapi.connect)
+    assert 'kw.pop("async_creator_fn", None)' in source
+
+
+async def test_our_connection_is_what_the_engine_uses(
+    sqlite_database: URL, open_database: Callable[..., Database]
+) -> None:
+    """A SQLite engine hands out our connection, in a thread that does not keep a program alive."""
+    async with UnitOfWork(open_database(sqlite_database)) as uow:
+        driver = await uow.driver()
+        assert type(driver).__module__ == "db_manager.sqlite"
+        assert driver._thread.daemon
