@@ -171,7 +171,8 @@ class _Layout:
                 f"{escape(node.name)}</text>"
             )
             if node.note:
-                yield f'<text class="note" x="{middle}" y="{top + 32:.0f}">{escape(node.note)}</text>'
+                note = escape(node.note)
+                yield f'<text class="note" x="{middle}" y="{top + 32:.0f}">{note}</text>'
 
     def arrows(self) -> Iterator[str]:
         """Yield the arrows with their labels."""
@@ -191,6 +192,8 @@ class _Layout:
             x1, y1 = source.left + source.width, source.top + _HIGH * 0.6
             x2, y2 = target.left + target.width, target.top + _HIGH * 0.4
             out = self._right + _LANE * (lane + 1)
+            if source is target:
+                out, y1, y2 = x1 + _LANE, y1 + 6, y2 - 6
             path = (
                 f"M{x1:.1f} {y1:.1f}H{out - 12:.1f}Q{out:.1f} {y1:.1f} {out:.1f} {y1 - 6:.1f}"
                 f"V{y2 + 6:.1f}Q{out:.1f} {y2:.1f} {out - 12:.1f} {y2:.1f}H{x2:.1f}"

@@ -24,11 +24,10 @@ async def test_the_adapter_of_asyncpg_begins_when_it_is_told(
         raw = await connection.get_raw_connection()
         adapter: Any = raw.dbapi_connection
         driver: Any = raw.driver_connection
-        assert adapter._transaction is None
-        assert not driver.is_in_transaction()
+        before = (adapter._transaction, driver.is_in_transaction())
         await adapter._start_transaction()
-        assert adapter._transaction is not None
-        assert driver.is_in_transaction()
+        assert before == (None, False)
+        assert (bool(adapter._transaction), driver.is_in_transaction()) == (True, True)
 
 
 async def test_without_the_adapters_private_names_the_lane_still_begins(

@@ -243,7 +243,7 @@ async def test_hanging_stop_costs_its_deadline_and_is_named(log: Log) -> None:
 async def test_concurrent_commands_call_each_hook_once_per_life(log: Log, seed: int) -> None:
     """Fifty commands at once: no hook runs twice in one life, and no transition is illegal."""
     app = Application(five(log))
-    choice = random.Random(seed)  # noqa: S311 -- a schedule, not a secret
+    choice = random.Random(seed)
     commands = [choice.choice([app.start, app.stop, app.restart]) for _ in range(50)]
     await asyncio.gather(*(command() for command in commands))
     await app.unload()

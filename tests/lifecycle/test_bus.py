@@ -50,7 +50,7 @@ def bus() -> EventBus:
         ("*.>", "a", False),
     ],
 )
-def test_patterns_mean_what_they_mean_in_nats(pattern: str, topic: str, expected: bool) -> None:  # noqa: FBT001 -- a column of the table
+def test_patterns_mean_what_they_mean_in_nats(pattern: str, topic: str, expected: bool) -> None:
     """`*` is one token and `>` is one or more at the end."""
     assert matches(pattern, topic) is expected
 

@@ -287,7 +287,7 @@ def test_flipped_bits_never_give_a_wrong_history(path: Path, tmp_path: Path) -> 
     """With any single bit of the file flipped, the history is the true one or refused."""
     truth = _write(path, count=20)
     whole = path.read_bytes()
-    chance = random.Random(7)  # noqa: S311 -- reproducible, not secret
+    chance = random.Random(7)
     seen = 0
     flipped = tmp_path / "flipped.sqlite3"
     for _ in range(300):

@@ -36,18 +36,22 @@ class PostgresServer:
 
     Args:
         password: What the user must say over TCP; None trusts everybody.
+        programs: Folder of other programs of PostgreSQL's, built with TLS for example.
         settings: More settings for postgresql.conf, by name.
     """
 
     user = "postgres"
     host = "127.0.0.1"
 
-    def __init__(self, *, password: str | None = None, **settings: str) -> None:
+    def __init__(
+        self, *, password: str | None = None, programs: Path | None = None, **settings: str
+    ) -> None:
         self.password = password
         self.port = 0
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        self._binaries, self._account = installation()
+        binaries, self._account = installation()
+        self._binaries = programs or binaries
         self._home = private_folder("db_manager_pg_", _fast_folder())
         self._data = self._home / "data"
         self._log = self._home / "log"

@@ -1,0 +1,109 @@
+"""Says what is wrong with the configuration and the database of a bot, and how to mend it."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from lifecycle import config as configuration
+from lifecycle.application import Application
+from lifecycle.errors import ConfigError, WiringError
+
+#: What a section [database] is called.
+SECTION: Final = "database"
+_MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
+
+
+class Finding(NamedTuple):
+    """One line of the answer.
+
+    Args:
+        level: `problem` when the bot does not start or work like this.
+        about: What was looked at, in one word.
+        text: What was found, and how to mend it.
+    """
+
+    level: Literal["ok", "warning", "problem"]
+    about: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `db-manager check`."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("config.toml"),
+        metavar="FILE",
+        help="default: config.toml",
+    )
+    parser.epilog = (
+        "Nothing is changed: no table is made, and the journal is not opened. Exit code: 0 when "
+        "the bot can start, 1 when something is wrong, 2 when there is no configuration."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check, and show what was found.
+
+    Returns:
+        0, or 1 when something is wrong.
+
+    Raises:
+        ConfigError: There is no configuration to check.
+    """
+    path: Path = options.config
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file; name yours with --config")
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    worst = 0
+    for finding in findings(path):
+        mark, code = _MARKS[finding.level]
+        if colours:
+            mark = f"\033[{code}m{mark}\033[0m"
+        first, *rest = finding.text.splitlines() or [""]
+        below = "".join(f"\n{'':<13}{line}" for line in rest)
+        sys.stdout.write(f"{mark} {finding.about:<10} {first}{below}\n")
+        worst |= finding.level == "problem"
+    return int(worst)
+
+
+def findings(path: Path) -> Iterable[Finding]:
+    """Look at everything that *path* describes.
+
+    Args:
+        path: The file config.toml.
+
+    Yields:
+        What was found, as soon as it is known.
+    """
+    try:
+        config = configuration.read_file(path)
+    except ConfigError as error:
+        yield Finding("problem", "config", str(error))
+        return
+    try:
+        app = Application.from_config(path)
+    except WiringError as error:
+        yield Finding("problem", "config", str(error))
+    else:
+        yield Finding("ok", "config", f"{path} is understood")
+        yield Finding("ok", "plugins", ", ".join(app.plugins) or "none")
+    if SECTION in config or "db_manager" in config.get("app", {}).get("plugins", ()):
+        yield from _database(config)
+
+
+def _database(config: dict[str, Any]) -> Iterable[Finding]:
+    # SQLAlchemy is imported here and not above, for `db-manager --help`.
+    from db_manager.diagnosis import diagnose  # noqa: PLC0415 -- see above
+    from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- see above
+
+    try:
+        section = configuration.plugin_config(config, DatabasePlugin())
+    except WiringError as error:
+        yield Finding("problem", "database", str(error))
+        return
+    yield from asyncio.run(diagnose(section))
