@@ -12,8 +12,8 @@ from lifecycle import config as configuration
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError, WiringError
 
-#: What a section [database] is called.
 SECTION: Final = "database"
+DATABASE_PLUGIN: Final = "db_manager"
 _MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
 
 
@@ -85,6 +85,8 @@ def findings(path: Path) -> Iterable[Finding]:
     except ConfigError as error:
         yield Finding("problem", "config", str(error))
         return
+    # Also when the rest is wrong: who has two faults shall not need three tries.
+    has_database = SECTION in config
     try:
         app = Application.from_config(path)
     except WiringError as error:
@@ -92,7 +94,8 @@ def findings(path: Path) -> Iterable[Finding]:
     else:
         yield Finding("ok", "config", f"{path} is understood")
         yield Finding("ok", "plugins", ", ".join(app.plugins) or "none")
-    if SECTION in config or "db_manager" in config.get("app", {}).get("plugins", ()):
+        has_database = DATABASE_PLUGIN in app.plugins
+    if has_database:
         yield from _database(config)
 
 

@@ -50,8 +50,8 @@ async def diagnose(config: DatabaseConfig) -> list[Finding]:
         return [Finding("problem", "database", str(error))]
     found = [Finding("ok", "database", _where(url))]
     try:
-        if backend == "sqlite" and not in_memory(url) and not Path(url.database or "").is_file():
-            return found + _no_file_yet(config, url)
+        if (nothing := _no_file_yet(config, url)) is not None:
+            return found + nothing
         async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
             found += await _connected(engine, config, url)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -71,10 +71,13 @@ def _where(url: URL) -> str:
     return f"{url.drivername}, {url.host or 'local socket'}{port}, database {url.database}{role}"
 
 
-def _no_file_yet(config: DatabaseConfig, url: URL) -> list[Finding]:
-    folder = Path(url.database or "").absolute().parent
-    if not folder.is_dir():
-        fix = f"there is no folder {folder}: create it, or change [database] database"
+def _no_file_yet(config: DatabaseConfig, url: URL) -> list[Finding] | None:
+    """Return what is to be said when the first start is still to make the file, else None."""
+    file = Path(url.database or "").absolute()
+    if url.get_backend_name() != "sqlite" or in_memory(url) or file.is_file():
+        return None
+    if not file.parent.is_dir():
+        fix = f"there is no folder {file.parent}: create it, or change [database] database"
         return [Finding("problem", "connect", fix)]
     findings = [Finding("ok", "connect", "the file is not there yet; the first start makes it")]
     return [*findings, _tables([str(name) for name in Base.metadata.tables], config)]

@@ -109,6 +109,11 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
         connect_args = _sqlite(config, url, read_only=read_only)
         if in_memory(url):  # it lives in its one connection
             options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
+    if str(config.engine_options.get("isolation_level", "")).upper() == "AUTOCOMMIT":
+        raise ConfigError(
+            "[database] engine_options: isolation_level AUTOCOMMIT would leave units nothing to "
+            "roll back; leave it out, and use `engine.connect()` for statements without a unit"
+        )
     if read_only and backend != "sqlite":
         options["isolation_level"] = "AUTOCOMMIT"
     options |= config.engine_options

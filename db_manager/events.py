@@ -47,7 +47,7 @@ class UnitStatement(UnitEvent):
         error: What it failed with, in one line, without SQL and values; empty otherwise.
     """
 
-    topic: ClassVar[str] = "uow.statement"
+    topic: ClassVar[str] = "database.statement"
 
     operation: str
     statement: str

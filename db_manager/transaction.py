@@ -102,9 +102,13 @@ class Transaction:
         connection = self.connection
         if connection is None:
             self._unit.check()
-            connection = self.connection = self._database.connect(self._unit, self)
-            if self._isolation_level is not None:
-                connection.execution_options(isolation_level=self._isolation_level)
+            try:
+                connection = self.connection = self._database.connect(self._unit, self)
+                if self._isolation_level is not None:
+                    connection.execution_options(isolation_level=self._isolation_level)
+            except BaseException as error:
+                self.mark_failed(error)  # the block may swallow it, and lose the statement
+                raise
         return connection
 
     def drive(self) -> object:
@@ -123,7 +127,7 @@ class Transaction:
     @property
     def untouched(self) -> bool:
         """True when no lane was ever opened: there is nothing to end."""
-        return self.connection is None and self.session is None
+        return self.connection is None and self.session is None and self.failed is None
 
     def finish(self) -> None:
         """Commit, or roll back when there is a cause to; give the connection back."""

@@ -45,6 +45,9 @@ class UnitOfWork:
             must see one state of the data. A write is refused by the database.
         isolation_level: As SQLAlchemy names it, for this unit alone.
         resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+
+    Raises:
+        ValueError: *isolation_level* is AUTOCOMMIT.
     """
 
     __slots__ = (
@@ -76,6 +79,11 @@ class UnitOfWork:
         isolation_level: str | None = None,
         resolvable: bool | None = None,
     ) -> None:
+        if (isolation_level or "").upper() == "AUTOCOMMIT":
+            raise ValueError(
+                "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
+                "use `engine.connect()`, or read_only=True for statements that only read"
+            )
         self._database = database = Database.of(engine)
         self._transaction = Transaction(
             self,

@@ -109,7 +109,7 @@ def _add(
         name, about = "db_client_connection_count", "Connections of a pool, by state."
         labels = {"pool": owner, "state": level}
     elif is_pool and level == "size":
-        name, about = "db_client_connection_max", "Connections that a pool keeps."
+        name, about = "db_client_connection_idle_max", "Connections that a pool keeps open."
         labels = {"pool": owner}
     elif is_pool and level == "units":
         name, about = "db_manager_uow_open", "Units of work that are open."

@@ -82,8 +82,7 @@ class Metrics:
         return encode(self.registry), content_type
 
     def collect(self) -> Iterator["Metric"]:
-        """Yield everything as it is now; called by the registry."""
-        self._listen()
+        """Yield everything as it is now; called by the registry, in the thread of the scrape."""
         with self._lock:  # which is not held while a probe is asked
             shown = [*counters([*self._counters.values()])]
             shown += histograms([*self._histograms.values()])
@@ -111,14 +110,13 @@ class Metrics:
 
     def _listen(self) -> None:
         """Subscribe to what is counted; the events of the other topics are not built for us."""
-        if not self._subscriptions:
-            return
-        for topic, kind in list(EVENT_TYPES.items()):
-            if kind not in self._kinds:
-                self._kinds[kind] = _Kind.of(kind)
-                if _is_counted(kind):
-                    self._subscriptions.append(self._bus.subscribe(topic, self._record))
-        self._known = len(EVENT_TYPES)
+        with self._lock:
+            for topic, kind in list(EVENT_TYPES.items()):
+                if kind not in self._kinds:
+                    self._kinds[kind] = _Kind.of(kind)
+                    if _is_counted(kind):
+                        self._subscriptions.append(self._bus.subscribe(topic, self._record))
+            self._known = len(EVENT_TYPES)
 
     def _record(self, event: Event) -> None:
         if len(EVENT_TYPES) != self._known:
@@ -184,7 +182,9 @@ def attach(
         raise ImportError(
             "metrics need prometheus-client: install db-manager[metrics]", name=error.name
         ) from error
-    return Metrics(bus, registry or CollectorRegistry(), {} if probes is None else probes)
+    if registry is None:
+        registry = CollectorRegistry()
+    return Metrics(bus, registry, {} if probes is None else probes)
 
 
 class _Kind(NamedTuple):

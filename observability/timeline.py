@@ -19,6 +19,7 @@ import msgspec
 from lifecycle.errors import ConfigError
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
+from observability.forms import printable
 from observability.lanes import Item, Picture, draw
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, duration_text, failures, outcome
@@ -123,7 +124,7 @@ def render(
         "title": escape(f"Run {number} {_SAYS[ended]}"),
         "outcome": escape(ended),
         "when": escape(f"Began {moment}, {duration_text(picture.length)} long{process}"),
-        "failures": "".join(f"<li>{escape(each)}</li>" for each in failures(history)),
+        "failures": "".join(f"<li>{escape(printable(each))}</li>" for each in failures(history)),
         "units": escape(_counts(facts, picture)),
         "rows": "".join(_row(each, picture) for each in picture.listed()[:ROWS]),
         "data": _embedded(msgspec.json.encode(picture)),

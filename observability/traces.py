@@ -42,7 +42,7 @@ class Traces:
             "app.*": self._moved,
         }
         if statements:
-            handlers["uow.statement"] = self._statement
+            handlers["database.statement"] = self._statement
         self._subscriptions = [bus.subscribe(topic, handlers[topic]) for topic in handlers]
 
     @property

@@ -279,6 +279,12 @@ def test_hosts_without_ports_are_refused() -> None:
         create_engine(DatabaseConfig(url=url))
 
 
+def test_an_engine_that_commits_by_itself_is_refused() -> None:
+    """AUTOCOMMIT for all units is refused: a rollback would be a lie."""
+    with pytest.raises(ConfigError, match="AUTOCOMMIT would leave units nothing to roll back"):
+        create_engine(DatabaseConfig(engine_options={"isolation_level": "AUTOCOMMIT"}))
+
+
 def test_an_unknown_engine_option_is_named() -> None:
     """An option that SQLAlchemy does not know is refused by its name."""
     with pytest.raises(ConfigError) as caught:

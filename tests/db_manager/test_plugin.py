@@ -37,7 +37,7 @@ class QuickPlugin(DatabasePlugin):
     stop_timeout = 0.4
 
 
-def make_app(url: URL | None = None, **keys: Any) -> Application:
+def make_app(url: URL | None = None, /, **keys: Any) -> Application:
     """Return an application with the plugin alone."""
     if url is not None:
         keys["url"] = url.render_as_string(hide_password=False)
@@ -192,7 +192,7 @@ async def test_health_and_levels(database_url: URL) -> None:
     app = make_app(database_url)
     async with app:
         health = (await app.health())["db_manager"]
-        assert health.ok, health
+        assert health.healthy, health
         assert health.details["driver"] == database_url.drivername
         levels = app.probes["db_manager:pool"]()
         assert levels == {"size": 10, "idle": 1, "used": 0, "units": 0}
@@ -241,7 +241,7 @@ async def test_a_server_that_is_late(server: PostgresServer) -> None:
             events.assert_event("plugin.degraded", plugin="db_manager")
             with pytest.raises(DatabaseUnavailableError, match="the database is unavailable"):
                 await add_thing(app)
-            assert not (await app.health())["db_manager"].ok
+            assert not (await app.health())["db_manager"].healthy
             async with factory_of(app)() as uow:
                 pass  # what needs no database works
             assert uow.state == "committed"

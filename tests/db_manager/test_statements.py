@@ -15,7 +15,7 @@ async def test_a_statement_is_told_without_its_values(
     database: Database, uow_factory: UnitOfWorkFactory
 ) -> None:
     """Who listens to statements hears each once: its text, its database, its time, no parameter."""
-    with EventRecorder(database.bus, "uow.statement") as events:
+    with EventRecorder(database.bus, "database.statement") as events:
         async with uow_factory() as uow:
             await uow.session.execute(text("SELECT 1 WHERE 'a' <> :value"), {"value": "canary"})
             await uow.connection.execute(text("SELECT 2"))
@@ -34,7 +34,7 @@ async def test_a_refused_statement_is_told_with_its_error(
     database: Database, uow_factory: UnitOfWorkFactory
 ) -> None:
     """A statement that fails is one event with the error, also when the block goes on."""
-    with EventRecorder(database.bus, "uow.statement") as events:
+    with EventRecorder(database.bus, "database.statement") as events:
         with pytest.raises(DBAPIError):
             async with uow_factory() as uow:
                 await uow.session.execute(text("\n select 1 FROM nothing"))
@@ -53,7 +53,7 @@ async def test_nobody_pays_for_statements_that_nobody_reads(
         async with uow_factory() as uow:
             await uow.session.execute(text("SELECT 1"))
             # The channel is asked anew for each statement.
-            with database.bus.subscribe("uow.statement", heard.append):
+            with database.bus.subscribe("database.statement", heard.append):
                 await uow.session.execute(text("SELECT 2"))
             await uow.session.execute(text("SELECT 3"))
     assert uow.statements == 3

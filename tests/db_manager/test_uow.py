@@ -17,6 +17,7 @@ from db_manager.config import DatabaseConfig
 from db_manager.database import Database
 from db_manager.engine import create_engine
 from db_manager.errors import (
+    DatabaseUnavailableError,
     ReadOnlyUnsupportedError,
     TransactionAbortedError,
     UnitOfWorkStateError,
@@ -66,7 +67,7 @@ def used(database: Database) -> int:
 def life(events: EventRecorder, uow: UnitOfWork) -> list[str]:
     """Return what was told about a unit, without its statements."""
     story = events.only(unit=uow.number).events
-    return [event.topic for event in story if event.topic != "uow.statement"]
+    return [event.topic for event in story if event.topic != "database.statement"]
 
 
 # -- outcomes --------------------------------------------------------------------------------
@@ -566,6 +567,20 @@ async def test_a_swallowed_error_is_never_a_silent_loss(
     assert life(events, uow) == ["uow.begin", "uow.rollback", "uow.close"]
 
 
+@pytest.mark.parametrize("use", [fail_in_core, fail_in_session, fail_in_flush, fail_in_driver])
+async def test_a_swallowed_lack_of_a_connection_is_no_commit(
+    nowhere: Database, use: Callable[[UnitOfWork], Awaitable[None]]
+) -> None:
+    """A statement that got no connection at all is as lost as one that failed: told at the end."""
+    with EventRecorder(nowhere.bus) as events, pytest.raises(TransactionAbortedError) as caught:
+        async with UnitOfWork(nowhere) as uow:
+            with pytest.raises(DatabaseUnavailableError):
+                await use(uow)
+    assert isinstance(caught.value.__cause__, DatabaseUnavailableError)
+    assert life(events, uow) == ["uow.begin", "uow.rollback", "uow.close"]
+    assert (uow.state, used(nowhere), nowhere.open) == ("rolled_back", 0, {})
+
+
 @pytest.mark.parametrize("fail", FAILURES)
 async def test_an_error_in_a_savepoint_may_be_swallowed(
     database: Database,
@@ -701,6 +716,12 @@ async def test_the_isolation_level_is_of_one_unit(
         async with factory(isolation_level=level) as uow:
             levels.append(await uow.session.scalar(text("SHOW transaction_isolation")))
     assert levels == ["serializable", "read committed", "repeatable read", "read committed"]
+
+
+async def test_autocommit_is_refused(uow_factory: UnitOfWorkFactory) -> None:
+    """A unit that could not be rolled back is not made."""
+    with pytest.raises(ValueError, match="a unit of work cannot be AUTOCOMMIT"):
+        uow_factory(isolation_level="autocommit")
 
 
 async def test_an_unknown_isolation_level_is_refused(

@@ -177,6 +177,28 @@ async def test_a_scrape_that_hangs_blocks_nothing(
     assert uow.state == "committed"
 
 
+async def test_a_scrape_that_hangs_holds_up_no_stop(
+    application: Application, http: aiohttp.ClientSession
+) -> None:
+    """Who scrapes a probe that hangs loses the connection; the endpoint ends."""
+    asked, may_end = Flag(), Flag()
+
+    def hanging() -> float:
+        asked.set()
+        return float(may_end.wait(10))
+
+    with metrics.attach(application.bus, probes={"test:hanging": hanging}) as measured:
+        endpoint = Endpoint(application, ANYWHERE, measured)
+        endpoint.start()
+        scrape = asyncio.create_task(http.get(f"http://{endpoint.address}/metrics"))
+        assert await asyncio.to_thread(asked.wait, 10)
+        async with asyncio.timeout(5):
+            await endpoint.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await scrape
+        may_end.set()
+
+
 async def test_a_client_that_says_nothing_holds_up_no_stop(application: Application) -> None:
     """An open connection without a request does not keep the application from ending."""
     endpoint = Endpoint(application, ANYWHERE)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -30,6 +31,7 @@ from lifecycle.plugin import Plugin
 from observability import metrics
 from observability.levels import Probes
 from observability.metrics import Metrics
+from observability.setup import ObservabilityConfig
 from observability.testing import EventRecorder
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +96,7 @@ async def test_levels_are_asked_for_at_the_scrape(application: Application) -> N
                 await uow.session.execute(text("SELECT 1"))
                 pool = {"pool": "db_manager"}
                 assert shown(measured, "db_client_connection_count", state="used", **pool) == 1
-                assert shown(measured, "db_client_connection_max", **pool) == 10
+                assert shown(measured, "db_client_connection_idle_max", **pool) == 10
                 assert shown(measured, "db_manager_uow_open") == 1
             assert shown(measured, "db_client_connection_count", state="used", **pool) == 0
             assert shown(measured, "db_client_connection_count", state="idle", **pool) == 1
@@ -172,7 +174,7 @@ def test_an_event_of_the_users_own_needs_no_code(bus: EventBus, measured: Metric
         size: int
         latency: float
 
-    measured.render()
+    bus.publish(closed())  # the next event of any kind makes the new class known
     bus.publish(Sent(silent=True, kind="photo", size=20, latency=0.2))
     labels = {"silent": "true", "kind": "photo"}
     assert shown(measured, "metrics_test_sent_total", **labels) == 1
@@ -184,7 +186,7 @@ def test_an_event_of_the_users_own_needs_no_code(bus: EventBus, measured: Metric
 def test_the_steps_of_a_unit_cost_nothing(bus: EventBus, measured: Metrics) -> None:
     """Events that the end of the unit tells as well are not even built for the metrics."""
     assert bus.channel("uow.close").handlers
-    for topic in ("uow.begin", "uow.commit", "uow.statement"):
+    for topic in ("uow.begin", "uow.commit", "database.statement"):
         assert not bus.channel(topic).handlers
     measured.close()
     assert not bus.channel("uow.close").handlers
@@ -345,8 +347,10 @@ def test_without_the_extra(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> No
 async def scraped(application: Application) -> dict[str, list[dict[str, str]]]:
     """The labels of every sample of a bot, by name: after real units, and all that may go wrong."""
     bus = application.bus
+    application.probes["test:broken"] = lambda: 1 / 0
     with metrics.attach(bus, probes=application.probes) as measured:
         async with application:
+            measured.render()
             async with application.services["db_manager:uow_factory"]() as uow:
                 await uow.session.execute(text("SELECT 1"))
             bus.publish(closed(outcome="outcome_unknown"))
@@ -401,3 +405,15 @@ def check(query: str, scraped: dict[str, list[dict[str, str]]]) -> None:
             assert any(each.get(label) == value for each in scraped[name]), query
     groups = re.findall(r"by \(([^)]*)\)", query)
     assert {label.strip() for group in groups for label in group.split(",")} <= labels, query
+
+
+def test_the_documented_metrics_are_there(scraped: dict[str, list[dict[str, str]]]) -> None:
+    """Each metric of docs/metrics.md is in a scrape, with the labels that the page says."""
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    ObservabilityConfig.model_validate(tomllib.loads(example)["observability"])
+    rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \| (.*?) ?\|", page, re.MULTILINE)
+    assert len(rows) > 12
+    for name, kind, labels in rows:
+        sample = f"{name}_count" if kind == "histogram" else name
+        assert set(scraped[sample][0]) == set(re.findall(r"`(\w+)`", labels)), name

@@ -189,7 +189,7 @@ async def test_statements_can_be_left_out(application: Application, memory: Memo
     """Without statements nobody listens to them, and their events are not made."""
     with traces.attach(application.bus, tracer_provider=memory.provider, statements=False):
         async with application:
-            assert not application.bus.channel("uow.statement").handlers
+            assert not application.bus.channel("database.statement").handlers
             async with factory_of(application)() as uow:
                 await uow.session.execute(text("SELECT 1"))
     assert "SELECT" not in memory.names()

@@ -1,0 +1,120 @@
+"""A block that swallowed an error never commits the rest in silence, on any database: U14."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import Integer, String, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Mapped, mapped_column
+from support.accounting import accounted
+
+from db_manager.base import Base
+from db_manager.database import Database
+from db_manager.errors import TransactionAbortedError
+from db_manager.transaction import UnitState
+from db_manager.uow import UnitOfWork
+
+Row = Callable[..., None]
+Block = Callable[[UnitOfWork], Awaitable[None]]
+
+
+class Swallowed(Base):
+    """A row with a unique name."""
+
+    __tablename__ = "swallowed__row"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+
+
+INSERT = text("INSERT INTO swallowed__row VALUES (:id, :name)")
+FIRST, TWIN = {"id": 1, "name": "one"}, {"id": 1, "name": "two"}
+
+
+async def by_core(uow: UnitOfWork) -> None:
+    """Swallow the error of a statement."""
+    await uow.connection.execute(INSERT, FIRST)
+    with suppress(DBAPIError):
+        await uow.connection.execute(INSERT, TWIN)
+
+
+async def by_flush(uow: UnitOfWork) -> None:
+    """Swallow the error of a flush."""
+    await uow.session.execute(INSERT, FIRST)
+    uow.session.add(Swallowed(**TWIN))
+    with suppress(DBAPIError):
+        await uow.session.flush()
+
+
+async def nested(uow: UnitOfWork) -> None:
+    """Swallow it inside of a part that goes on."""
+    await uow.session.execute(INSERT, FIRST)
+    async with uow.savepoint():
+        await uow.session.execute(INSERT, {"id": 2, "name": "three"})
+        with suppress(DBAPIError):
+            await uow.session.execute(INSERT, TWIN)
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
+def url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, for each that there is."""
+    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
+    found: URL = request.getfixturevalue(f"{kind}_database")
+    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+
+
+async def make_table(database: Database) -> None:
+    """Create the table."""
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables[Swallowed.__tablename__].create)
+
+
+async def names(database: Database) -> set[str]:
+    """Return what is written."""
+    async with UnitOfWork(database) as uow:
+        return set((await uow.session.scalars(text("SELECT name FROM swallowed__row"))).all())
+
+
+@pytest.mark.parametrize("block", [by_core, by_flush, nested], ids=lambda block: block.__name__)
+async def test_nothing_is_written(url: URL, block: Block, row: Row) -> None:
+    """U14: the unit raises TransactionAbortedError with the cause, and nothing of it is written."""
+    async with accounted(url) as database:
+        await make_table(database)
+        unit = UnitOfWork(database)
+        with pytest.raises(TransactionAbortedError) as caught:
+            async with unit:
+                await block(unit)
+        assert isinstance(caught.value.__cause__, DBAPIError)
+        assert unit.state is UnitState.ROLLED_BACK
+        assert await names(database) == set()
+    row("U14", load=f"{url.drivername}: swallowed, {block.__name__}", result="aborted, 0 rows")
+
+
+async def test_a_savepoint_lets_the_rest_commit(url: URL, row: Row) -> None:
+    """U14: an error that undid its savepoint does not harm the unit."""
+    async with accounted(url) as database:
+        await make_table(database)
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(INSERT, FIRST)
+            with suppress(DBAPIError):
+                async with uow.savepoint():
+                    await uow.session.execute(INSERT, TWIN)
+        assert await names(database) == {"one"}
+    row("U14", load=f"{url.drivername}: failed in a savepoint", result="the rest is committed")
+
+
+async def test_plain_begin_loses_the_rest_in_silence(postgres_database: URL) -> None:
+    """U14, the wrong way: plain begin() returns as if all were well, and the row is not there."""
+    async with accounted(postgres_database) as database:
+        await make_table(database)
+        plain = create_async_engine(postgres_database)  # ours would notice
+        async with async_sessionmaker(plain).begin() as session:
+            await session.execute(INSERT, FIRST)
+            with suppress(SQLAlchemyError):
+                await session.execute(INSERT, TWIN)
+        await plain.dispose()
+        with pytest.raises(AssertionError):
+            assert await names(database) == {"one"}

@@ -1,0 +1,329 @@
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from support.browser import Browser, find_browser
+
+from db_manager.events import UnitClosed
+from lifecycle.bus import EventBus
+from lifecycle.events import (
+    AppCrashed,
+    AppDrained,
+    AppStarted,
+    AppStopped,
+    AppStopping,
+    Event,
+    PluginDegraded,
+    PluginFailed,
+    PluginLoaded,
+    PluginLoading,
+    PluginRecovered,
+    PluginStarted,
+    PluginStarting,
+    PluginStopped,
+    PluginStopping,
+    PluginUnloaded,
+    PluginUnloading,
+    ServiceProvided,
+    ServiceWithdrawn,
+)
+from lifecycle.journal import JournalEntry
+from observability import lanes, timeline
+from observability.forms import printable
+from observability.lanes import draw
+from observability.runs import HookRun, steps
+from observability.units import UnitFact, read_units, record_units
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028&amp; \x1b[31m"
+
+GOOD: list[Event] = [
+    AppCrashed(at=100.0, run=1, last_topic="plugin.starting", last_plugin="db"),
+    PluginLoading(at=100.0, plugin="db"),
+    ServiceProvided(at=100.1, plugin="db", service="db:engine"),
+    PluginLoaded(at=100.2, plugin="db", duration=0.2),
+    PluginStarting(at=100.2, plugin="db"),
+    PluginStarted(at=100.5, plugin="db", duration=0.3),
+    AppStarted(at=100.5, plugins=("db",), duration=0.5),
+    PluginDegraded(at=101.0, plugin="db", reason=f"no answer {EVIL}"),
+    PluginRecovered(at=102.0, plugin="db", duration=1.0),
+    AppDrained(at=103.0, waited=1, cancelled=("update 7 (bot.slow)",), duration=0.4),
+    AppStopping(at=103.0),
+    PluginStopping(at=103.0, plugin="db"),
+    PluginStopped(at=103.5, plugin="db", duration=0.5),
+    AppStopped(at=103.5, duration=0.5),
+    PluginUnloading(at=103.5, plugin="db"),
+    ServiceWithdrawn(at=103.5, plugin="db", service="db:engine"),
+    PluginUnloaded(at=103.6, plugin="db", duration=0.1),
+]
+FAILED: list[Event] = [
+    PluginLoading(at=100.0, plugin=EVIL),
+    PluginFailed(
+        at=100.2,
+        plugin=EVIL,
+        hook="load",
+        error=f"ValueError: {EVIL}",
+        cleanup_errors=(f"OSError: {EVIL}",),
+        duration=0.2,
+    ),
+]
+UNITS = [
+    UnitFact(run=2, topic="uow.close", at=101.2, unit=1, outcome="committed", duration=0.2),
+    UnitFact(
+        run=2,
+        topic="uow.close",
+        at=101.3,
+        unit=2,
+        outcome="rolled_back",
+        error=f"KeyError: {EVIL}",
+        duration=0.25,
+        plugin="db",
+        handler="bot.<lambda>",
+        update_id=8,
+    ),
+    UnitFact(
+        run=2,
+        topic="uow.close",
+        at=101.4,
+        unit=3,
+        outcome="outcome_unknown",
+        duration=0.05,
+        plugin="db",
+        attempt=2,
+    ),
+    UnitFact(run=2, topic="pool.exhausted", at=101.0, plugin="db", holders=("unit 1, 3.2 s",)),
+    UnitFact(run=2, topic="uow.slow", at=101.1, unit=1, duration=1.1),
+]
+
+
+def history(events: list[Event], run: int = 2) -> list[JournalEntry]:
+    """Return *events* as the journal keeps them."""
+    return [JournalEntry(seq=seq, run=run, event=each) for seq, each in enumerate(events, 1)]
+
+
+class Parsed(HTMLParser):
+    """The tags of a page and its texts, as a browser understands them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: list[str] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the tag."""
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in {"meta", "br", "link", "img"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Check that it closes the last one."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note the text, or the script."""
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+
+@pytest.mark.parametrize("events", [GOOD, FAILED], ids=["good", "failed"])
+def test_no_text_of_a_run_becomes_markup(events: list[Event]) -> None:
+    """Whatever plugins, errors and units are called, the page has its own two scripts only."""
+    page = timeline.render(history(events), UNITS)
+    parsed = Parsed(page)
+    assert parsed.open == []
+    assert parsed.tags.count("script") == 2
+    assert "img" not in parsed.tags
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    data, script = parsed.scripts
+    told = [line for item in json.loads(data)["items"] for line in item["lines"]]
+    assert [line for line in told if printable(EVIL) in line]
+    assert "alert(" not in script
+    assert "\x1b" not in page
+
+
+def test_the_page_may_load_nothing_and_run_only_its_own_script() -> None:
+    """The page forbids the network to itself, and names its script and style by their digest."""
+    parsed = Parsed(timeline.render(history(GOOD)))
+    policy = next(value for _, value in parsed.attributes if value and "default-src" in value)
+    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; ")
+    assert len(re.findall("'sha256-[A-Za-z0-9+/]{43}='", policy)) == 2
+    assert not [value for name, value in parsed.attributes if name in {"src", "href"}]
+
+
+def test_the_table_says_what_the_picture_shows() -> None:
+    """Who sees no picture reads each step, how long it took, and what went wrong."""
+    parsed = Parsed(timeline.render(history(GOOD), UNITS))
+    texts = [text.strip() for text in parsed.texts if text.strip()]
+    assert texts[0] == texts[1] == "Run 2 ended well"
+    assert texts[2] == "Began 1970-01-01 00:01:40 UTC, 3.600 s long"
+    assert texts[3] == (
+        "3 units of work: 1 committed, 1 rolled back, 1 outcome unknown; "
+        "the longest, unit 2, took 250.0 ms."
+    )
+    rows = texts[texts.index("Took") + 1 :]
+    load = rows.index("load db")
+    assert rows[load - 2 : load + 3] == [
+        "00:01:40.000",
+        "db",
+        "load db",
+        "provides db:engine",
+        "200.0 ms",
+    ]
+    assert "cut off: update 7 (bot.slow)" in rows
+    assert "held by unit 1, 3.2 s" in rows
+    assert "unit 2" in rows
+    assert "unit 1" not in rows  # it went well: the picture has it
+
+
+def test_hooks_are_told_with_what_happened_in_them() -> None:
+    """A hook goes from its begin to the event that ends it, and has the facts between."""
+    hooks = [each for each in steps(GOOD) if isinstance(each, HookRun)]
+    assert [(each.hook, each.duration, each.outcome) for each in hooks] == [
+        ("load", 0.2, "done"),
+        ("start", 0.3, "done"),
+        ("stop", 0.5, "done"),
+        ("unload", 0.1, "done"),
+    ]
+    assert [fact.topic for fact in hooks[3].facts] == ["service.withdrawn"]
+    (dead,) = (each for each in steps(GOOD[:5]) if isinstance(each, HookRun) and not each.duration)
+    assert (dead.hook, dead.outcome) == ("start", "open")
+
+
+def test_a_hook_without_an_end_lasts_as_long_as_the_run() -> None:
+    """What ran when the process died is drawn up to the last thing that is known."""
+    picture = draw(history(GOOD[:5]), UNITS[:1], began=100.0)
+    (item,) = (item for item in picture.items if item.state == "open")
+    assert item.kind == "start"
+    assert item.begin == pytest.approx(0.2)
+    assert item.end == pytest.approx(picture.length)
+    assert picture.length == pytest.approx(1.2)
+
+
+def test_units_that_were_open_together_have_rows_of_their_own() -> None:
+    """Units of one plugin lie in as many rows as were open at once, and no deeper than six."""
+    facts = [
+        UnitFact(run=2, topic="uow.close", at=110.0 + u, unit=u, outcome="committed", duration=9.5)
+        for u in range(12)
+    ]
+    picture = draw([], facts, began=100.0)
+    assert [lane.name for lane in picture.lanes] == [lanes.APP, lanes.ELSEWHERE]
+    assert picture.lanes[1].rows == lanes.MAX_ROWS
+    assert [item.row for item in picture.items][:7] == [1, 2, 3, 4, 5, 6, 6]
+
+
+def test_of_too_many_units_the_remarkable_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page stays small: what failed and what was long stays, and the rest is counted."""
+    monkeypatch.setattr(lanes, "MAX_UNITS", 2)
+    facts = [
+        UnitFact(run=2, topic="uow.close", at=101, unit=1, outcome="rolled_back", duration=0.001),
+        UnitFact(run=2, topic="uow.close", at=101, unit=2, outcome="committed", duration=0.002),
+        UnitFact(run=2, topic="uow.close", at=101, unit=3, outcome="committed", duration=0.5),
+    ]
+    picture = draw(history(GOOD), facts, began=100.0)
+    assert {item.name for item in picture.items if item.kind == "unit"} == {"unit 1", "unit 3"}
+    assert "1 short ones that committed are not drawn" in timeline.render(history(GOOD), facts)
+
+
+def test_the_last_of_several_runs_is_shown(tmp_path: Path) -> None:
+    """All that a journal has may be given; without anything there is nothing to show."""
+    path = timeline.write(history(FAILED, run=1) + history(GOOD), tmp_path / "page.html")
+    assert "<title>Run 2 ended well</title>" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="no entries"):
+        timeline.render([])
+
+
+def _closed(unit: int) -> UnitClosed:
+    return UnitClosed(unit=unit, outcome="committed", duration=0.5, statements=1, database_time=0.1)
+
+
+def test_units_are_recorded_and_read_again_by_run(tmp_path: Path) -> None:
+    """What was recorded is read by run; a line that the end of a process cut does no harm."""
+    path = tmp_path / "bot.units.jsonl"
+    for number in (1, 2):
+        bus = EventBus()
+        bus.run = number
+        close = record_units(bus, path)
+        bus.publish(_closed(number))
+        close()
+        bus.publish(_closed(99))
+        with path.open("a") as file:
+            file.write('{"run":1,"topic":"uow.cl')
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [fact.unit for fact in read_units(path, 1)] == [1]
+    (fact,) = read_units(path, 2)
+    assert (fact.unit, fact.outcome, fact.duration) == (2, "committed", 0.5)
+    assert list(read_units(tmp_path / "nothing", 1)) == []
+
+
+def test_a_full_record_is_put_aside_once(tmp_path: Path) -> None:
+    """The record takes at most twice its size, and the newest units are in it."""
+    path = tmp_path / "bot.units.jsonl"
+    for unit in range(20):
+        bus = EventBus()
+        close = record_units(bus, path, max_bytes=600)
+        bus.publish(_closed(unit))
+        close()
+    units = [fact.unit for fact in read_units(path, 0)]
+    assert units == list(range(units[0], 20))
+    assert 2 <= len(units) < 20
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def colours(png: bytes) -> int:
+    """Return how many different bytes the pixels of a picture have: few when it is blank."""
+    data, at = b"", 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] == b"IDAT":
+            data += png[at + 8 : at + 8 + length]
+        at += 12 + length
+    return len(set(zlib.decompress(data)))
+
+
+async def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    """In a real browser the page draws every item, tells on hover, zooms, and asks for nothing.
+
+    Where no browser is installed, only what the other tests say about the page is tested.
+    """
+    program = find_browser()
+    if program is None:
+        print("no browser is installed: the page was not looked at")  # noqa: T201 -- a reader of the report should know
+        return
+    file = timeline.write(history(GOOD), tmp_path / "page.html", UNITS)
+    async with Browser(program, tmp_path / "profile") as browser:
+        for width, scheme, paper in ((1200, "light", "255, 255, 255"), (390, "dark", "18, 22, 29")):
+            async with browser.page() as page:
+                await page.open(file, width=width, height=900, scheme=scheme)
+                items = "document.querySelectorAll('#picture [data-item]').length"
+                assert await page.value(items) == len(draw(history(GOOD), UNITS, began=100).items)
+                assert await page.value("document.documentElement.scrollWidth") <= width
+                shown = await page.value("getComputedStyle(document.body).backgroundColor")
+                assert paper in shown
+                assert colours(await page.screenshot()) > 50
+
+                box = "document.querySelector('#picture .start').getBoundingClientRect()"
+                x, y = [await page.value(f"{box}.{side} + 2") for side in "xy"]
+                await page.mouse("mouseMoved", x, y)
+                told = await page.value("document.getElementById('hover').innerText")
+                assert told.splitlines()[0] in {"start of the application", "start db"}
+                assert colours(await page.screenshot()) > 50
+
+                await page.value("[...document.querySelectorAll('button')][1].click()")
+                narrower = await page.value(f"{box}.width")
+                assert narrower > width / 3
+                await page.mouse("mousePressed", x, y, button="left", clickCount=1)
+                await page.mouse("mouseMoved", x + 80, y, button="left", buttons=1)
+                await page.mouse("mouseReleased", x + 80, y, button="left", clickCount=1)
+                assert await page.value(f"{box}.x") > 0
+                assert page.complaints == []
+                assert page.requests == [file.as_uri()]
