@@ -52,7 +52,7 @@ def _check_name(model: type[Base], name: str) -> None:
             f"case, at most 63 characters; {f'{plugin}__{table}'[:63]!r} would do"
         )
     for mapper in Base.registry.mappers:
-        if mapper.local_table is Base.metadata.tables.get(name):
+        if mapper.local_table is Base.metadata.tables.get(name) and not mapper.single:
             owner = f"{mapper.class_.__module__}.{mapper.class_.__qualname__}"
             raise TableNameError(
                 f"the table {name!r} is claimed by {owner} and by {me}; rename one of them, each "

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
+from db_manager.finding import Finding
 from lifecycle import config as configuration
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError, WiringError
@@ -15,20 +16,6 @@ from lifecycle.errors import ConfigError, WiringError
 SECTION: Final = "database"
 DATABASE_PLUGIN: Final = "db_manager"
 _MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
-
-
-class Finding(NamedTuple):
-    """One line of the answer.
-
-    Args:
-        level: `problem` when the bot does not start or work like this.
-        about: What was looked at, in one word.
-        text: What was found, and how to mend it.
-    """
-
-    level: Literal["ok", "warning", "problem"]
-    about: str
-    text: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy.exc
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.base import Base
-from db_manager.check import Finding
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine, database_url, in_memory, remote_hosts, unverified_host
 from db_manager.errors import ConfigError, one_line
+from db_manager.finding import Finding
 from db_manager.schema import missing_tables
 
 #: Seconds by which the clocks may differ before it is worth a word.
@@ -34,11 +34,12 @@ _FIXES: Final = {
 }
 
 
-async def diagnose(config: DatabaseConfig) -> list[Finding]:
+async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -> list[Finding]:
     """Return what is found out about a database; nothing there is changed.
 
     Args:
         config: The section [database].
+        metadata: The tables there should be.
     """
     try:
         url = database_url(config)[0]
@@ -50,10 +51,10 @@ async def diagnose(config: DatabaseConfig) -> list[Finding]:
         return [Finding("problem", "database", str(error))]
     found = [Finding("ok", "database", _where(url))]
     try:
-        if (nothing := _no_file_yet(config, url)) is not None:
+        if (nothing := _no_file_yet(config, url, metadata)) is not None:
             return found + nothing
         async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
-            found += await _connected(engine, config, url)
+            found += await _connected(engine, config, url, metadata)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         found.append(Finding("problem", "connect", _refusal(error, url)))
     finally:
@@ -71,7 +72,7 @@ def _where(url: URL) -> str:
     return f"{url.drivername}, {url.host or 'local socket'}{port}, database {url.database}{role}"
 
 
-def _no_file_yet(config: DatabaseConfig, url: URL) -> list[Finding] | None:
+def _no_file_yet(config: DatabaseConfig, url: URL, metadata: MetaData) -> list[Finding] | None:
     """Return what is to be said when the first start is still to make the file, else None."""
     file = Path(url.database or "").absolute()
     if url.get_backend_name() != "sqlite" or in_memory(url) or file.is_file():
@@ -80,7 +81,7 @@ def _no_file_yet(config: DatabaseConfig, url: URL) -> list[Finding] | None:
         fix = f"there is no folder {file.parent}: create it, or change [database] database"
         return [Finding("problem", "connect", fix)]
     findings = [Finding("ok", "connect", "the file is not there yet; the first start makes it")]
-    return [*findings, _tables([str(name) for name in Base.metadata.tables], config)]
+    return [*findings, _tables(metadata, [str(name) for name in metadata.tables], config)]
 
 
 def _refusal(error: BaseException, url: URL) -> str:
@@ -97,23 +98,27 @@ def _refusal(error: BaseException, url: URL) -> str:
     return f"{said}\n[database] {fix}" if fix else said
 
 
-async def _connected(engine: AsyncEngine, config: DatabaseConfig, url: URL) -> list[Finding]:
+async def _connected(
+    engine: AsyncEngine, config: DatabaseConfig, url: URL, metadata: MetaData
+) -> list[Finding]:
     begun = time.perf_counter()
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
         took = time.perf_counter() - begun
         return [
             Finding("ok", "connect", f"in {took * 1000:.0f} ms"),
-            *await connection.run_sync(_look, config, url),
+            *await connection.run_sync(_look, config, url, metadata),
         ]
 
 
-def _look(connection: Connection, config: DatabaseConfig, url: URL) -> list[Finding]:
+def _look(
+    connection: Connection, config: DatabaseConfig, url: URL, metadata: MetaData
+) -> list[Finding]:
     findings = [
         Finding("ok", "server", _server(connection)),
         _tls(connection, config, url),
         _pool(connection, config),
-        _tables(missing_tables(connection, Base.metadata), config),
+        _tables(metadata, missing_tables(connection, metadata), config),
     ]
     if (clock := _CLOCK.get(_family(connection))) is not None:
         findings.append(_clock(connection, clock))
@@ -191,10 +196,12 @@ def _pool(connection: Connection, config: DatabaseConfig) -> Finding:
     return Finding("ok", "pool", f"{said}; a unit waits {config.pool_timeout:g} s for one")
 
 
-def _tables(missing: list[str], config: DatabaseConfig) -> Finding:
-    there = len(Base.metadata.tables) - len(missing)
+def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> Finding:
+    there = len(metadata.tables) - len(missing)
     if not missing:
-        return Finding("ok", "tables", f"all {there} are there" if there else "no models")
+        return Finding(
+            "ok", "tables", f"none is missing of {there}" if there else "no plugin has any"
+        )
     names = ", ".join(missing)
     if config.create_tables:
         return Finding("ok", "tables", f"{there} are there; made at the next start: {names}")

@@ -44,13 +44,12 @@ class Endpoint:
 
     def __init__(self, app: Application, address: str, metrics: Metrics | None = None) -> None:
         self._app = app
-        self._metrics = metrics
         self._checking: asyncio.Task[tuple[int, dict[str, Any]]] | None = None
         self._scraping: asyncio.Future[tuple[bytes, str]] | None = None
         self._serving: asyncio.Task[None] | None = None
         routes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         if metrics is not None:
-            routes.append(web.get("/metrics", self._show_metrics))
+            routes.append(web.get("/metrics", partial(self._show_metrics, metrics)))
         site = web.Application()
         site.add_routes(routes)
         self._runner = web.AppRunner(site, access_log=None, shutdown_timeout=_LAST_REQUESTS)
@@ -107,10 +106,7 @@ class Endpoint:
         status = "ready" if ready else "not ready"
         return (200 if ready else 503), {"status": status, "plugins": plugins}
 
-    async def _show_metrics(self, request: web.Request) -> web.Response:
-        metrics = self._metrics
-        if metrics is None:
-            raise web.HTTPNotFound
+    async def _show_metrics(self, metrics: Metrics, request: web.Request) -> web.Response:
         # A probe that blocks costs a scrape, never a unit; and one that hangs, one thread.
         if self._scraping is not None and not self._scraping.done():
             raise web.HTTPServiceUnavailable(text="a scrape is under way\n")

@@ -135,11 +135,13 @@ def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bo
         live: True when a process writes it now.
 
     Raises:
-        IllegalHistoryError: No run can have produced these entries.
+        IllegalHistoryError: *run* is not given, and no run can have produced these entries.
     """
     entries = list(entries)
-    states = replay(entries).values()
-    ended = run.ended_at is not None if run else all(each in _HOLDING_NOTHING for each in states)
+    if run is not None:
+        ended = run.ended_at is not None
+    else:
+        ended = all(state in _HOLDING_NOTHING for state in replay(entries).values())
     if not ended:
         return Outcome.RUNNING if live else Outcome.DIED
     return Outcome.FAILED if failures(entries) else Outcome.WELL

@@ -54,6 +54,16 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     holders: tuple[str, ...] = ()
 
 
+def unit_fact(event: Event, run: int) -> UnitFact:
+    """Return what is recorded of *event*, whose topic is one of `TOPICS`.
+
+    Args:
+        event: The event.
+        run: Number of the run.
+    """
+    return msgspec.convert({"run": run, **event.as_dict()}, UnitFact)
+
+
 def units_path(journal: Path) -> Path:
     """Return where the units of a journal's runs are recorded: `lifecycle.units.jsonl`."""
     return journal.with_suffix(".units.jsonl")

@@ -161,6 +161,23 @@ async def test_a_swallowed_driver_error_on_a_plain_engine(postgres_database: URL
     await engine.dispose()
 
 
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("read_only", [True, "snapshot"])
+async def test_reading_units_refuse_writes_on_each_lane(
+    uow_factory: UnitOfWorkFactory, lane: Lane, *, read_only: Any
+) -> None:
+    """A read-only unit reads on all lanes and writes on none; a later unit writes on each."""
+    async with uow_factory(read_only=read_only) as uow:
+        assert await read(uow) == {0}
+    with pytest.raises(Exception, match=r"(?i)read-?only"):
+        async with uow_factory(read_only=read_only) as uow:
+            await lane(uow, "lost")
+    async with uow_factory() as uow:
+        await lane(uow, "kept")
+    async with uow_factory(read_only=read_only) as uow:
+        assert await read(uow) == {1}
+
+
 async def test_pending_objects_reach_core_when_flushed(uow_factory: UnitOfWorkFactory) -> None:
     """The session writes before its own queries, and for the other lanes when it is told to."""
     async with uow_factory() as uow:

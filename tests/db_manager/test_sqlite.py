@@ -1,7 +1,9 @@
 """SQLite through our connection: no lost update, safe settings, and everything a driver does."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing, suppress
 
 import pytest
 from sqlalchemy import ForeignKey, insert, select, text
@@ -11,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
 from db_manager.database import Database
+from db_manager.errors import TransactionAbortedError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.sqlite import FIRST_ROWS
 from db_manager.uow import UnitOfWork
@@ -218,3 +221,41 @@ async def test_reading_units_do_not_wait_for_the_writer(database: Database) -> N
         await asyncio.create_task(read())
     await read()
     assert seen == [0, 7]
+
+
+async def test_a_savepoint_does_not_cure_what_failed_before_it(database: Database) -> None:
+    """After a swallowed failure on the driver's lane there is no savepoint, as on PostgreSQL."""
+    with pytest.raises(TransactionAbortedError):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            with suppress(sqlite3.IntegrityError):
+                await driver.execute("INSERT INTO shelf_test__shelf (id, books) VALUES (1, 0)")
+            with pytest.raises(OperationalError, match="a statement failed before this savepoint"):
+                async with uow.savepoint():
+                    uow.session.add(Shelf())
+    await put_a_book(UnitOfWorkFactory(database))
+    assert await books(database) == 1
+
+
+async def test_an_engine_commits_no_failed_transaction(database: Database) -> None:
+    """Also without a unit a transaction with a swallowed failure is rolled back, and told."""
+    with pytest.raises(TransactionAbortedError):
+        async with database.engine.begin() as connection:
+            await connection.execute(insert(Shelf).values(books=7))
+            with suppress(IntegrityError):
+                await connection.execute(insert(Shelf).values(id=1))
+    assert await books(database) == 0
+
+
+async def test_a_failed_begin_is_no_failed_statement(
+    database: Database, open_database: Callable[..., Database]
+) -> None:
+    """A lock that another program holds fails the unit, and the connection serves the next one."""
+    impatient = open_database(database.engine.url, lock_timeout=0.01, pool_size=1)
+    other = sqlite3.connect(str(database.engine.url.database), isolation_level=None)
+    with closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match="locked"):
+            await put_a_book(UnitOfWorkFactory(impatient))
+    await put_a_book(UnitOfWorkFactory(impatient))
+    assert await books(database) == 1

@@ -1,4 +1,4 @@
-"""Bots that are killed, told to stop, or cannot write their journal: L3, J2 and SIGKILL at any time."""
+"""Bots that are killed, told to stop, or cannot write their journal: L3, J2, and SIGKILL."""
 
 import asyncio
 import json
@@ -170,7 +170,7 @@ async def reach(bots: Bots, moment: str) -> list[str]:
 async def test_a_killed_bot_starts_again_and_says_so(
     bots: Bots, journal: Path, database_url: URL, row: Row, *, full: bool
 ) -> None:
-    """After SIGKILL at any moment of start, run and stop the next start works and names the crash."""
+    """After SIGKILL at any moment the next start works and names the crash."""
     kills, crashes = (50 if full else 4), 0
     before: Run | None = None
     for number in range(kills):
@@ -194,7 +194,7 @@ async def test_a_killed_bot_starts_again_and_says_so(
     assert crashes
     row(
         "kill",
-        load=f"SIGKILL of a bot {kills} × in start, run and stop, {database_url.get_backend_name()}",
+        load=f"SIGKILL of a bot {kills} × in start, run, stop; {database_url.get_backend_name()}",
         result=f"the next start works {kills}/{kills}; {crashes} died in an open run, each "
         "reported by app.crashed",
     )
@@ -203,7 +203,7 @@ async def test_a_killed_bot_starts_again_and_says_so(
 async def test_a_told_bot_ends_in_time_at_any_moment(
     postgres_bots: Bots, journal: Path, postgres_database: URL, row: Row, *, full: bool
 ) -> None:
-    """SIGTERM in start, run or stop, once or twice, ends a bot in its grace time with all done. L3."""
+    """SIGTERM at any moment, once or twice, ends a bot in its grace time with all done. L3."""
     times, slowest = (50 if full else 5), 0.0
     moments: Counter[str] = Counter()
     before: Run | None = None

@@ -56,7 +56,9 @@ async def behind_proxy(
     """Open a database through a proxy; what is held at the end of the block is cut."""
     async with (
         PostgresProxy(url.host or "", url.port or 5432) as proxy,
-        accounted(proxy.url(url), server=url, exit_timeout=EXIT_TIMEOUT, resolvable=resolvable) as database,
+        accounted(
+            proxy.url(url), server=url, exit_timeout=EXIT_TIMEOUT, resolvable=resolvable
+        ) as database,
     ):
         async with UnitOfWork(database) as uow:  # SQLAlchemy's first connection asks this and that
             await uow.session.execute(text("SELECT 1"))
@@ -96,6 +98,7 @@ async def test_a_silent_line_ends_a_unit_in_time(url: URL, row: Row) -> None:
 
 
 async def silent_execute(url: URL) -> float:
+    """Cancel a statement that the line swallowed; return the seconds that took."""
     async with behind_proxy(url) as (database, proxy):
         held = proxy.on_client(b"INSERT", proxy.hold)
         unit = UnitOfWork(database)
@@ -115,18 +118,21 @@ async def silent_execute(url: URL) -> float:
 
 
 async def silent_commit(url: URL) -> float:
+    """Lose COMMIT in a black hole; return the seconds of the exit."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_client(b"COMMIT", proxy.hold)
         return await unknown_outcome(database)
 
 
 async def silent_answer(url: URL) -> float:
+    """Lose the answer to COMMIT in a black hole; return the seconds of the exit."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_server(b"COMMIT", proxy.hold)
         return await unknown_outcome(database)
 
 
 async def unknown_outcome(database: Database) -> float:
+    """Run a unit whose outcome nobody can know; return the seconds of its exit."""
     unit = UnitOfWork(database)
     started = time.perf_counter()
     with pytest.raises(CommitOutcomeUnknownError):
@@ -138,6 +144,7 @@ async def unknown_outcome(database: Database) -> float:
 
 
 async def silent_rollback(url: URL) -> float:
+    """Lose ROLLBACK in a black hole; return the seconds of the exit."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_client(b"ROLLBACK", proxy.hold)
         return await users_error(database)
@@ -207,7 +214,7 @@ async def check_truth(url: URL, write: Write, times: int) -> str:
 
 
 async def test_a_lost_commit_is_told_from_a_lost_answer(url: URL, row: Row, *, full: bool) -> None:
-    """Both are an unknown outcome, resolve() tells which it was, and run() tries neither again. U5."""
+    """Both are an unknown outcome; resolve() tells which, and run() tries neither again. U5."""
     times = 50 if full else 5
     seen = await check_truth(url, write_in_unit, times)
     row(
@@ -225,18 +232,21 @@ async def test_plain_sessions_do_not_tell_them_apart(table: URL) -> None:
 
 
 async def lost_rollback(url: URL) -> None:
+    """Cut the line before ROLLBACK reaches the server."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_client(b"ROLLBACK", proxy.cut)
         await users_error(database)
 
 
 async def lost_answer_of_rollback(url: URL) -> None:
+    """Cut the line before the answer to ROLLBACK arrives."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_server(b"ROLLBACK", proxy.cut)
         await users_error(database)
 
 
 async def finished_line(url: URL) -> None:
+    """Close the line instead of passing ROLLBACK on."""
     async with behind_proxy(url) as (database, proxy):
         proxy.on_client(b"ROLLBACK", proxy.finish)
         await users_error(database)
@@ -308,7 +318,7 @@ async def test_a_retried_unit_has_its_effect_once(url: URL, row: Row, *, full: b
     await check_once(url, ask_first, units)
     row(
         "U20",
-        load=f"{units} units, the line cut in each of {len(PHASES)} phases, {url.get_driver_name()}",
+        load=f"{units} units, line cut in each of {len(PHASES)} phases, {url.get_driver_name()}",
         result=f"{units} effects, each once",
     )
 

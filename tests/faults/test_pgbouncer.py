@@ -58,7 +58,9 @@ async def test_units_work_through_pgbouncer(
     """With `pgbouncer = true` no unit fails in transaction mode. U22."""
     units = 1200 if full else 240
     url = pooled.set(drivername=f"postgresql+{driver}")
-    async with accounted(url, server=postgres_database, pgbouncer=True, pool_size=TASKS) as database:
+    async with accounted(
+        url, server=postgres_database, pgbouncer=True, pool_size=TASKS
+    ) as database:
         assert await run_units(database, units) == []
     async with connected(postgres_database) as admin:
         assert await admin.fetchval("SELECT count(*) FROM t") == units
@@ -69,7 +71,9 @@ async def test_units_work_through_pgbouncer(
     )
 
 
-async def test_units_fail_through_pgbouncer_without_the_setting(pooled: URL, postgres_database: URL) -> None:
+async def test_units_fail_through_pgbouncer_without_the_setting(
+    pooled: URL, postgres_database: URL
+) -> None:
     """Without the setting the same units fail: the check of U22 can."""
     plain = {
         "statement_cache_size": 100,

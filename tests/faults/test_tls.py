@@ -99,7 +99,9 @@ async def test_a_server_without_tls_is_refused(
     assert not await is_encrypted(url, tls="disable")
     row("S3", load=f"server without TLS, {driver}", result="refused by verify and require")
     if programs is None:
-        row("S3", load=f"certificates, {driver}", result="not run: no PostgreSQL with TLS installed")
+        row(
+            "S3", load=f"certificates, {driver}", result="not run: no PostgreSQL with TLS installed"
+        )
 
 
 async def test_a_server_that_cannot_prove_itself_is_refused(

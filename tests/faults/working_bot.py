@@ -108,7 +108,7 @@ def serve() -> None:
             say(str(os.getpid()))
             try:
                 asyncio.run(main(**arguments))
-            except BaseException:
+            except BaseException:  # noqa: BLE001 -- it is printed, and the process ends
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)  # the interpreter would take a second to tear aiogram's classes down

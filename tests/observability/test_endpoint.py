@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from threading import Event as Flag
 from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 from sqlalchemy import text
 
 from lifecycle.application import Application
@@ -175,6 +177,25 @@ async def test_a_scrape_that_hangs_blocks_nothing(
             async with await scrape as answer:
                 assert answer.status == 200
     assert uow.state == "committed"
+
+
+async def test_a_scrape_that_fails(
+    application: Application, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A collector of somebody else that raises costs the scrape, which is logged."""
+
+    class Broken(Collector):
+        def collect(self) -> Iterator[Metric]:
+            raise ZeroDivisionError
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    with metrics.attach(application.bus, registry=registry) as measured:
+        async with Serving(application, measured) as url:
+            async with http.get(f"{url}/metrics") as answer:
+                assert answer.status == 500
+            assert await ask(http, f"{url}/healthz") == (200, {"status": "alive"})
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_scrape_that_hangs_holds_up_no_stop(

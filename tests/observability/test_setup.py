@@ -158,6 +158,18 @@ async def test_the_section_switches_logs_on(capsys: pytest.CaptureFixture[str]) 
     assert topics == ["app.started", "app.stopping", "app.stopped"]
 
 
+@pytest.mark.parametrize(
+    ("key", "module"), [("metrics", "prometheus_client"), ("traces", "opentelemetry")]
+)
+def test_a_missing_extra(key: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key whose extra is not installed is refused with what to install; nothing stays behind."""
+    monkeypatch.setitem(sys.modules, module, None)
+    app = Application([])
+    with pytest.raises(ConfigError, match=rf"\[observability\] {key}: .*install db-manager\["):
+        observe(app, {key: True})
+    assert not app.bus.subscriptions
+
+
 def test_backends_are_imported_when_they_are_asked_for() -> None:
     """The observers cost no import of a backend that nobody switched on."""
     program = (

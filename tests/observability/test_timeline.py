@@ -35,7 +35,7 @@ from observability import lanes, timeline
 from observability.forms import printable
 from observability.lanes import draw
 from observability.runs import HookRun, steps
-from observability.units import UnitFact, read_units, record_units
+from observability.units import UnitFact, read_units, record_units, unit_fact
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028&amp; \x1b[31m"
 
@@ -262,6 +262,7 @@ def test_units_are_recorded_and_read_again_by_run(tmp_path: Path) -> None:
     assert [fact.unit for fact in read_units(path, 1)] == [1]
     (fact,) = read_units(path, 2)
     assert (fact.unit, fact.outcome, fact.duration) == (2, "committed", 0.5)
+    assert unit_fact(_closed(7), 3).unit == 7
     assert list(read_units(tmp_path / "nothing", 1)) == []
 
 

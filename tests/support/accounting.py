@@ -1,4 +1,4 @@
-"""Databases whose books must balance at the end: nothing checked out, nothing open, nothing busy."""
+"""Databases whose books must balance at the end: nothing checked out, open or busy."""
 
 import asyncio
 import itertools
