@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: config.toml",
     )
     parser.epilog = (
-        "Nothing is changed: no table is made, and the journal is not opened. Exit code: 0 when "
+        "No table is made, and the journal is not opened. Exit code: 0 when "
         "the bot can start, 1 when something is wrong, 2 when there is no configuration."
     )
 
