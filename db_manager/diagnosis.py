@@ -1,6 +1,8 @@
 """Connects to the database as the bot would, and tells what is there and what is wrong."""
 
 import asyncio
+import socket
+import ssl
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +28,19 @@ _CLOCK: Final = {
 }
 #: What PostgreSQL says and what is to be done; by SQLSTATE.
 _FIXES: Final = {
-    "28P01": "the password is wrong: set DATABASE__PASSWORD or DATABASE__PASSWORD_FILE",
-    "28000": "the server lets this role not in from here: see `user`, `tls`, and its pg_hba.conf",
-    "3D000": "there is no such database: set `database`, or create it",
-    "42501": "the role may not do that: GRANT it",
-    "53300": "the server has no connection left: lower `pool_size`, or raise max_connections",
+    "28P01": "password: it is wrong; set DATABASE__PASSWORD or DATABASE__PASSWORD_FILE",
+    "28000": "user: the server does not let this role in from here; see its pg_hba.conf, and `tls`",
+    "3D000": "database: there is none of that name; correct it, or create the database",
+    "42501": "user: the role may not do that; GRANT it",
+    "53300": "pool_size: the server has no connection left; lower it, or raise max_connections",
 }
+#: The same for a server that cannot be reached; the first that fits.
+_UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
+    (ssl.SSLError, "tls: nobody vouches for its certificate: name the authority with `tls_ca`"),
+    (socket.gaierror, "host: nobody knows that name"),
+    (TimeoutError, "host, port: nobody answered in time; see the firewalls between"),
+    (OSError, "host, port: nobody listens there; does the server run?"),
+)
 
 
 async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -> list[Finding]:
@@ -85,17 +94,21 @@ def _no_file_yet(config: DatabaseConfig, url: URL, metadata: MetaData) -> list[F
 
 
 def _refusal(error: BaseException, url: URL) -> str:
-    origin: Any = getattr(error, "orig", None)
-    state = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
-    fix = _FIXES.get(str(state))
-    if fix is None and isinstance(error, TimeoutError):
-        fix = "nobody answered in time: see `host` and `port`, and the firewalls between"
-    elif fix is None and isinstance(error, OSError):
-        fix = "nobody listens there: see `host` and `port`, and whether the server runs"
-    elif fix is None and url.get_backend_name() == "sqlite":
-        fix = "is the file a SQLite database, and may this account read and write it?"
     said = one_line(error)
+    fix = _fix(error, said, url)
     return f"{said}\n[database] {fix}" if fix else said
+
+
+def _fix(error: BaseException, said: str, url: URL) -> str | None:
+    origin: Any = getattr(error, "orig", None)
+    state = getattr(origin, "sqlstate", None) or getattr(error, "sqlstate", None)
+    if state is not None:
+        return _FIXES.get(str(state))
+    if url.get_backend_name() == "sqlite":
+        return "is the file a SQLite database, and may this account read and write it?"
+    if "SSL" in said and not isinstance(error, ssl.SSLError):
+        return "tls: the server does not encrypt: switch that on there, or say tls = 'disable' here"
+    return next((fix for kind, fix in _UNREACHABLE if isinstance(error, kind)), None)
 
 
 async def _connected(

@@ -13,7 +13,6 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from db_manager import events as facts
 from db_manager.callbacks import Callback, Callbacks, run_callbacks
 from db_manager.database import Database, ReadOnly
 from db_manager.errors import (
@@ -22,8 +21,10 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
     one_line,
 )
+from db_manager.events import Cause
 from db_manager.lanes import UnitConnection, UnitSession
 from db_manager.protect import protect
+from db_manager.reports import describe, report_begin, report_end
 from db_manager.transaction import Transaction, UnitState
 from lifecycle.events import Correlation, current_correlation, pop_correlation, push_correlation
 
@@ -137,11 +138,7 @@ class UnitOfWork:
         self._token = push_correlation(unit=self.number)
         self.correlation = current_correlation()
         if database.began.handlers:
-            database.began.publish(
-                facts.UnitBegun(
-                    unit=self.number, attempt=self.attempt, read_only=bool(self.read_only)
-                )
-            )
+            report_begin(self, database)
         return self
 
     async def __aexit__(
@@ -317,18 +314,7 @@ class UnitOfWork:
 
     def describe(self) -> str:
         """Return who this unit is, for people: plugin, handler, update, age, last statement."""
-        where = self.correlation
-        parts = [f"unit {self.number}"]
-        if where.plugin:
-            parts.append(f"plugin {where.plugin}")
-        if where.handler:
-            parts.append(f"handler {where.handler}")
-        if where.update_id is not None:
-            parts.append(f"update {where.update_id}")
-        parts.append(f"open {time.perf_counter() - self.began_at:.1f} s")
-        if said := " ".join(str(self.statement).split()):
-            parts.append(f"last statement {said[:80]!r}")
-        return ", ".join(parts)
+        return describe(self)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -341,7 +327,7 @@ class UnitOfWork:
             transaction.cause = self._cause_of(exc or transaction.error)
         interrupted = await self._finish()
         self._database.leave(self._owner)
-        self._report(exc or transaction.error)
+        report_end(self, transaction, self._database, exc or transaction.error)
         if not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
         if self._token is not None and task is self._owner:
@@ -373,7 +359,7 @@ class UnitOfWork:
         self._task = asyncio.current_task()  # the session may flush, which asks who owns it
         await greenlet_spawn(self._transaction.finish)
 
-    def _cause_of(self, error: BaseException | None) -> facts.Cause:
+    def _cause_of(self, error: BaseException | None) -> Cause:
         if error is None:
             return ""
         if isinstance(error, asyncio.CancelledError):
@@ -399,45 +385,6 @@ class UnitOfWork:
         return await run_callbacks(
             callbacks, self.number, database.bus, database.settings.exit_timeout
         )
-
-    def _report(self, error: BaseException | None) -> None:
-        """Publish the outcome and the close, if somebody listens."""
-        database, transaction = self._database, self._transaction
-        if transaction.state is UnitState.COMMITTED:
-            if database.committed.handlers:
-                database.committed.publish(facts.UnitCommitted(unit=self.number))
-        elif transaction.state is UnitState.ROLLED_BACK:
-            if database.rolled_back.handlers:
-                wrong = transaction.rollback_error
-                database.rolled_back.publish(
-                    facts.UnitRolledBack(
-                        unit=self.number,
-                        cause=transaction.cause or "error",
-                        error=_said(error),
-                        rollback_error=_said(wrong),
-                    )
-                )
-        elif database.unknown.handlers:
-            database.unknown.publish(
-                facts.UnitOutcomeUnknown(unit=self.number, reason=_said(error), xid=transaction.xid)
-            )
-        if database.ended.handlers:
-            database.ended.publish(
-                facts.UnitClosed(
-                    unit=self.number,
-                    outcome=transaction.state.value,  # type: ignore[arg-type]  # a final state
-                    cause=transaction.cause,
-                    error=_said(error),
-                    duration=time.perf_counter() - self.began_at,
-                    statements=self.statements,
-                    database_time=self.database_time,
-                    attempt=self.attempt,
-                )
-            )
-
-
-def _said(error: BaseException | None) -> str:
-    return one_line(error) if error is not None else ""
 
 
 def _name(task: asyncio.Task[Any] | None) -> str:

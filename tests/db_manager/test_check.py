@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, text
 from sqlalchemy.engine import URL
+from support.postgres import PostgresServer
 
 from db_manager import check, diagnosis
 from db_manager.config import DatabaseConfig
@@ -112,10 +113,31 @@ async def test_a_wrong_name_comes_with_its_fix(postgres_database: URL) -> None:
     """A database or a port that is not there is named with the key to change."""
     findings = await found(config_of(postgres_database.set(database="no_such_database")))
     assert findings["connect"].level == "problem"
-    assert "there is no such database: set `database`, or create it" in findings["connect"].text
+    assert "[database] database: there is none of that name" in findings["connect"].text
     findings = await found(config_of(postgres_database.set(host="127.0.0.1", port=1, query={})))
     assert findings["connect"].level == "problem"
-    assert "nobody listens there: see `host` and `port`" in findings["connect"].text
+    assert "[database] host, port: nobody listens there" in findings["connect"].text
+
+
+async def test_encryption_is_asked_for_where_it_is_needed(postgres_database: URL) -> None:
+    """A host that is not local must encrypt; without, the check says who could listen."""
+    everywhere = postgres_database.set(host="0.0.0.0")  # noqa: S104 -- this machine, by a name that is not local
+    refused = (await found(config_of(everywhere)))["connect"]
+    assert refused.level == "problem"
+    assert "[database] tls: the server does not encrypt" in refused.text
+    clear = (await found(config_of(everywhere, tls="disable")))["tls"]
+    assert clear.level == "warning"
+    assert clear.text == "off, and 0.0.0.0 is not this machine; set [database] tls = 'verify'"
+
+
+async def test_a_wrong_password_comes_with_its_fix() -> None:
+    """A refused password is said, with the variables that set it, and is not shown."""
+    with PostgresServer(password="canary-right") as server:
+        url = server.url().set(password="canary-wrong")
+        refused = (await found(config_of(url)))["connect"]
+    assert refused.level == "problem"
+    assert "[database] password: it is wrong; set DATABASE__PASSWORD" in refused.text
+    assert "canary" not in refused.text
 
 
 async def test_too_large_a_pool_is_warned_about(postgres_database: URL) -> None:

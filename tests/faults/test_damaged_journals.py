@@ -1,6 +1,11 @@
-"""A journal that was cut, zeroed or changed never tells a wrong history: J1."""
+"""A journal that was cut, zeroed, changed or left in the middle tells no wrong history: J1, J2."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +17,7 @@ from lifecycle.journal import JournalEntry
 from lifecycle.sqlite_journal import SqliteJournal
 
 #: Events of a damaged run, and the last of them whose records are cut.
-EVENTS, CUT_EVENTS = 20, 3
+EVENTS, CUT_EVENTS = 8, 3
 
 Row = Callable[..., None]
 
@@ -72,6 +77,7 @@ def survivors(journal: SqliteJournal) -> list[JournalEntry]:
     return entries
 
 
+@pytest.mark.timeout(300)
 def test_a_damaged_tail_costs_the_tail(dead: Dead, row: Row, *, full: bool) -> None:
     """Cut or zeroed in its last records, a journal keeps what is before, and goes on. J1."""
     frame = int.from_bytes(dead.log[8:12], "big") + 24  # a page and its header
@@ -115,4 +121,35 @@ def test_a_flipped_bit_is_seen_or_harmless(dead: Dead, row: Row, where: str, *, 
         load=f"{flips} flipped bits in the {where}",
         result=f"0 wrong histories; {refused} refused, {shortened} cut to a true prefix, "
         "the rest harmless",
+    )
+
+
+def test_a_killed_writer_loses_nothing(tmp_path: Path, row: Row, *, full: bool) -> None:
+    """After SIGKILL each event that the journal took is there, without a gap. J2."""
+    kills, taken, written = (200 if full else 10), 0, 0
+    path = tmp_path / "journal.sqlite3"
+    script = Path(__file__).parent / "writing_journal.py"
+    with subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        for number in range(1, kills + 1):
+            program.stdin.write(f"{path}\n")
+            program.stdin.flush()
+            pid, run = int(program.stdout.readline()), int(program.stdout.readline())
+            time.sleep(random.uniform(0, 0.02))
+            os.kill(pid, signal.SIGKILL)
+            said = list(iter(program.stdout.readline, "dead\n"))
+            with SqliteJournal.read(path) as reader:
+                numbers = [entry.seq for entry in reader.entries(run)]
+            assert run == number
+            assert numbers == list(range(1, len(numbers) + 1))
+            assert len(said) <= len(numbers) <= len(said) + 1
+            taken, written = taken + len(said), written + len(numbers)
+        program.stdin.close()
+    row(
+        "J2",
+        load=f"SIGKILL of the writer {kills} ×",
+        result=f"{taken} events acknowledged, {written} there, 0 gaps",
     )

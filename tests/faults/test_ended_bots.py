@@ -167,6 +167,7 @@ async def reach(bots: Bots, moment: str) -> list[str]:
     return said
 
 
+@pytest.mark.timeout(300)
 async def test_a_killed_bot_starts_again_and_says_so(
     bots: Bots, journal: Path, database_url: URL, row: Row, *, full: bool
 ) -> None:
@@ -200,6 +201,7 @@ async def test_a_killed_bot_starts_again_and_says_so(
     )
 
 
+@pytest.mark.timeout(300)
 async def test_a_told_bot_ends_in_time_at_any_moment(
     postgres_bots: Bots, journal: Path, postgres_database: URL, row: Row, *, full: bool
 ) -> None:
