@@ -17,6 +17,8 @@ from lifecycle.plugin import PluginContext
 
 #: Seconds before the second question, and at most between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+#: Seconds that a server may take for an answer: psycopg would wait on a silent line for ever.
+PING_TIMEOUT = 10.0
 _PING: Final = text("SELECT 1")
 
 
@@ -111,5 +113,5 @@ async def ping(database: Database) -> None:
         OSError: It cannot be reached.
         DBAPIError: It refuses us.
     """
-    async with database.engine.connect() as connection:
+    async with asyncio.timeout(PING_TIMEOUT), database.engine.connect() as connection:
         await connection.execute(_PING)

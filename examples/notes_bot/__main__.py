@@ -21,7 +21,9 @@ from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
 from lifecycle import AppDrained, Application, AppStarted, Event, replay
 from lifecycle.bot import run_polling
+from observability import timeline
 from observability.botapi import BotApiServer
+from observability.units import TOPICS, UnitFact, unit_fact
 
 CONFIG = Path(__file__).parents[2] / "config.toml"
 
@@ -48,13 +50,14 @@ def demo() -> None:
         flush=True,
     )
     entries: list[Entry] = []
+    page = Path("timeline.html").absolute()
     with tempfile.TemporaryDirectory() as name, chdir(name):
         folder = Path(name)
         shutil.copy(CONFIG, folder)
         log = folder / "log"
         try:
             with log.open("w", encoding="utf-8") as stream, redirect_stderr(stream):
-                facts = asyncio.run(offline(folder / "config.toml", entries))
+                facts = asyncio.run(offline(folder / "config.toml", entries, page))
         except BaseException:
             sys.stderr.write(log.read_text("utf-8"))
             raise
@@ -70,18 +73,20 @@ def demo() -> None:
         print(f"  {line}")
         screen.title(("Next", screen.width))
         print(
+            f"  {page.name:<25}this run as a picture: open it in a browser\n"
             "  BOT_TOKEN=… make demo    the same bot on Telegram\n"
             "  make test                the tests, on SQLite and PostgreSQL\n"
             "  examples/notes_bot/      two plugins to copy; config.toml says what runs"
         )
 
 
-async def offline(config: Path, entries: list[Entry]) -> list[str]:
+async def offline(config: Path, entries: list[Entry], page: Path) -> list[str]:
     """Run the bot against a Bot API server of our own until it is told to stop.
 
     Args:
         config: The configuration.
         entries: Gets what was said and what happened.
+        page: Where the timeline of the run is written.
 
     Returns:
         What the run has shown.
@@ -90,12 +95,15 @@ async def offline(config: Path, entries: list[Entry]) -> list[str]:
         app = Application.from_config(config)
         drained: list[AppDrained] = []
         started = asyncio.Event()
+        units: list[UnitFact] = []
 
         def watch(event: Event) -> None:
             if isinstance(event, AppDrained):
                 drained.append(event)
             elif isinstance(event, AppStarted):
                 started.set()
+            if event.topic in TOPICS:
+                units.append(unit_fact(event, app.bus.run))
             entry = happened(telegram.clock(), event)
             if entry is not None:
                 entries.append(entry)
@@ -111,6 +119,7 @@ async def offline(config: Path, entries: list[Entry]) -> list[str]:
                     group.create_task(chat(telegram, started, slow))
         finally:
             entries += [said(line.at, line.who, line.what) for line in telegram.transcript]
+    timeline.write(app.journal.entries(), page, units)
     states = ", ".join(f"{name} {state}" for name, state in replay(app.journal.entries()).items())
     update = drained[0]
     return [

@@ -12,6 +12,7 @@ from support.accounting import connected
 from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
 
+from db_manager import availability
 from db_manager.base import Base
 from db_manager.errors import DatabaseUnavailableError, ManagerClosedError
 from db_manager.factory import UnitOfWorkFactory
@@ -138,6 +139,31 @@ async def test_a_lost_database_is_noticed_and_comes_back(
         "lost",
         load=f"server crashed {times} × under a running bot",
         result="degraded, units fail at once, others go on, recovered",
+    )
+
+
+async def test_a_silent_database_is_an_absent_one(
+    server: PostgresServer, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lets us in and then says nothing is waited for as one that is not there."""
+    monkeypatch.setattr(availability, "PING_TIMEOUT", 0.3)
+    async with PostgresProxy(server.host, server.port) as proxy:
+        proxy.on_client(b"", proxy.hold, kinds=b"QP", times=None)
+        url = proxy.url(server.url()).render_as_string(hide_password=False)
+        app = Application([DatabasePlugin()], config={"database": {"url": url}})
+        with EventRecorder(app.bus) as events:
+            async with app:
+                assert app.plugins["db_manager"].is_degraded
+                with pytest.raises(DatabaseUnavailableError):
+                    await one(app.services["db_manager:uow_factory"])
+                proxy.forget()
+                proxy.cut()
+                await events.wait_for("plugin.recovered", timeout=10)
+                await one(app.services["db_manager:uow_factory"])
+    row(
+        "late",
+        load="start with a server that is silent after the login",
+        result="degraded, units fail at once, recovered when the line worked",
     )
 
 
