@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -104,10 +104,12 @@ def shown(columns: int, monkeypatch: pytest.MonkeyPatch, *, no_color: str = "") 
     terminal, screen = os.openpty()
     with os.fdopen(screen, "w") as stdout, redirect_stdout(stdout):
         Screen().show(entries)
-    try:
-        return os.read(terminal, 1 << 16).decode().replace("\r\n", "\n")
-    finally:
-        os.close(terminal)
+    sent = b""
+    with suppress(OSError):  # the terminal's way to say that there is no more
+        while chunk := os.read(terminal, 1 << 16):
+            sent += chunk
+    os.close(terminal)
+    return sent.decode().replace("\r\n", "\n")
 
 
 def test_on_a_wide_terminal_the_trace_stands_beside_the_chat(

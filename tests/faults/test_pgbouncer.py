@@ -15,6 +15,7 @@ from db_manager.database import Database
 from db_manager.uow import UnitOfWork
 
 TASKS = 12
+VICTIM = text("SELECT 'victim'")
 
 Row = Callable[..., None]
 
@@ -88,4 +89,15 @@ async def test_units_fail_through_pgbouncer_without_the_setting(
         check=False,
         connect_args=plain,
     ) as database:
-        assert await run_units(database, 120)
+        connect = database.engine.connect
+        async with connect() as victim, connect() as first, connect() as second:
+            await first.execute(text("SELECT 'first'"))  # has one of the two servers
+            assert await victim.scalar(VICTIM) == "victim"  # is prepared on the other one
+            await victim.commit()
+            await second.execute(text("SELECT 'second'"))  # takes that
+            await first.commit()  # so that the victim gets the first one now
+            try:
+                answer = await victim.scalar(VICTIM)
+            except DBAPIError:
+                answer = "prepared statement does not exist"
+            assert answer != "victim"
