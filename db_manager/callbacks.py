@@ -61,8 +61,19 @@ async def _call(callback: Callback, unit: int, bus: EventBus) -> None:
         if inspect.isawaitable(result):
             await result
     except (Exception, asyncio.CancelledError) as error:
-        name = getattr(callback, "__qualname__", repr(callback))
-        _logger.exception("callback %s of unit %d failed", name, unit)
-        late = isinstance(error, asyncio.CancelledError)
-        said = "did not end in time" if late else one_line(error)
-        bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))
+        report_failure(getattr(callback, "__qualname__", repr(callback)), unit, bus, error)
+
+
+def report_failure(name: str, unit: int, bus: EventBus, error: BaseException) -> None:
+    """Log and publish that something which a unit called after its end failed.
+
+    Args:
+        name: What failed.
+        unit: Number of the unit.
+        bus: Where it is published, as `uow.callback_failed`.
+        error: What it raised; a cancellation means that it did not end in time.
+    """
+    _logger.error("callback %s of unit %d failed", name, unit, exc_info=error)
+    late = isinstance(error, asyncio.CancelledError)
+    said = "did not end in time" if late else one_line(error)
+    bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))

@@ -1,9 +1,10 @@
 """The driver's own connection below SQLAlchemy's: how to begin on it, how to drop it."""
 
+import sqlite3
 from typing import Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.util import await_only
 
 
@@ -52,6 +53,21 @@ def is_aborted(connection: Connection) -> bool:
     except DBAPIError as error:
         return getattr(error.orig, "sqlstate", None) == "25P02"
     return False
+
+
+def refuse_closed(connection: Connection) -> None:
+    """Raise when somebody closed a SQLite connection, which undid its transaction.
+
+    SQLAlchemy would skip its COMMIT in silence; the other drivers refuse it themselves.
+
+    Args:
+        connection: A connection to SQLite that is to commit.
+
+    Raises:
+        InterfaceError: It is closed.
+    """
+    if getattr(connection.connection.driver_connection, "closed", False):
+        raise InterfaceError("COMMIT", None, sqlite3.InterfaceError("the connection is closed"))
 
 
 def terminate(connection: Connection) -> None:

@@ -169,6 +169,8 @@ def _refuse_dead(dbapi_connection: Any, _record: object, _proxy: object) -> None
     elif hasattr(driver, "pgconn"):  # psycopg
         idle = not driver.closed and driver.info.transaction_status == 0
         dead = not idle or _is_readable(driver.pgconn.socket)
+    elif isinstance(driver, SqliteConnection):
+        dead = driver.closed
     else:
         return
     if dead:

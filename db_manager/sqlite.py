@@ -69,6 +69,11 @@ class SqliteConnection(aiosqlite.Connection):
         self._query_only = False
         self._stopping: asyncio.Future[Any] | None = None
 
+    @property
+    def closed(self) -> bool:
+        """True when nothing can be executed any more."""
+        return self._connection is None or not self._running
+
     def begin_snapshot(self) -> None:
         """Make the next transaction a read-only one whose statements share a snapshot."""
         self._begin, self._read_only = "BEGIN", True

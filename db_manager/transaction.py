@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from db_manager import classify
-from db_manager.driver import begin_for_driver, is_aborted, terminate
+from db_manager.driver import begin_for_driver, is_aborted, refuse_closed, terminate
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     TransactionAbortedError,
@@ -63,10 +63,12 @@ class Transaction:
         "error",
         "failed",
         "holds_writer",
+        "listener_error",
         "rollback_error",
         "savepoints",
         "session",
         "state",
+        "undone",
         "xid",
     )
 
@@ -93,9 +95,12 @@ class Transaction:
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None
+        #: What a listener of SQLAlchemy's raised after COMMIT had been answered.
+        self.listener_error: BaseException | None = None
         self.xid: int | None = None
-        self.holds_writer = False
-        self.drove = False
+        self.holds_writer = self.drove = False
+        #: ROLLBACK was sent, by whomever.
+        self.undone = False
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
@@ -148,13 +153,18 @@ class Transaction:
             self.state = UnitState.COMMITTED
             return
         self.state = UnitState.COMMITTING
+        begun = connection.get_transaction()
         try:
             if session is not None:
                 Session.commit(session)
             if connection.in_transaction():
                 connection.commit()
         except BaseException as error:  # noqa: BLE001 -- as above
-            if classify.commit_is_undone(error):
+            # SQLAlchemy forgets a transaction only when it is over, however that came.
+            if begun is not None and connection.get_transaction() is None and not self.undone:
+                self.listener_error = error
+                self.state = UnitState.COMMITTED
+            elif classify.commit_is_undone(error):
                 self._fail(error)
             else:
                 self._lose(one_line(error) or "no answer in time", error)
@@ -168,6 +178,8 @@ class Transaction:
         if session is not None:
             session.flush()
         connection = self.connection
+        if connection is not None and self.holds_writer:
+            refuse_closed(connection)
         if connection is not None and self.drove and is_aborted(connection):
             raise TransactionAbortedError
         if connection is not None and self._resolvable and connection.dialect.name == "postgresql":

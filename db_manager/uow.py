@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from db_manager.callbacks import Callback, Callbacks, run_callbacks
+from db_manager.callbacks import Callback, Callbacks, report_failure, run_callbacks
 from db_manager.database import Database, ReadOnly
 from db_manager.errors import (
     TransactionAbortedError,
@@ -301,6 +301,10 @@ class UnitOfWork:
         self.statements += 1
         self._transaction.mark_failed(error)
 
+    def rollback_sent(self) -> None:
+        """Note that the transaction is being undone, by whomever."""
+        self._transaction.undone = True
+
     def savepoint_made(self, savepoint: object) -> None:
         """Remember what was before *savepoint*."""
         transaction = self._transaction
@@ -328,6 +332,9 @@ class UnitOfWork:
         interrupted = await self._finish()
         self._database.leave(self._owner)
         report_end(self, transaction, self._database, exc or transaction.error)
+        if transaction.listener_error is not None:
+            late = transaction.listener_error
+            report_failure("a listener of SQLAlchemy's", self.number, self._database.bus, late)
         if not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
         if self._token is not None and task is self._owner:

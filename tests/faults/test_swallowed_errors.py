@@ -13,7 +13,7 @@ from support.accounting import accounted
 
 from db_manager.base import Base
 from db_manager.database import Database
-from db_manager.errors import TransactionAbortedError
+from db_manager.errors import CommitOutcomeUnknownError, TransactionAbortedError
 from db_manager.transaction import UnitState
 from db_manager.uow import UnitOfWork
 
@@ -104,6 +104,23 @@ async def test_a_savepoint_lets_the_rest_commit(url: URL, row: Row) -> None:
                     await uow.session.execute(INSERT, TWIN)
         assert await names(database) == {"one"}
     row("U14", load=f"{url.drivername}: failed in a savepoint", result="the rest is committed")
+
+
+async def test_a_closed_connection_is_not_committed(url: URL, row: Row) -> None:
+    """U14: a unit whose connection was closed under it says so, and the next unit is well."""
+    async with accounted(url, pool_size=1) as database:
+        await make_table(database)
+        unit = UnitOfWork(database)
+        with pytest.raises((DBAPIError, CommitOutcomeUnknownError)):
+            async with unit:
+                await unit.session.execute(INSERT, FIRST)
+                raw = await (await unit.session.connection()).get_raw_connection()
+                if (closing := raw.driver_connection.close()) is not None:  # asyncmy does not wait
+                    await closing
+        # psycopg's error does not tell whether it had sent COMMIT.
+        assert unit.state in {UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN}
+        assert await names(database) == set()
+    row("U14", load=f"{url.drivername}: connection closed", result=f"{unit.state}, 0 rows")
 
 
 async def test_plain_begin_loses_the_rest_in_silence(postgres_database: URL) -> None:
