@@ -60,7 +60,7 @@ async def _call(callback: Callback, unit: int, bus: EventBus) -> None:
         result = callback()
         if inspect.isawaitable(result):
             await result
-    except (Exception, asyncio.CancelledError) as error:
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- reported, never raised
         report_failure(getattr(callback, "__qualname__", repr(callback)), unit, bus, error)
 
 

@@ -249,7 +249,6 @@ class Database:
         sync.update_execution_options(**{OPTION: self})
         event.listen(sync, "handle_error", self._note_error)
         event.listen(sync, "do_connect", self._refuse_when_closed)
-        event.listen(sync, "rollback", self._note_rollback, insert=True)
         if self._counts:
             self._listen_to_statements(engine)
 
@@ -313,11 +312,6 @@ class Database:
             if self.answered.handlers and sql is not None and unit.sent_at:
                 duration = time.perf_counter() - unit.sent_at
                 self._report_statement(unit, connection, sql, duration, one_line(wrong))
-
-    def _note_rollback(self, connection: Connection) -> None:
-        unit = self._connections.get(connection)
-        if unit is not None:
-            unit.rollback_sent()
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":

@@ -68,7 +68,6 @@ class Transaction:
         "savepoints",
         "session",
         "state",
-        "undone",
         "xid",
     )
 
@@ -99,8 +98,6 @@ class Transaction:
         self.listener_error: BaseException | None = None
         self.xid: int | None = None
         self.holds_writer = self.drove = False
-        #: ROLLBACK was sent, by whomever.
-        self.undone = False
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
@@ -160,8 +157,9 @@ class Transaction:
             if connection.in_transaction():
                 connection.commit()
         except BaseException as error:  # noqa: BLE001 -- as above
-            # SQLAlchemy forgets a transaction only when it is over, however that came.
-            if begun is not None and connection.get_transaction() is None and not self.undone:
+            # SQLAlchemy forgets a transaction only when its COMMIT was answered: what came later
+            # is an error of a listener, and the rows are there.
+            if begun is not None and connection.get_transaction() is None:
                 self.listener_error = error
                 self.state = UnitState.COMMITTED
             elif classify.commit_is_undone(error):

@@ -301,10 +301,6 @@ class UnitOfWork:
         self.statements += 1
         self._transaction.mark_failed(error)
 
-    def rollback_sent(self) -> None:
-        """Note that the transaction is being undone, by whomever."""
-        self._transaction.undone = True
-
     def savepoint_made(self, savepoint: object) -> None:
         """Remember what was before *savepoint*."""
         transaction = self._transaction

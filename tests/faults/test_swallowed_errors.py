@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from sqlalchemy import Integer, String, text
@@ -115,7 +116,8 @@ async def test_a_closed_connection_is_not_committed(url: URL, row: Row) -> None:
             async with unit:
                 await unit.session.execute(INSERT, FIRST)
                 raw = await (await unit.session.connection()).get_raw_connection()
-                if (closing := raw.driver_connection.close()) is not None:  # asyncmy does not wait
+                driver: Any = raw.driver_connection
+                if (closing := driver.close()) is not None:  # asyncmy does not wait
                     await closing
         # psycopg's error does not tell whether it had sent COMMIT.
         assert unit.state in {UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN}
