@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.event import listen
 from support.accounting import accounted, connected
 
 from db_manager.config import DatabaseConfig
@@ -102,6 +103,29 @@ async def test_a_raising_observer_changes_nothing(database_url: URL, full: bool,
         "U17",
         load=f"{database_url.get_backend_name()}: raising at {len(TOPICS)} hooks × {units} units",
         result="every outcome as without, pool of 2 never short",
+    )
+
+
+async def test_a_listener_of_sqlalchemys_changes_no_outcome(database_url: URL, row: Row) -> None:
+    """U17: a session listener that raises after COMMIT was answered does not undo the truth."""
+
+    def bad(_session: object) -> None:
+        raise RuntimeError("after the commit")
+
+    async with accounted(database_url, pool_size=1) as database:
+        events = EventRecorder(database.bus)
+        unit = UnitOfWork(database)
+        async with unit:
+            listen(unit.session.sync_session, "after_commit", bad)
+            await unit.session.execute(SELECT)
+        assert unit.state is UnitState.COMMITTED
+        events.assert_sequence("uow.begin", "uow.commit", "uow.close", "uow.callback_failed")
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(SELECT)
+    row(
+        "U17",
+        load=f"{database_url.get_backend_name()}: SQLAlchemy's after_commit raises",
+        result="committed, reported, the connection is back",
     )
 
 
