@@ -24,6 +24,7 @@ from db_manager.errors import (
     WrongEventLoopError,
     one_line,
 )
+from db_manager.greenlets import Greenlets
 from db_manager.sqlite import SqliteConnection
 from lifecycle.bus import EventBus
 
@@ -81,6 +82,8 @@ class Database:
         self.open: dict[asyncio.Task[Any], UnitOfWork] = {}
         self.state: Literal["open", "stopping", "closed"] = "open"
         self.lost: str = ""
+        #: Of the loop that the units run in.
+        self.greenlets = Greenlets()
         #: Called when a connection attempt finds the server unavailable.
         self.on_lost: Callable[[str], None] = lambda _reason: None
         self.began = self.bus.channel(facts.UnitBegun)
@@ -144,6 +147,7 @@ class Database:
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
         self._loop, self._pool, self._watch = loop, pool, None
+        self.greenlets = Greenlets()
 
     def leave(self, task: asyncio.Task[Any] | None) -> None:
         """Let the unit of *task* go."""
@@ -162,10 +166,12 @@ class Database:
         if self.lost:
             raise DatabaseUnavailableError(self.lost)
         writer = None if unit.read_only else self.writer
+        asked = time.perf_counter()
         if writer is not None:
             self._wait_for_writer(unit, writer)
         try:
             connection = self._check_out(unit)
+            unit.waited = time.perf_counter() - asked
         except BaseException:
             if writer is not None:
                 writer.release()

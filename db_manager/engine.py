@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from db_manager.config import DatabaseConfig
 from db_manager.errors import ConfigError
+from db_manager.pool import FairQueuePool
 from db_manager.sqlite import SqliteConnection, connector
 
 #: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
@@ -98,7 +98,7 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
         "pool_recycle": config.pool_recycle,
         "pool_pre_ping": config.pre_ping,
         "pool_use_lifo": True,
-        "poolclass": AsyncAdaptedQueuePool,
+        "poolclass": FairQueuePool,
     }
     connect_args: dict[str, Any] = {}
     if backend == "postgresql":

@@ -8,7 +8,7 @@ Cause = Literal["", "error", "cancelled", "control_flow", "explicit"]
 Outcome = Literal["committed", "rolled_back", "outcome_unknown"]
 
 
-class UnitEvent(Event):
+class UnitEvent(Event, kw_only=True):
     """Base of the events about one unit of work.
 
     Args:
@@ -20,7 +20,7 @@ class UnitEvent(Event):
     unit: int
 
 
-class UnitBegun(UnitEvent):
+class UnitBegun(UnitEvent, kw_only=True):
     """A unit of work was entered; the database knows nothing of it yet.
 
     Args:
@@ -34,7 +34,7 @@ class UnitBegun(UnitEvent):
     read_only: bool = False
 
 
-class UnitStatement(UnitEvent):
+class UnitStatement(UnitEvent, kw_only=True):
     """A statement of a unit was answered; made only while somebody listens to it.
 
     It has no measures: nobody who reads the end of units shall pay for each of their statements.
@@ -56,13 +56,13 @@ class UnitStatement(UnitEvent):
     error: str = ""
 
 
-class UnitCommitted(UnitEvent):
+class UnitCommitted(UnitEvent, kw_only=True):
     """The server said that the unit is committed (or there was nothing to commit)."""
 
     topic: ClassVar[str] = "uow.commit"
 
 
-class UnitRolledBack(UnitEvent):
+class UnitRolledBack(UnitEvent, kw_only=True):
     """Nothing of the unit was written.
 
     Args:
@@ -79,7 +79,7 @@ class UnitRolledBack(UnitEvent):
     rollback_error: str = ""
 
 
-class UnitOutcomeUnknown(UnitEvent):
+class UnitOutcomeUnknown(UnitEvent, kw_only=True):
     """COMMIT was sent and no answer came.
 
     Args:
@@ -94,7 +94,7 @@ class UnitOutcomeUnknown(UnitEvent):
     xid: int | None = None
 
 
-class UnitClosed(UnitEvent):
+class UnitClosed(UnitEvent, kw_only=True):
     """The unit is over and its connection is back: the one line to read about a unit.
 
     Args:
@@ -104,13 +104,14 @@ class UnitClosed(UnitEvent):
         duration: Seconds from begin to close.
         statements: Statements that went through SQLAlchemy.
         database_time: Seconds spent waiting for those statements.
+        waited: Seconds spent in getting a connection from the pool.
         attempt: 1, or the number of the attempt under `uow_factory.run`.
     """
 
     topic: ClassVar[str] = "uow.close"
     level: ClassVar[Level] = "info"
     labels: ClassVar[tuple[str, ...]] = ("outcome",)
-    measures: ClassVar[tuple[str, ...]] = ("duration", "statements", "database_time")
+    measures: ClassVar[tuple[str, ...]] = ("duration", "statements", "database_time", "waited")
 
     outcome: Outcome
     cause: Cause = ""
@@ -118,6 +119,7 @@ class UnitClosed(UnitEvent):
     duration: float
     statements: int
     database_time: float
+    waited: float = 0.0
     attempt: int = 1
 
     @property
@@ -128,7 +130,7 @@ class UnitClosed(UnitEvent):
         return "warning" if self.cause in {"error", "cancelled"} else "info"
 
 
-class UnitRetried(UnitEvent):
+class UnitRetried(UnitEvent, kw_only=True):
     """An attempt under `uow_factory.run` failed and the whole unit is tried again.
 
     Args:
@@ -149,7 +151,7 @@ class UnitRetried(UnitEvent):
     wait: float
 
 
-class UnitSlow(UnitEvent):
+class UnitSlow(UnitEvent, kw_only=True):
     """A unit has been open for longer than `slow_unit` and still is.
 
     Args:
@@ -167,7 +169,7 @@ class UnitSlow(UnitEvent):
     statement: str = ""
 
 
-class UnitCallbackFailed(UnitEvent):
+class UnitCallbackFailed(UnitEvent, kw_only=True):
     """A callback of `after_commit` or `after_rollback` raised or took too long.
 
     Args:
@@ -182,7 +184,7 @@ class UnitCallbackFailed(UnitEvent):
     error: str
 
 
-class PoolExhausted(Event):
+class PoolExhausted(Event, kw_only=True):
     """A unit waited for a connection in vain.
 
     Args:
@@ -197,7 +199,7 @@ class PoolExhausted(Event):
     holders: tuple[str, ...]
 
 
-class DatabaseDrained(Event):
+class DatabaseDrained(Event, kw_only=True):
     """The stop has waited for the open units.
 
     Args:
@@ -214,7 +216,7 @@ class DatabaseDrained(Event):
     duration: float
 
 
-class TablesCreated(Event):
+class TablesCreated(Event, kw_only=True):
     """Missing tables were created at start.
 
     Args:

@@ -26,8 +26,18 @@ async def protect(
         The cancellation that came meanwhile, to be raised once the outcome is known.
     """
     loop = asyncio.get_running_loop()
-    task = loop.create_task(coroutine)
+    ended: asyncio.Future[None] = loop.create_future()
     timer: asyncio.TimerHandle
+
+    async def work() -> None:
+        try:
+            await coroutine
+        finally:
+            wake()
+
+    def wake(_task: object = None) -> None:
+        if not ended.done():
+            ended.set_result(None)
 
     def rudely() -> None:
         give_up()
@@ -38,13 +48,16 @@ async def protect(
         task.cancel()
         timer = loop.call_later(GRACE, rudely)
 
+    task = loop.create_task(work())
+    task.add_done_callback(wake)  # it may be cancelled before it begins
     timer = loop.call_later(deadline, politely)
     interrupted = None
     while not task.done():
         try:
-            await asyncio.shield(task)
+            await ended  # half the price of asyncio.shield
         except asyncio.CancelledError as error:
-            if not task.cancelled():
-                interrupted = error
+            interrupted = error
+            ended = loop.create_future()
     timer.cancel()
+    coroutine.close()
     return interrupted

@@ -66,6 +66,7 @@ def report_end(
                 duration=time.perf_counter() - unit.began_at,
                 statements=unit.statements,
                 database_time=unit.database_time,
+                waited=unit.waited,
                 attempt=unit.attempt,
             )
         )

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from db_manager import classify
+from db_manager.connection import UnitConnection
 from db_manager.driver import begin_for_driver, is_aborted, refuse_closed, terminate
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -17,7 +18,7 @@ from db_manager.errors import (
     one_line,
 )
 from db_manager.events import Cause
-from db_manager.lanes import UnitConnection, UnitSession
+from db_manager.session import SyncUnitSession, UnitSession
 
 if TYPE_CHECKING:
     from db_manager.database import Database
@@ -90,7 +91,7 @@ class Transaction:
         #: The first statement error, kept in case the block swallows it.
         self.failed: BaseException | None = None
         #: What was before each savepoint: the marks of the callbacks, and `failed`.
-        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] = {}
+        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] | None = None
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None
@@ -152,7 +153,7 @@ class Transaction:
         self.state = UnitState.COMMITTING
         begun = connection.get_transaction()
         try:
-            if session is not None:
+            if session is not None and session.takes_part:
                 Session.commit(session)
             if connection.in_transaction():
                 connection.commit()
@@ -169,11 +170,11 @@ class Transaction:
         else:
             self.state = UnitState.COMMITTED
 
-    def _prepare(self, session: Session | None) -> Connection | None:
+    def _prepare(self, session: SyncUnitSession | None) -> Connection | None:
         """Do all that may fail before COMMIT is sent."""
         if self.failed is not None or (session is not None and not session.is_active):
             raise TransactionAbortedError from self.failed
-        if session is not None:
+        if session is not None and session.takes_part:
             session.flush()
         connection = self.connection
         if connection is not None and self.holds_writer:

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.util import greenlet_spawn
 
 from db_manager.callbacks import Callback, Callbacks, report_failure, run_callbacks
+from db_manager.connection import UnitConnection
 from db_manager.database import Database, ReadOnly
 from db_manager.errors import (
     TransactionAbortedError,
@@ -22,9 +22,10 @@ from db_manager.errors import (
     one_line,
 )
 from db_manager.events import Cause
-from db_manager.lanes import UnitConnection, UnitSession
+from db_manager.greenlets import Greenlets, Spawned, Worker
 from db_manager.protect import protect
 from db_manager.reports import describe, report_begin, report_end
+from db_manager.session import UnitSession
 from db_manager.transaction import Transaction, UnitState
 from lifecycle.events import Correlation, current_correlation, pop_correlation, push_correlation
 
@@ -69,6 +70,7 @@ class UnitOfWork:
         "sent_at",
         "statement",
         "statements",
+        "waited",
         "warned",
     )
 
@@ -80,7 +82,7 @@ class UnitOfWork:
         isolation_level: str | None = None,
         resolvable: bool | None = None,
     ) -> None:
-        if (isolation_level or "").upper() == "AUTOCOMMIT":
+        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
             raise ValueError(
                 "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
                 "use `engine.connect()`, or read_only=True for statements that only read"
@@ -92,17 +94,17 @@ class UnitOfWork:
             isolation_level=isolation_level,
             resolvable=database.settings.resolvable if resolvable is None else resolvable,
         )
-        self._callbacks = Callbacks()
+        self._callbacks: Callbacks | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[Any] | None = None  # the owner; at the end the task that ends it
-        self._token: Token[Correlation] | None = None
+        self._token: Token[Correlation]
         self.number = next(_numbers)
         self.read_only: ReadOnly = read_only
         self.attempt = 1
-        self.correlation: Correlation = current_correlation()
+        self.correlation = current_correlation()
         self.statements = 0
         self.statement: object = ""  # the last one; turned into text only when somebody asks
-        self.database_time = self.sent_at = self.began_at = 0.0
+        self.database_time = self.sent_at = self.began_at = self.waited = 0.0
         self.warned = self.defer_callbacks = False
 
     def __repr__(self) -> str:
@@ -123,14 +125,13 @@ class UnitOfWork:
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another event loop.
         """
-        if self.state is not UnitState.NEW:
+        if self._transaction.state is not UnitState.NEW:
             raise UnitOfWorkStateError(
                 self.state, "it cannot be entered again", "make a new one for each block"
             )
-        task = asyncio.current_task()
+        task, database = asyncio.current_task(), self._database
         if task is None:
             raise UnitOfWorkTaskError("none", "none")
-        database = self._database
         database.enter(self, task)
         self._owner = self._task = task
         self._transaction.state = UnitState.ACTIVE
@@ -156,7 +157,7 @@ class UnitOfWork:
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
             CancelledError: The task was cancelled while the unit ended; `state` tells how.
         """
-        if self.state is UnitState.ACTIVE:  # else it was rolled back by hand
+        if self._transaction.state is UnitState.ACTIVE:  # else it was rolled back by hand
             await self._end(exc)
 
     async def rollback(self) -> None:
@@ -209,7 +210,7 @@ class UnitOfWork:
         """
         self.check()
         self.statement = "of the driver"
-        return await greenlet_spawn(self._transaction.drive)
+        return await self.greenlets.run(self._transaction.drive)
 
     # -- parts and consequences -----------------------------------------------------------
 
@@ -255,7 +256,7 @@ class UnitOfWork:
             callback: Takes no arguments.
         """
         self.check()
-        self._callbacks.after_commit.append(callback)
+        self._registered().after_commit.append(callback)
 
     def after_rollback(self, callback: Callback) -> None:
         """Call *callback* once the unit is rolled back and its connection is back.
@@ -264,7 +265,12 @@ class UnitOfWork:
             callback: Takes no arguments; sync or async.
         """
         self.check()
-        self._callbacks.after_rollback.append(callback)
+        self._registered().after_rollback.append(callback)
+
+    def _registered(self) -> Callbacks:
+        if self._callbacks is None:
+            self._callbacks = Callbacks()
+        return self._callbacks
 
     # -- for the lanes and the database ---------------------------------------------------
 
@@ -281,6 +287,11 @@ class UnitOfWork:
             )
         if asyncio.current_task() is not self._task:
             raise UnitOfWorkTaskError(self.owner_name, _name(asyncio.current_task()))
+
+    @property
+    def greenlets(self) -> Greenlets:
+        """Where SQLAlchemy's synchronous core runs."""
+        return self._database.greenlets
 
     @property
     def checked_out(self) -> Connection | None:
@@ -304,13 +315,17 @@ class UnitOfWork:
     def savepoint_made(self, savepoint: object) -> None:
         """Remember what was before *savepoint*."""
         transaction = self._transaction
-        transaction.savepoints[savepoint] = (self._callbacks.mark(), transaction.failed)
+        if transaction.savepoints is None:
+            transaction.savepoints = {}
+        transaction.savepoints[savepoint] = (self._registered().mark(), transaction.failed)
 
     def savepoint_undone(self, savepoint: object) -> None:
         """Forget what was since *savepoint*: its callbacks, and what failed."""
-        if self.state is UnitState.ACTIVE and savepoint in self._transaction.savepoints:
-            mark, self._transaction.failed = self._transaction.savepoints.pop(savepoint)
-            self._callbacks.drop_since(mark)
+        transaction = self._transaction
+        known = transaction.savepoints or {}
+        if self.state is UnitState.ACTIVE and savepoint in known:
+            mark, transaction.failed = known.pop(savepoint)
+            self._registered().drop_since(mark)
 
     def describe(self) -> str:
         """Return who this unit is, for people: plugin, handler, update, age, last statement."""
@@ -323,48 +338,55 @@ class UnitOfWork:
         transaction, task = self._transaction, asyncio.current_task()
         if exc is None and task is not self._owner:
             transaction.error = UnitOfWorkTaskError(self.owner_name, _name(task))
-        if not transaction.cause:
-            transaction.cause = self._cause_of(exc or transaction.error)
-        interrupted = await self._finish()
+        error = transaction.error if exc is None else exc
+        if error is not None and not transaction.cause:
+            transaction.cause = self._cause_of(error)
+        interrupted = None
+        if transaction.untouched:
+            transaction.state = UnitState.ROLLED_BACK if transaction.cause else UnitState.COMMITTED
+        else:
+            interrupted = await self._finish()
         self._database.leave(self._owner)
-        report_end(self, transaction, self._database, exc or transaction.error)
+        report_end(self, transaction, self._database, transaction.error if exc is None else exc)
         if transaction.listener_error is not None:
             late = transaction.listener_error
             report_failure("a listener of SQLAlchemy's", self.number, self._database.bus, late)
-        if not self.defer_callbacks:
+        if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
-        if self._token is not None and task is self._owner:
+        if task is self._owner:
             pop_correlation(self._token)
         if exc is not None:
-            if transaction.rollback_error is not None:
-                said = one_line(transaction.rollback_error)
-                exc.add_note(f"the rollback failed as well: {said}")
+            self._note(exc)
         elif transaction.error is not None:
             raise transaction.error
         elif interrupted is not None:
             raise interrupted
 
+    def _note(self, exc: BaseException) -> None:
+        wrong = self._transaction.rollback_error
+        if wrong is not None:
+            exc.add_note(f"the rollback failed as well: {one_line(wrong)}")
+
     async def _finish(self) -> asyncio.CancelledError | None:
-        transaction = self._transaction
-        if transaction.untouched:
-            transaction.state = UnitState.ROLLED_BACK if transaction.cause else UnitState.COMMITTED
-            return None
-        interrupted = await protect(
-            self._finish_alone(),
-            self._database.settings.exit_timeout,
-            give_up=transaction.give_up,
-        )
-        if transaction.connection is not None:  # the loop closes and cancelled it before it began
-            transaction.give_up()
+        transaction, interrupted = self._transaction, None
+        worker = self.greenlets.take()
+        awaited = worker.begin(transaction.finish)
+        if worker.busy:  # the server has to answer
+            interrupted = await protect(
+                self._finish_alone(worker, awaited),
+                self._database.settings.exit_timeout,
+                give_up=transaction.give_up,
+            )
+        if worker.busy:  # the loop closes and cancelled it before it began
+            await worker.cancel(awaited)
+        self.greenlets.give_back(worker)
         return interrupted
 
-    async def _finish_alone(self) -> None:
+    async def _finish_alone(self, worker: Worker | Spawned, awaited: Any) -> None:
         self._task = asyncio.current_task()  # the session may flush, which asks who owns it
-        await greenlet_spawn(self._transaction.finish)
+        await worker.finish(awaited)
 
-    def _cause_of(self, error: BaseException | None) -> Cause:
-        if error is None:
-            return ""
+    def _cause_of(self, error: BaseException) -> Cause:
         if isinstance(error, asyncio.CancelledError):
             return "cancelled"
         if isinstance(error, self._database.settings.control_flow):
@@ -377,16 +399,15 @@ class UnitOfWork:
         Returns:
             A cancellation that came meanwhile.
         """
-        callbacks: list[Callback] = []
-        if self.state is UnitState.COMMITTED:
-            callbacks = self._callbacks.after_commit
-        elif self.state is UnitState.ROLLED_BACK:
-            callbacks = self._callbacks.after_rollback
-        if not callbacks:
+        if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
             return None
-        database = self._database
+        registered, database = self._callbacks, self._database
+        committed = self.state is UnitState.COMMITTED
         return await run_callbacks(
-            callbacks, self.number, database.bus, database.settings.exit_timeout
+            registered.after_commit if committed else registered.after_rollback,
+            self.number,
+            database.bus,
+            database.settings.exit_timeout,
         )
 
 

@@ -5,10 +5,11 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
@@ -35,6 +36,12 @@ async def by_session(uow: UnitOfWork, word: str) -> None:
     await uow.session.flush()
 
 
+async def by_text(uow: UnitOfWork, word: str) -> None:
+    """Write a Core statement through the session, which may pass it on to the connection."""
+    statement = text("INSERT INTO lanes_test__word (text) VALUES (:word)")
+    await uow.session.execute(statement, {"word": word})
+
+
 async def by_core(uow: UnitOfWork, word: str) -> None:
     """Write through SQLAlchemy Core."""
     await uow.connection.execute(insert(Word).values(text=word))
@@ -46,7 +53,7 @@ async def by_driver(uow: UnitOfWork, word: str) -> None:
     await driver.execute(f"INSERT INTO lanes_test__word (text) VALUES ('{word}')")
 
 
-LANES: list[Lane] = [by_session, by_core, by_driver]
+LANES: list[Lane] = [by_session, by_text, by_core, by_driver]
 ORDERS = [order for length in (1, 2, 3) for order in permutations(LANES, length)]
 
 
@@ -295,3 +302,44 @@ async def test_a_fresh_connection_is_whole(uow_factory: UnitOfWorkFactory) -> No
         assert not connection.in_transaction()
         stream = await connection.stream(text("SELECT 1"))
         assert await stream.scalar_one() == 1
+
+
+async def test_listeners_of_the_session_hear_core_statements(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """A Core statement takes no short cut past somebody who listens to the session."""
+    heard: list[str] = []
+    async with uow_factory() as uow:
+        session = uow.session.sync_session
+        for name in ("do_orm_execute", "after_begin", "before_commit", "after_commit"):
+            event.listen(session, name, lambda *_, name=name: heard.append(name))
+        await uow.session.execute(text("SELECT 1"))
+    assert heard == ["do_orm_execute", "after_begin", "before_commit", "after_commit"]
+
+
+async def test_a_listener_that_comes_late_hears_the_commit(uow_factory: UnitOfWorkFactory) -> None:
+    """Who begins to listen to the session after a Core statement still hears its commit."""
+    heard: list[str] = []
+    async with uow_factory() as uow:
+        await uow.session.execute(text("SELECT 1"))
+        event.listen(uow.session.sync_session, "after_commit", lambda _: heard.append("commit"))
+    assert heard == ["commit"]
+
+
+async def test_core_statements_of_the_session_see_pending_objects(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """A Core statement through the session flushes first what was added to the session."""
+    async with uow_factory() as uow:
+        await uow.session.execute(text("SELECT 1"))
+        uow.session.add(Word(text="new"))
+        assert await uow.session.scalar(text("SELECT text FROM lanes_test__word")) == "new"
+
+
+@pytest.mark.parametrize("lane", ["session", "connection"])
+async def test_execute_refuses_to_stream(uow_factory: UnitOfWorkFactory, lane: str) -> None:
+    """A result with rows still at the server needs `stream()`: the error says so at once."""
+    async with uow_factory() as uow:
+        await uow.connection.execution_options(stream_results=True)
+        with pytest.raises(AsyncMethodRequired, match=r"stream\(\)"):
+            await getattr(uow, lane).execute(text("SELECT 1"))

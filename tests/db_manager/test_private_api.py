@@ -7,12 +7,22 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
 from sqlalchemy.engine import URL
+from sqlalchemy.orm import Mapped, mapped_column
 
+from db_manager.base import Base
 from db_manager.database import Database
 from db_manager.uow import UnitOfWork
+
+
+class Mark(Base):
+    """A model, for statements of the ORM."""
+
+    __tablename__ = "private_api_test__mark"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
 
 
 async def test_the_adapter_of_asyncpg_begins_when_it_is_told(
@@ -82,3 +92,12 @@ async def test_our_connection_is_what_the_engine_uses(
         driver = await uow.driver()
         assert type(driver).__module__ == "db_manager.sqlite"
         assert driver._thread.daemon
+
+
+def test_statements_say_whether_they_are_the_orms() -> None:
+    """`_propagate_attrs` names the ORM for its statements, and nothing for those of Core."""
+    marks = [
+        statement._propagate_attrs.get("compile_state_plugin")
+        for statement in (select(Mark), insert(Mark), select(Mark.__table__), text("SELECT 1"))
+    ]
+    assert marks == ["orm", "orm", None, None]

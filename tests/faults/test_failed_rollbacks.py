@@ -52,17 +52,32 @@ async def listener_raises(database: Database, _session: AsyncSession, _url: URL)
 
 
 async def both_cancelled(database: Database, _session: AsyncSession, _url: URL) -> None:
-    """Cancel the block's task, and whichever task sends ROLLBACK, as it is sent."""
+    """Cancel the block's task, and the one that waits for the answer, once ROLLBACK is sent."""
+    cancel_with_rollback(database, turns=2)
+
+
+async def cancelled_before_sent(database: Database, _session: AsyncSession, _url: URL) -> None:
+    """Cancel the block's task, and the one that shall send ROLLBACK before it does."""
+    cancel_with_rollback(database, turns=1)
+
+
+def cancel_with_rollback(database: Database, *, turns: int) -> None:
+    """Cancel this task and those made for ROLLBACK, *turns* of the event loop after its begin."""
     owner = asyncio.current_task()
     assert owner is not None
+    loop = asyncio.get_running_loop()
+    before = asyncio.all_tasks() - {owner}
 
-    def cancel(_connection: object) -> None:
-        sender = asyncio.current_task()
-        assert sender is not None
-        sender.cancel()
-        owner.cancel()
+    def cancel(turns: int) -> None:
+        if turns > 1:
+            loop.call_soon(cancel, turns - 1)
+            return
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
 
-    event.listen(database.engine.sync_engine, "rollback", cancel, once=True)
+    event.listen(
+        database.engine.sync_engine, "rollback", lambda _: loop.call_soon(cancel, turns), once=True
+    )
 
 
 async def in_unit(database: Database, spoil: Spoil, url: URL, mine: BaseException) -> None:
@@ -109,9 +124,15 @@ async def check(url: URL, spoil: Spoil, write: Write) -> None:
 KINDS = [
     (driver, spoil)
     for driver in ("asyncpg", "psycopg", "aiosqlite")
-    for spoil in (backend_terminated, connection_closed, listener_raises, both_cancelled)
+    for spoil in (
+        backend_terminated,
+        connection_closed,
+        listener_raises,
+        both_cancelled,
+        cancelled_before_sent,
+    )
     # SQLite has no backends, and nothing is left to roll back when it was closed.
-    if driver != "aiosqlite" or spoil in {listener_raises, both_cancelled}
+    if driver != "aiosqlite" or spoil not in {backend_terminated, connection_closed}
 ]
 
 

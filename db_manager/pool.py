@@ -1,0 +1,114 @@
+"""A connection pool that serves who waits in the order of their coming."""
+
+import asyncio
+from collections import deque
+from typing import Any, TypeVar
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.util import await_only
+from sqlalchemy.util.queue import Empty, Full, QueueCommon
+
+T = TypeVar("T")
+
+
+class FairQueue(QueueCommon[T]):
+    """The idle connections of a pool, and the line of those who wait for one.
+
+    SQLAlchemy's own queue wakes one who waits and lets whoever runs first take the connection,
+    so that under load some wait for ever; each wait costs a task and a timer. Here a connection
+    is handed to the first of the line.
+
+    Args:
+        maxsize: How many idle connections are kept; 0 means any number.
+        use_lifo: Hand out the one that was used last.
+    """
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self._idle: deque[T] = deque()
+        self._line: deque[asyncio.Future[T]] = deque()
+
+    def empty(self) -> bool:
+        """Return True when no connection is idle."""
+        return not self._idle
+
+    def full(self) -> bool:
+        """Return True when no more connections are kept."""
+        return 0 < self.maxsize <= len(self._idle)
+
+    def qsize(self) -> int:
+        """Return how many connections are idle."""
+        return len(self._idle)
+
+    def put_nowait(self, item: T) -> None:
+        """Hand *item* to the first of the line, or keep it.
+
+        Raises:
+            Full: Nobody waits, and enough are kept.
+        """
+        if not self._line and self.full():
+            raise Full
+        self._hand_over(item)
+
+    def _hand_over(self, item: T) -> None:
+        while self._line:
+            waiter = self._line.popleft()
+            if not waiter.done():
+                waiter.set_result(item)
+                return
+        self._idle.append(item)
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- SQLAlchemy's signature; its pool never blocks here
+        """Do as `put_nowait`."""
+        self.put_nowait(item)
+
+    def get_nowait(self) -> T:
+        """Return an idle connection.
+
+        Raises:
+            Empty: There is none.
+        """
+        if not self._idle:
+            raise Empty
+        return self._idle.pop() if self.use_lifo else self._idle.popleft()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Return an idle connection, or stand in line for one; runs inside a greenlet.
+
+        Args:
+            block: Wait when there is none.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            Empty: There was none, or none in time.
+        """
+        if self._idle or not block:
+            return self.get_nowait()
+        return await_only(self._wait(timeout))
+
+    async def _wait(self, timeout: float | None) -> T:  # noqa: ASYNC109 -- one timer costs less than a scope
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[T] = loop.create_future()
+        timer = loop.call_later(timeout, _expire, waiter) if timeout is not None else None
+        self._line.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # handed over while it was cancelled
+                self._hand_over(waiter.result())
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _expire(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_exception(Empty())
+
+
+class FairQueuePool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool for asyncio, with a line instead of a scramble."""
+
+    _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
