@@ -7,6 +7,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.util import await_only
 
+from db_manager.sqlite import SqliteConnection
+
 
 def begin_for_driver(connection: Connection) -> Any:
     """Begin the transaction at the server now and return the driver's connection.
@@ -29,6 +31,8 @@ def begin_for_driver(connection: Connection) -> Any:
     if start is not None and hasattr(adapter, "_transaction"):
         if adapter._transaction is None:  # noqa: SLF001 -- guarded by a test
             await_only(start())
+    elif isinstance(proxy.driver_connection, SqliteConnection):
+        proxy.driver_connection.begin_with_next()
     elif connection.dialect.driver in {"asyncpg", "aiosqlite"}:  # the others begin by themselves
         connection.exec_driver_sql("SELECT 1")
     return proxy.driver_connection

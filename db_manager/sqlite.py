@@ -9,6 +9,7 @@ rows back, and COMMIT is the second and last crossing.
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Self
 
 import aiosqlite
@@ -67,6 +68,8 @@ class SqliteConnection(aiosqlite.Connection):
         #: A statement of the transaction failed; PostgreSQL would refuse its COMMIT.
         self._failed = False
         self._query_only = False
+        #: The next crossing to the thread begins the transaction, whatever it is for.
+        self._begin_next = False
         self._stopping: asyncio.Future[Any] | None = None
 
     @property
@@ -79,15 +82,19 @@ class SqliteConnection(aiosqlite.Connection):
         self._begin, self._read_only = "BEGIN", True
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call, in_transaction = _Call(fn), self._in_transaction
+        in_transaction = self._in_transaction or self._begin_next
+        begins, self._begin_next = self._begin_next, False
+        call = _Call(partial(self._after_begin, fn) if begins else fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except asyncio.CancelledError:
             # Otherwise the statement goes on in its thread and keeps the write lock.
             call.cancelled = True
+            self._begin_next = begins  # it may not have begun
             self._interrupt()
             raise
         except sqlite3.Error:
+            self._begin_next = begins
             self._failed = self._failed or in_transaction
             raise
 
@@ -99,14 +106,29 @@ class SqliteConnection(aiosqlite.Connection):
         """Return a cursor; nothing crosses to the thread before its first statement."""
         return SqliteCursor(self)
 
-    def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
-        """In the driver's thread: begin when needed, execute, bring the first rows along."""
+    def begin_with_next(self) -> None:
+        """Begin the transaction in the same crossing as the next statement, on whatever lane."""
+        self._begin_next = not self._in_transaction
+
+    def _after_begin(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._begin_here()
+            return fn(*args, **kwargs)
+        finally:
+            self._in_transaction = self._conn.in_transaction
+
+    def _begin_here(self) -> None:
         connection = self._conn
         if self._query_only is not self._read_only:
             connection.execute(f"PRAGMA query_only = {int(self._read_only)}")
             self._query_only = self._read_only
         if self._begin and not connection.in_transaction:
             connection.execute(self._begin)
+
+    def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
+        """In the driver's thread: begin when needed, execute, bring the first rows along."""
+        connection = self._conn
+        self._begin_here()
         try:
             if self._failed and sql.startswith("SAVEPOINT"):
                 raise sqlite3.OperationalError("a statement failed before this savepoint")
@@ -127,13 +149,14 @@ class SqliteConnection(aiosqlite.Connection):
             await self.rollback()
             raise TransactionAbortedError
         self._begin, self._read_only = self._usual
+        self._begin_next = False
         if self._in_transaction:
             await self._execute(self._end, "COMMIT")
 
     async def rollback(self) -> None:
         """Roll back, without a crossing when nothing was begun."""
         self._begin, self._read_only = self._usual
-        self._failed = False
+        self._failed = self._begin_next = False
         if self._in_transaction:
             await self._execute(self._end, "ROLLBACK")
 

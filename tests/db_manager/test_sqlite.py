@@ -4,7 +4,9 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
+from typing import Any
 
+import aiosqlite
 import pytest
 from sqlalchemy import ForeignKey, insert, select, text
 from sqlalchemy.engine import URL
@@ -259,3 +261,41 @@ async def test_a_failed_begin_is_no_failed_statement(
             await put_a_book(UnitOfWorkFactory(impatient))
     await put_a_book(UnitOfWorkFactory(impatient))
     assert await books(database) == 1
+
+
+async def test_the_drivers_lane_begins_with_its_first_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One statement on the driver's lane crosses to its thread twice: with BEGIN, for COMMIT."""
+    crossings = 0
+    cross = aiosqlite.Connection._execute
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal crossings
+        crossings += 1
+        return await cross(*args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+    async with UnitOfWork(database) as uow:
+        driver = await uow.driver()
+        await driver.execute("INSERT INTO shelf_test__shelf (books) VALUES (1)")
+    assert crossings == 2
+
+
+@pytest.mark.parametrize("first", ["cancelled", "refused"])
+async def test_whatever_became_of_the_first_statement_the_next_is_in_the_transaction(
+    database: Database, first: str
+) -> None:
+    """After a first statement that was cancelled or refused, nothing is committed by itself."""
+    with pytest.raises((ZeroDivisionError, TransactionAbortedError)):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            with suppress(TimeoutError, sqlite3.IntegrityError):
+                async with asyncio.timeout(0 if first == "cancelled" else None):
+                    await driver.execute("INSERT INTO shelf_test__shelf (id, books) VALUES (1, 1)")
+            await driver.execute("INSERT INTO shelf_test__shelf (id, books) VALUES (2, 2)")
+            raise ZeroDivisionError
+    await put_a_book(UnitOfWorkFactory(database))
+    assert await books(database) == 1
+    async with UnitOfWork(database) as uow:
+        assert await uow.session.scalar(text("SELECT count(*) FROM shelf_test__shelf")) == 1
