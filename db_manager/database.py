@@ -93,6 +93,8 @@ class Database:
         self.ended = self.bus.channel(facts.UnitClosed)
         self.slow = self.bus.channel(facts.UnitSlow)
         self.answered = self.bus.channel(facts.UnitStatement)
+        #: COMMIT is one plain wait, which the unit's own task can do (see `Deaf`).
+        self.in_place = engine.dialect.driver == "asyncpg"
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
@@ -259,33 +261,47 @@ class Database:
             self._listen_to_statements(engine)
 
     def _listen_to_statements(self, engine: AsyncEngine) -> None:
-        event.listen(engine.sync_engine, "before_cursor_execute", self._before_statement)
-        event.listen(engine.sync_engine, "after_cursor_execute", self._after_statement)
+        event.listen(engine.sync_engine, "do_execute", self._execute)
+        event.listen(engine.sync_engine, "do_execute_no_params", self._execute_without)
+        event.listen(engine.sync_engine, "do_executemany", self._execute_many)
 
     def _count_statements(self) -> None:
         """Count and time statements from now on: somebody reads the end of units.
 
-        SQLAlchemy's events cost a one-statement unit some 5 %, so nobody pays before.
+        In SQLAlchemy's cursor events it would cost a one-statement unit a fifth, because they
+        switch on all that an engine's events need; in the call of the driver it costs a hundredth
+        (docs/performance.md).
         """
         self._counts = True
         for engine in (self.engine, self._reader):
             if engine is not None:
                 self._listen_to_statements(engine)
 
-    def _before_statement(self, connection: Connection, _c: object, sql: str, *_: object) -> None:
-        unit = self._connections.get(connection)
-        if unit is not None:
-            unit.statement = sql
-            unit.sent_at = time.perf_counter()
+    def _execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
+        self._timed(sql, context, context.dialect.do_execute, cursor, sql, parameters, context)
+        return True
 
-    def _after_statement(self, connection: Connection, _c: object, sql: str, *_: object) -> None:
-        unit = self._connections.get(connection)
-        if unit is not None:
-            duration = time.perf_counter() - unit.sent_at
-            unit.statements += 1
-            unit.database_time += duration
-            if self.answered.handlers:
-                self._report_statement(unit, connection, sql, duration)
+    def _execute_without(self, cursor: Any, sql: str, context: Any) -> bool:
+        self._timed(sql, context, context.dialect.do_execute_no_params, cursor, sql, context)
+        return True
+
+    def _execute_many(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
+        self._timed(sql, context, context.dialect.do_executemany, cursor, sql, parameters, context)
+        return True
+
+    def _timed(self, sql: str, context: Any, call: Callable[..., object], *args: Any) -> None:
+        unit = self._connections.get(context.root_connection)
+        if unit is None:
+            call(*args)
+            return
+        unit.statement = sql
+        unit.sent_at = time.perf_counter()
+        call(*args)  # an error is counted where every error is: _note_error
+        duration = time.perf_counter() - unit.sent_at
+        unit.statements += 1
+        unit.database_time += duration
+        if self.answered.handlers:
+            self._report_statement(unit, context.root_connection, sql, duration)
 
     def _report_statement(
         self, unit: "UnitOfWork", connection: Connection, sql: str, duration: float, error: str = ""

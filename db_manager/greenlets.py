@@ -6,7 +6,7 @@ some 9 µs, where a switch into one that is there costs less than 1 µs (docs/pe
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -67,6 +67,24 @@ class Worker(greenlet):
                 awaited = self.switch(value)
         return self._collect(awaited)
 
+    async def advance(self, awaited: Any, wait: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Go on from *awaited* to the end of the function, or to the first error.
+
+        Args:
+            awaited: What `begin` returned.
+            wait: Waits for what the function waits for.
+
+        Returns:
+            What it waits for next, for `finish`, when `busy` is still True.
+        """
+        while self.busy:
+            try:
+                value = await wait(awaited)
+            except BaseException:  # noqa: BLE001 -- the function is where it is handled
+                return self.throw(*sys.exc_info())
+            awaited = self.switch(value)
+        return awaited
+
     async def cancel(self, awaited: Any) -> None:
         """Raise CancelledError in the function where it waits, and go on to its end.
 
@@ -111,6 +129,10 @@ class Spawned:
         result = await awaited
         self.busy = False
         return result
+
+    async def advance(self, awaited: Any, _wait: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Leave it to `finish`."""
+        return awaited
 
     async def cancel(self, awaited: Any) -> None:
         """Call it all the same: it has not begun."""

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.callbacks import Callback, Callbacks, report_failure, run_callbacks
 from db_manager.connection import UnitConnection
 from db_manager.database import Database, ReadOnly
+from db_manager.deaf import Deaf
 from db_manager.errors import (
     TransactionAbortedError,
     UnitOfWorkStateError,
@@ -368,14 +369,21 @@ class UnitOfWork:
             exc.add_note(f"the rollback failed as well: {one_line(wrong)}")
 
     async def _finish(self) -> asyncio.CancelledError | None:
+        """End the transaction, deaf to cancellations; return the one that came meanwhile."""
         transaction, interrupted = self._transaction, None
+        patience = self._database.settings.exit_timeout
         worker = self.greenlets.take()
         awaited = worker.begin(transaction.finish)
-        if worker.busy:  # the server has to answer
-            interrupted = await protect(
-                self._finish_alone(worker, awaited),
-                self._database.settings.exit_timeout,
-                give_up=transaction.give_up,
+        if worker.busy and transaction.state is UnitState.COMMITTING and self._database.in_place:
+            deaf = Deaf()
+            timer = asyncio.get_running_loop().call_later(patience, deaf.expire)
+            awaited = await worker.advance(awaited, deaf.wait)
+            timer.cancel()
+            interrupted = deaf.interrupted
+        if worker.busy:  # the server has to answer more than this
+            ending = self._finish_alone(worker, awaited)
+            interrupted = (
+                await protect(ending, patience, give_up=transaction.give_up) or interrupted
             )
         if worker.busy:  # the loop closes and cancelled it before it began
             await worker.cancel(awaited)

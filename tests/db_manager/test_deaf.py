@@ -1,0 +1,122 @@
+"""Waiting in place, deaf to cancellation: what came is kept, and raised by nobody too early."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from db_manager.deaf import Deaf
+
+
+async def answer(future: "asyncio.Future[str]") -> str:
+    """Wait for a turn of the loop, then for *future*, twice."""
+    await asyncio.sleep(0)
+    first = await future
+    return first + await future
+
+
+async def turn() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def listen(deaf: Deaf, awaited: Awaitable[str], log: list[object]) -> None:
+    """Wait deafly, and log what came of it."""
+    try:
+        log.append(await deaf.wait(awaited))  # type: ignore[arg-type]  # any coroutine
+    except BaseException as error:
+        log.append(type(error))
+        raise
+
+
+async def test_the_answer_is_heard_in_place() -> None:
+    """The result is the coroutine's own; nothing was cancelled."""
+    future = asyncio.get_running_loop().create_future()
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    task = asyncio.create_task(listen(deaf, answer(future), log))
+    await turn()
+    future.set_result("yes")
+    await task
+    assert (log, deaf.interrupted) == (["yesyes"], None)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("when", ["before", "while"])
+async def test_a_cancellation_waits_for_the_answer(when: str, times: int) -> None:
+    """Cancelled before it waits or while it does, the task hears its answer and keeps the rest."""
+    future = asyncio.get_running_loop().create_future()
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+
+    async def work() -> None:
+        if when == "before":
+            cancel()
+        await listen(deaf, answer(future), log)
+
+    def cancel() -> None:
+        for _ in range(times):
+            task.cancel("stop")
+
+    task = asyncio.create_task(work())
+    await turn()
+    if when == "while":
+        cancel()
+        await turn()
+    assert not future.cancelled()
+    future.set_result("yes")
+    await task
+    assert log == ["yesyes"]
+    assert isinstance(deaf.interrupted, asyncio.CancelledError)
+    assert deaf.interrupted.args == ("stop",)
+    assert task.cancelling() == times
+
+
+async def test_an_error_reaches_the_coroutine() -> None:
+    """What the future fails with is raised where the coroutine waits."""
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    task = asyncio.create_task(listen(deaf, answer(future), log))
+    await turn()
+    future.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await task
+    assert deaf.interrupted is None
+
+
+async def test_when_time_is_over_the_wait_ends() -> None:
+    """The deadline cancels what is waited for: that is no cancellation of the task."""
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    task = asyncio.create_task(listen(deaf, answer(future), log))
+    await turn()
+    deaf.expire()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == [asyncio.CancelledError]
+    assert future.cancelled()
+    assert deaf.interrupted is None
+
+
+async def test_after_the_deadline_nothing_is_waited_for_any_more() -> None:
+    """A wait that begins after the deadline is over at once."""
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    deaf.expire()
+    with pytest.raises(asyncio.CancelledError):
+        await listen(deaf, answer(asyncio.get_running_loop().create_future()), log)
+
+
+async def test_a_task_that_is_thrown_away_ends_the_coroutine() -> None:
+    """Closing what waits closes the coroutine that it drives."""
+    ended: list[str] = []
+
+    async def cleaning() -> str:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append("closed")
+        return "never"
+
+    waiting = Deaf().wait(cleaning())
+    next(iter(waiting))
+    waiting.close()
+    assert ended == ["closed"]
