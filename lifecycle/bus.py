@@ -1,18 +1,25 @@
 """The event bus: who listens to which topic, and how an event reaches them."""
 
 import asyncio
+import itertools
 from asyncio import CancelledError, Task
+from collections.abc import Iterable
 from typing import Final
 
 from lifecycle.events import Event
-from lifecycle.subscription import Handler, Subscription, causes_of_this
-from lifecycle.topics import check_pattern, matches
+from lifecycle.subscription import Handler, Subscription, causes_of_this, refuse_coroutine
+from lifecycle.topics import check_pattern, is_topic, matches
 
 #: Events that wait for one `async def` subscriber, unless `subscribe` says otherwise.
 QUEUE_SIZE: Final = 1000
 
 #: Seconds that a cancelled handler is given by `EventBus.close`.
 _CANCEL_LIMIT: Final = 0.25
+
+# Looked up once: `publish` is called for every event.
+_get_causes: Final = causes_of_this.get
+_set_causes: Final = causes_of_this.set
+_reset_causes: Final = causes_of_this.reset
 
 
 class Channel:
@@ -30,26 +37,32 @@ class Channel:
 
     def publish(self, event: Event) -> None:
         """Deliver *event*, which is of this topic; see `EventBus.publish`."""
-        causes = causes_of_this.get()
-        before = None
+        handlers: Iterable[Subscription] = self.handlers
+        if not handlers:
+            return
+        causes = _get_causes()
+        if causes:
+            handlers = [each for each in handlers if each not in causes]
+        before = None  # the way back to the causes of the caller
         try:
-            for subscription in self.handlers:
-                itself = subscription.itself
-                if causes:
-                    if subscription in causes:
-                        continue
-                    itself |= causes
-                token = causes_of_this.set(itself)
-                before = before or token  # one way back is enough
+            for subscription in handlers:
+                if not subscription.passive:
+                    itself = subscription.itself
+                    token = _set_causes(itself | causes if causes else itself)
+                    if before is None:
+                        before = token
                 try:
                     value = subscription.deliver(event)
                     if value is not None:
-                        subscription.returned(event, value)
+                        refuse_coroutine(value)
                 except (Exception, CancelledError) as error:  # noqa: BLE001 -- EventBus.publish
+                    token = _set_causes(subscription.itself | causes)  # of a passive one, too
+                    if before is None:
+                        before = token
                     subscription.failed(event, error)
         finally:
             if before is not None:
-                causes_of_this.reset(before)
+                _reset_causes(before)
 
     def __repr__(self) -> str:
         return f"<Channel {self.topic!r} handlers={len(self.handlers)}>"
@@ -69,7 +82,12 @@ class EventBus:
         #: The tasks in which `async def` handlers run, and whose they are.
         self.workers: dict[Task[None], Subscription] = {}
         self._channels: dict[str, Channel] = {}
-        self._subscriptions: dict[Subscription, None] = {}
+        # Each with its number, in the order they were made.
+        self._subscriptions: dict[Subscription, int] = {}
+        self._made = itertools.count()
+        # The same: those of one topic by that topic, and those with wildcards.
+        self._exact: dict[str, list[Subscription]] = {}
+        self._wild: dict[Subscription, None] = {}
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -77,7 +95,12 @@ class EventBus:
         return tuple(self._subscriptions)
 
     def subscribe(
-        self, pattern: str, handler: Handler, *, queue_size: int = QUEUE_SIZE
+        self,
+        pattern: str,
+        handler: Handler,
+        *,
+        queue_size: int = QUEUE_SIZE,
+        passive: bool = False,
     ) -> Subscription:
         """Call *handler* for every event whose topic matches *pattern*.
 
@@ -86,24 +109,30 @@ class EventBus:
             handler: Plain function (called at once, in the publisher's thread; it must not block)
                 or `async def` function of one event.
             queue_size: Events that may wait for an `async def` handler; more are dropped.
+            passive: True for a plain function that only looks: it publishes nothing and starts no
+                task, so it is called without keeping track of what it causes, which is faster.
 
         Returns:
             The subscription; cancel it, or use it as a context manager.
 
         Raises:
             TypeError: *handler* cannot be called.
-            ValueError: *pattern* can never match, or *queue_size* is below 1.
+            ValueError: *pattern* can never match, *queue_size* is below 1, or an `async def`
+                handler is said to be passive.
         """
         check_pattern(pattern)
         if not callable(handler):
             raise TypeError(f"handler of {pattern!r} cannot be called: {type(handler).__name__}")
         if queue_size < 1:
             raise ValueError(f"queue_size is {queue_size}; it must be 1 or more")
-        subscription = Subscription(self, pattern, handler, queue_size)
-        self._subscriptions[subscription] = None
-        for channel in self._channels.values():
-            if matches(pattern, channel.topic):
-                channel.handlers = (*channel.handlers, subscription)
+        subscription = Subscription(self, pattern, handler, queue_size, passive=passive)
+        self._subscriptions[subscription] = next(self._made)
+        if is_topic(pattern):
+            self._exact.setdefault(pattern, []).append(subscription)
+        else:
+            self._wild[subscription] = None
+        for channel in self._channels_of(pattern):
+            channel.handlers = (*channel.handlers, subscription)
         return subscription
 
     def channel(self, topic: str | type[Event]) -> Channel:
@@ -116,7 +145,9 @@ class EventBus:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name)
-            channel.handlers = tuple(s for s in self._subscriptions if matches(s.pattern, name))
+            found = [s for s in tuple(self._wild) if matches(s.pattern, name)]
+            found += self._exact.get(name, ())
+            channel.handlers = tuple(sorted(found, key=self._subscriptions.__getitem__))
         return channel
 
     def publish(self, event: Event) -> None:
@@ -184,10 +215,23 @@ class EventBus:
 
     def remove(self, subscription: Subscription) -> None:
         """Forget *subscription*, which cancels itself."""
-        self._subscriptions.pop(subscription, None)
-        for channel in self._channels.values():
-            if subscription in channel.handlers:
-                channel.handlers = tuple(s for s in channel.handlers if s is not subscription)
+        if self._subscriptions.pop(subscription, None) is None:
+            return
+        pattern = subscription.pattern
+        if is_topic(pattern):
+            self._exact[pattern].remove(subscription)
+            if not self._exact[pattern]:
+                del self._exact[pattern]
+        else:
+            del self._wild[subscription]
+        for channel in self._channels_of(pattern):
+            channel.handlers = tuple(s for s in channel.handlers if s is not subscription)
+
+    def _channels_of(self, pattern: str) -> list[Channel]:
+        """Return the known channels that *pattern* means."""
+        if is_topic(pattern):
+            return [self._channels[pattern]] if pattern in self._channels else []
+        return [each for each in list(self._channels.values()) if matches(pattern, each.topic)]
 
     def __repr__(self) -> str:
         return f"<EventBus subscriptions={len(self._subscriptions)} running={len(self.workers)}>"

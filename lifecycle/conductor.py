@@ -172,8 +172,9 @@ class Conductor:
             except PluginFailedError as error:
                 errors.append(error)
         wanted = {managed.name for managed in loaded}
+        gone = {managed.name for managed in self._order if managed.state in _IDLE}
         for managed in reversed(self._order):
-            orphan = any(self._plugins[each].state in _IDLE for each in self._needs[managed.name])
+            orphan = not gone.isdisjoint(self._needs[managed.name])
             if managed.state in _OPEN and (orphan or managed.name in wanted):
                 try:
                     await managed.unload()

@@ -1,9 +1,8 @@
-"""The work in flight when an application stops: counted, waited for, cut at a deadline."""
+"""The updates in flight when an application stops: counted, waited for, cut at a deadline."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 from lifecycle.errors import LifecycleError
 from lifecycle.events import AppDrained
@@ -11,27 +10,39 @@ from lifecycle.hooks import PATIENCE
 
 
 class Work:
-    """A piece of work that a task does.
+    """An update that a task handles.
 
     Args:
-        name: What it is, as `update 7`.
+        update_id: Telegram's id of it.
         task: The task.
 
     Attributes:
         handler: Who does it, as far as known.
         lingers: It is done, but its task still sends the answer: wait for that, never cancel it.
-        ended: Done when nothing of it is left.
     """
 
-    def __init__(self, name: str, task: asyncio.Task[Any]) -> None:
-        self.name = name
+    __slots__ = ("_ended", "handler", "lingers", "task", "update_id")
+
+    def __init__(self, update_id: int, task: asyncio.Task[Any]) -> None:
+        self.update_id = update_id
         self.task = task
         self.handler = "no handler yet"
         self.lingers = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[None] | None = None
+
+    def ended(self) -> asyncio.Future[None]:
+        """Return what is done when nothing of the work is left; asked while it is in flight."""
+        if self._ended is None:  # few are ever waited for
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def end(self) -> None:
+        """Say that nothing is left."""
+        if self._ended is not None:
+            self._ended.set_result(None)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.handler})"
+        return f"update {self.update_id} ({self.handler})"
 
 
 class InFlight:
@@ -53,37 +64,45 @@ class InFlight:
 
     def current(self) -> Work | None:
         """Return the work that the running task does."""
-        return self._work.get(_current_task())
+        task = asyncio.current_task()
+        return None if task is None else self._work.get(task)
 
-    @contextmanager
-    def work(self, name: str) -> Iterator[Work]:
-        """Count the block as one piece of work; inside another one it is a part of that.
+    def begin(self, update_id: int) -> Work | None:
+        """Count the update that the running task handles from now on.
 
         Args:
-            name: What it is.
+            update_id: Telegram's id of it.
+
+        Returns:
+            The work; None inside of other work, which it is a part of.
 
         Raises:
             LifecycleError: The drain is over, and the application stops.
         """
         if self._closed:
-            raise LifecycleError(f"{name} is refused: the application is stopping")
-        task = _current_task()
-        work = Work(name, task)
+            raise LifecycleError(f"update {update_id} is refused: the application is stopping")
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # in a task
         previous = self._work.get(task)
         if previous is not None:
             if not previous.lingers:
-                yield work  # which nobody waits for: the whole of it is counted
-                return
+                return None
             task.remove_done_callback(self._task_ended)
             self._end(previous)
-        self._work[task] = work
-        try:
-            yield work
-        finally:
-            if work.lingers:
-                task.add_done_callback(self._task_ended)
-            else:
-                self._end(work)
+        work = self._work[task] = Work(update_id, task)
+        return work
+
+    def end(self, work: Work, *, lingers: bool) -> None:
+        """Count it no more.
+
+        Args:
+            work: What `begin` returned.
+            lingers: Its task still sends the answer: it counts until that ends.
+        """
+        work.lingers = lingers
+        if lingers:
+            work.task.add_done_callback(self._task_ended)
+        else:
+            self._end(work)
 
     def open(self) -> None:
         """Take work again."""
@@ -114,7 +133,7 @@ class InFlight:
         try:
             async with asyncio.timeout(0 if self._hurried else deadline) as self._deadline:
                 while others := self._others():
-                    await asyncio.wait([work.ended for work in others])
+                    await asyncio.wait([work.ended() for work in others])
         except TimeoutError:
             pass
         finally:
@@ -124,21 +143,17 @@ class InFlight:
             for work in left:
                 work.task.cancel()
             if left:
-                await asyncio.wait([work.ended for work in left], timeout=PATIENCE)
+                await asyncio.wait([work.ended() for work in left], timeout=PATIENCE)
             names = tuple(map(str, left))
             record(AppDrained(waited=waited, cancelled=names, duration=now() - begun))
 
     def _others(self) -> list[Work]:
-        me = _current_task()
+        me = asyncio.current_task()
         return [work for task, work in self._work.items() if task is not me]
 
     def _end(self, work: Work) -> None:
         del self._work[work.task]
-        work.ended.set_result(None)
+        work.end()
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         self._end(self._work[task])
-
-
-def _current_task() -> asyncio.Task[Any]:
-    return cast("asyncio.Task[Any]", asyncio.current_task())

@@ -52,6 +52,9 @@ def push_correlation(**fields: Any) -> Token[Correlation]:
     return _correlation.set(msgspec.structs.replace(_correlation.get(), **fields))
 
 
+#: Let a correlation hold from here on, instead of the present one; `pop_correlation` goes back.
+set_correlation = _correlation.set
+
 #: Take away what `push_correlation` added; to be called in the same task.
 pop_correlation = _correlation.reset
 
@@ -79,19 +82,10 @@ EVENT_TYPES: dict[str, type["Event"]] = {}
 Level = Literal["debug", "info", "warning", "error"]
 
 
-class EventMeta(msgspec.StructMeta):
-    """Makes every event class frozen and keyword-only without saying so in each of them."""
-
-    def __new__(  # noqa: D102 -- see the class
-        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any
-    ) -> Any:
-        # No event can be part of a reference cycle: it holds plain values only.
-        config = {"frozen": True, "kw_only": True, "gc": False, **config}
-        return super().__new__(mcs, name, bases, namespace, **config)
-
-
+# No metaclass says `kw_only` for the subclasses: Python 3.11 makes such a call two times as slow.
+# No event can be part of a reference cycle: it holds plain values only.
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
-class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something that happened: a frozen record of plain JSON-safe values.
 
     A subclass says its `topic`, and describes itself for observers that know no event by name:
@@ -149,7 +143,7 @@ def error_text(error: BaseException) -> str:
 Hook = Literal["load", "start", "stop", "unload"]
 
 
-class PluginEvent(Event):
+class PluginEvent(Event, kw_only=True):
     """Base of the events about one plugin.
 
     Args:
@@ -161,14 +155,14 @@ class PluginEvent(Event):
     plugin: str
 
 
-class PluginLoading(PluginEvent):
+class PluginLoading(PluginEvent, kw_only=True):
     """The load hook is about to run."""
 
     topic: ClassVar[str] = "plugin.loading"
     level: ClassVar[Level] = "debug"
 
 
-class PluginLoaded(PluginEvent):
+class PluginLoaded(PluginEvent, kw_only=True):
     """The load hook ended well.
 
     Args:
@@ -181,14 +175,14 @@ class PluginLoaded(PluginEvent):
     duration: float
 
 
-class PluginStarting(PluginEvent):
+class PluginStarting(PluginEvent, kw_only=True):
     """The start hook is about to run."""
 
     topic: ClassVar[str] = "plugin.starting"
     level: ClassVar[Level] = "debug"
 
 
-class PluginStarted(PluginEvent):
+class PluginStarted(PluginEvent, kw_only=True):
     """The start hook ended well.
 
     Args:
@@ -201,14 +195,14 @@ class PluginStarted(PluginEvent):
     duration: float
 
 
-class PluginStopping(PluginEvent):
+class PluginStopping(PluginEvent, kw_only=True):
     """The stop hook is about to run."""
 
     topic: ClassVar[str] = "plugin.stopping"
     level: ClassVar[Level] = "debug"
 
 
-class PluginStopped(PluginEvent):
+class PluginStopped(PluginEvent, kw_only=True):
     """The stop hook ended well, and what start took is given back.
 
     Args:
@@ -221,14 +215,14 @@ class PluginStopped(PluginEvent):
     duration: float
 
 
-class PluginUnloading(PluginEvent):
+class PluginUnloading(PluginEvent, kw_only=True):
     """The unload hook is about to run."""
 
     topic: ClassVar[str] = "plugin.unloading"
     level: ClassVar[Level] = "debug"
 
 
-class PluginUnloaded(PluginEvent):
+class PluginUnloaded(PluginEvent, kw_only=True):
     """The unload hook ended well, and what load took is given back.
 
     Args:
@@ -241,7 +235,7 @@ class PluginUnloaded(PluginEvent):
     duration: float
 
 
-class PluginFailed(PluginEvent):
+class PluginFailed(PluginEvent, kw_only=True):
     """A hook raised, hung past its deadline or was cancelled; the plugin holds nothing now.
 
     Args:
@@ -262,7 +256,7 @@ class PluginFailed(PluginEvent):
     duration: float
 
 
-class PluginDegraded(PluginEvent):
+class PluginDegraded(PluginEvent, kw_only=True):
     """A started plugin lost something it needs.
 
     Args:
@@ -275,7 +269,7 @@ class PluginDegraded(PluginEvent):
     reason: str
 
 
-class PluginRecovered(PluginEvent):
+class PluginRecovered(PluginEvent, kw_only=True):
     """A degraded plugin has again what it needs.
 
     Args:
@@ -288,7 +282,7 @@ class PluginRecovered(PluginEvent):
     duration: float
 
 
-class ServiceProvided(PluginEvent):
+class ServiceProvided(PluginEvent, kw_only=True):
     """A plugin provides a service.
 
     Args:
@@ -301,7 +295,7 @@ class ServiceProvided(PluginEvent):
     service: str
 
 
-class ServiceWithdrawn(PluginEvent):
+class ServiceWithdrawn(PluginEvent, kw_only=True):
     """A service is gone.
 
     Args:
@@ -314,7 +308,7 @@ class ServiceWithdrawn(PluginEvent):
     service: str
 
 
-class AppStarted(Event):
+class AppStarted(Event, kw_only=True):
     """Every plugin is started.
 
     Args:
@@ -329,7 +323,7 @@ class AppStarted(Event):
     duration: float
 
 
-class AppDrained(Event):
+class AppDrained(Event, kw_only=True):
     """The updates in flight at a stop have ended.
 
     Args:
@@ -346,13 +340,13 @@ class AppDrained(Event):
     duration: float
 
 
-class AppStopping(Event):
+class AppStopping(Event, kw_only=True):
     """The application was told to stop every plugin."""
 
     topic: ClassVar[str] = "app.stopping"
 
 
-class AppStopped(Event):
+class AppStopped(Event, kw_only=True):
     """Every plugin was stopped, or its stop was tried.
 
     Args:
@@ -367,7 +361,7 @@ class AppStopped(Event):
     duration: float
 
 
-class AppCrashed(Event):
+class AppCrashed(Event, kw_only=True):
     """The previous run has no end: its process died.
 
     Args:
@@ -388,7 +382,7 @@ class AppCrashed(Event):
     last_at: float = 0.0
 
 
-class SubscriberFailed(Event):
+class SubscriberFailed(Event, kw_only=True):
     """A subscriber raised; nobody else noticed.
 
     Args:
@@ -406,7 +400,7 @@ class SubscriberFailed(Event):
     error: str
 
 
-class SubscriberOverflowed(Event):
+class SubscriberOverflowed(Event, kw_only=True):
     """A subscriber's queue is full: events for it are dropped until it catches up.
 
     Args:

@@ -75,7 +75,7 @@ class Journal(Protocol):
         ...
 
 
-class UnknownEvent(Event):
+class UnknownEvent(Event, kw_only=True):
     """An event of a topic or shape that this program does not know: another version wrote it.
 
     Args:

@@ -46,6 +46,17 @@ def _name_of(handler: Handler) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
+def refuse_coroutine(value: object) -> None:
+    """Look at what a plain handler returned.
+
+    Raises:
+        TypeError: It is a coroutine, which would never run.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError("the handler returned a coroutine; make it `async def` itself")
+
+
 class Subscription:
     """A handler that listens to a pattern; leaving it as a context manager cancels it.
 
@@ -65,16 +76,24 @@ class Subscription:
         "dropped",
         "itself",
         "name",
+        "passive",
         "pattern",
     )
 
-    def __init__(self, bus: "EventBus", pattern: str, handler: Handler, queue_size: int) -> None:
+    def __init__(
+        self, bus: "EventBus", pattern: str, handler: Handler, queue_size: int, *, passive: bool
+    ) -> None:
+        is_async = _is_async(handler)
+        if is_async and passive:
+            raise ValueError(f"handler of {pattern!r} is async: only a plain one can be passive")
         self.pattern = pattern
+        #: It causes nothing, so its causes are not set while it runs.
+        self.passive = passive
         self.name = _name_of(handler)
         #: Events that were dropped because the queue was full, or because the bus was closed.
         self.dropped = 0
         #: Called with each event, under the causes that the handler runs under.
-        self.deliver: Handler = self._put if _is_async(handler) else handler
+        self.deliver: Handler = self._put if is_async else handler
         #: The causes of what the handler does when nothing else caused it.
         self.itself = frozenset((self,))
         self._bus = bus
@@ -118,13 +137,6 @@ class Subscription:
     def __repr__(self) -> str:
         counts = f"pending={self.pending}, dropped={self.dropped}"
         return f"<Subscription {self.pattern!r} {self.name} {counts}>"
-
-    def returned(self, event: Event, value: object) -> None:
-        """Look at what a plain handler returned: a coroutine would never run."""
-        if inspect.iscoroutine(value):
-            value.close()
-            wrong = TypeError("the handler returned a coroutine; make it `async def` itself")
-            self.failed(event, wrong)
 
     def failed(self, event: Event, error: BaseException) -> None:
         """Report that the handler raised *error* for *event*."""

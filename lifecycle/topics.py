@@ -19,6 +19,11 @@ def matches(pattern: str, topic: str) -> bool:
     )
 
 
+def is_topic(pattern: str) -> bool:
+    """Return whether *pattern* means one topic only: itself."""
+    return "*" not in pattern and ">" not in pattern
+
+
 def check_pattern(pattern: str) -> None:
     """Refuse a pattern that can never match.
 

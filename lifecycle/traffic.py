@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from aiogram import BaseMiddleware, Bot, Dispatcher, Router
 from aiogram.dispatcher.event.handler import HandlerObject
@@ -14,14 +14,26 @@ from aiogram.dispatcher.middlewares.manager import MiddlewareManager
 from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
 from aiogram.methods import TelegramMethod
 from aiogram.types import TelegramObject, Update
-from aiogram.types.update import UpdateTypeLookupError
+from msgspec.structs import replace
 
 from lifecycle.application import Application
 from lifecycle.drain import InFlight
-from lifecycle.events import correlate, error_text
+from lifecycle.events import (
+    Correlation,
+    current_correlation,
+    error_text,
+    pop_correlation,
+    set_correlation,
+)
 from lifecycle.hooks import PATIENCE
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+
+_UPDATE_TYPES: Final = frozenset(Update.model_fields) - {"update_id"}
+
+# Whose names are remembered.
+_HANDLERS: Final = 1024
 
 
 class Phase(Enum):
@@ -51,6 +63,7 @@ class Traffic(BaseMiddleware):
             for name, managed in app.plugins.items()
             if modules[module := type(managed.plugin).__module__] == 1
         }
+        self._known_origin = functools.lru_cache(maxsize=_HANDLERS)(self._origin)
 
     def install(self) -> None:
         """Put everything in its place."""
@@ -65,36 +78,60 @@ class Traffic(BaseMiddleware):
         dispatcher.emit_startup = self.startup  # type: ignore[method-assign]  # see above
         dispatcher.emit_shutdown = self.shutdown  # type: ignore[method-assign]  # see above
 
+    def uninstall(self) -> None:
+        """Leave the dispatcher and the application as `install` found them."""
+        dispatcher = self.dispatcher
+        dispatcher.update.outer_middleware.unregister(self)
+        for name, observer in dispatcher.observers.items():
+            if name != "update":
+                observer.middleware.unregister(self.name_handler)
+        del dispatcher.emit_startup, dispatcher.emit_shutdown
+        del self.app.probes["updates_in_flight"]
+        self.app.services.withdraw("aiogram:dispatcher")
+
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
         """Count the update and correlate everything that it causes, error handlers included."""
         if not isinstance(event, Update):
             raise TypeError(f"expected an Update, got {type(event).__name__}")
-        origin = correlate(
-            update_id=event.update_id,
-            update_type=_update_type(event),
-            chat_type=_chat_type(event),
-            handler=None,
-            plugin=None,
-            unit=None,
+        kind = _update_type(event)
+        origin = Correlation(
+            update_id=event.update_id, update_type=kind, chat_type=_chat_type(event, kind)
         )
-        with origin, self.in_flight.work(f"update {event.update_id}") as work:
-            response = await handler(event, data)
-            # Whoever fed the update sends the method now, in the same task.
-            work.lingers = isinstance(response, TelegramMethod)
-            return response
+        token = set_correlation(origin)
+        try:
+            work = self.in_flight.begin(event.update_id)
+            lingers = False
+            try:
+                response = await handler(event, data)
+                # Whoever fed the update sends the method now, in the same task.
+                lingers = response is not None and isinstance(response, TelegramMethod)
+                return response
+            finally:
+                if work is not None:
+                    self.in_flight.end(work, lingers=lingers)
+        finally:
+            pop_correlation(token)
 
     async def name_handler(
         self, handler: Handler, event: TelegramObject, data: dict[str, Any]
     ) -> Any:
         """Correlate what a handler does with its name and plugin."""
         called: HandlerObject = data["handler"]
-        name = _name(called.callback)
+        try:
+            name, plugin = self._known_origin(called.callback)
+        except TypeError:  # an object that cannot be hashed
+            name, plugin = self._origin(called.callback)
         work = self.in_flight.current()
         if work is not None:
             work.handler = name
-        plugin = self._owner(data.get("event_router"), called.callback)
-        with correlate(handler=name, plugin=plugin):
+        if self.owners:
+            plugin = self._owner(data.get("event_router")) or plugin
+        here = replace(current_correlation(), handler=name, plugin=plugin)
+        token = set_correlation(here)
+        try:
             return await handler(event, data)
+        finally:
+            pop_correlation(token)
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start the application, then call the startup hooks; take back when one fails."""
@@ -161,17 +198,21 @@ class Traffic(BaseMiddleware):
             for each in group.exceptions:
                 error.add_note(f"while unloading: {error_text(each)}")
 
-    def _owner(self, router: Router | None, callback: Callable[..., Any]) -> str | None:
-        """Return the plugin that included the router, else the one whose module it is."""
-        for each in router.chain_head if router is not None else ():
-            if each in self.owners:
-                return self.owners[each]
-        module: str = _unwrapped(callback).__module__
-        while module:
-            if module in self._modules:
-                return self._modules[module]
-            module = module.rpartition(".")[0]
+    def _owner(self, router: Router | None) -> str | None:
+        """Return the plugin that included the router, or one that it is in."""
+        while router is not None:
+            if router in self.owners:
+                return self.owners[router]
+            router = router.parent_router
         return None
+
+    def _origin(self, callback: Callable[..., Any]) -> tuple[str, str | None]:
+        """Return the name of a handler, and the plugin whose module it is in."""
+        named = _unwrapped(callback)
+        module: str = named.__module__
+        while module and module not in self._modules:
+            module = module.rpartition(".")[0]
+        return f"{named.__module__}.{named.__qualname__}", self._modules.get(module)
 
 
 def find_traffic(dispatcher: Dispatcher) -> Traffic | None:
@@ -203,14 +244,18 @@ def _name(callback: Callable[..., Any]) -> str:
 
 
 def _update_type(update: Update) -> str | None:
-    try:
-        return update.event_type
-    except UpdateTypeLookupError:
-        return None  # newer than this aiogram
+    # Telegram sends one of them. `update.event_type` compares the update with earlier ones.
+    for name in update.model_fields_set:
+        if name in _UPDATE_TYPES and getattr(update, name) is not None:
+            return name
+    return None  # newer than this aiogram
 
 
-def _chat_type(update: Update) -> str | None:
-    chat = UserContextMiddleware.resolve_event_context(update).chat
+def _chat_type(update: Update, kind: str | None) -> str | None:
+    content = None if kind is None else getattr(update, kind)
+    chat = getattr(content, "chat", None)
+    if chat is None:  # further inside, or there is none
+        chat = UserContextMiddleware.resolve_event_context(update).chat
     return None if chat is None else str(chat.type)
 
 

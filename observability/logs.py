@@ -100,7 +100,7 @@ class LogLines:
                 continue
             shape = self._shapes[kind] = _Shape.of(kind)
             if shape.highest >= self._threshold:
-                self._subscriptions.append(self._bus.subscribe(topic, self._write))
+                self._subscriptions.append(self._bus.subscribe(topic, self._write, passive=True))
         self._known = len(EVENT_TYPES)
 
     def _write(self, event: Event) -> None:

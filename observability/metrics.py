@@ -115,7 +115,9 @@ class Metrics:
                 if kind not in self._kinds:
                     self._kinds[kind] = _Kind.of(kind)
                     if _is_counted(kind):
-                        self._subscriptions.append(self._bus.subscribe(topic, self._record))
+                        self._subscriptions.append(
+                            self._bus.subscribe(topic, self._record, passive=True)
+                        )
             self._known = len(EVENT_TYPES)
 
     def _record(self, event: Event) -> None:

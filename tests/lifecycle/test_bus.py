@@ -11,6 +11,7 @@ import pytest
 
 from lifecycle.bus import EventBus
 from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
+from lifecycle.subscription import Subscription
 from lifecycle.topics import matches
 
 
@@ -69,6 +70,8 @@ def test_subscribe_refuses_what_cannot_work(bus: EventBus) -> None:
         bus.subscribe(">", 1)  # type: ignore[arg-type] # the mistake under test
     with pytest.raises(ValueError, match="queue_size is 0"):
         bus.subscribe(">", print, queue_size=0)
+    with pytest.raises(ValueError, match="handler of '>' is async"):
+        bus.subscribe(">", AsyncCallable(), passive=True)
     assert bus.subscriptions == ()
 
 
@@ -81,6 +84,25 @@ def test_plain_handlers_are_called_at_once_in_order(bus: EventBus) -> None:
     event = Ping()
     bus.publish(event)
     assert calls == [("first", event), ("second", event)]
+
+
+def test_order_of_handlers_does_not_depend_on_when_a_topic_is_known(bus: EventBus) -> None:
+    """Wildcards and exact topics keep the order in which they subscribed, also after a cancel."""
+    calls: list[str] = []
+
+    def hear(name: str, pattern: str) -> Subscription:
+        return bus.subscribe(pattern, lambda _: calls.append(name))
+
+    hear("1", "bustest.*")
+    second = hear("2", "bustest.ping")
+    hear("3", ">")
+    hear("4", "bustest.ping")
+    bus.publish(Ping())
+    second.cancel()
+    hear("5", "bustest.ping")
+    hear("6", "*.ping")
+    bus.publish(Ping())
+    assert calls == ["1", "2", "3", "4", "1", "3", "4", "5", "6"]
 
 
 def test_channel_follows_subscribe_and_cancel(bus: EventBus) -> None:
@@ -295,6 +317,39 @@ async def test_handler_is_not_called_for_what_its_own_work_causes(bus: EventBus)
             await asyncio.gather(*tasks)
             assert await bus.drain()
     assert calls == ["plain", "slow", "spawning"]
+
+
+def test_passive_handler_is_called_like_any_other(bus: EventBus) -> None:
+    """It gets every event in its turn, and what others cause; its failure is not its own news."""
+    seen: list[str] = []
+    reports: list[SubscriberFailed] = []
+
+    def answer(_: Event) -> None:
+        bus.publish(Pong())
+
+    def look(event: Event) -> None:
+        seen.append(event.topic)
+        raise ValueError("broken")
+
+    bus.subscribe("bustest.*", answer)
+    bus.subscribe("subscriber.*", reports.append)
+    bus.subscribe(">", look, passive=True)
+    bus.publish(Ping())
+    assert seen == ["bustest.pong", "bustest.ping"]
+    assert [report.failed_topic for report in reports] == seen
+
+
+def test_failure_of_a_passive_handler_reaches_who_was_called_before_it(bus: EventBus) -> None:
+    """Who listens to everything hears of it, though it was called for the same event."""
+    topics: list[str] = []
+    bus.subscribe(">", lambda event: topics.append(event.topic))
+
+    def look(_: Event) -> None:
+        raise ValueError("broken")
+
+    bus.subscribe("bustest.*", look, passive=True)
+    bus.publish(Ping())
+    assert topics == ["bustest.ping", "subscriber.failed"]
 
 
 async def test_ping_pong_ends(bus: EventBus) -> None:

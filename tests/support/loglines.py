@@ -22,7 +22,7 @@ class Begun(Event):
     unit: int
 
 
-class Ended(Event):
+class Ended(Event, kw_only=True):
     """A unit that ends, under another topic than the real one."""
 
     topic: ClassVar[str] = "loglines.close"
