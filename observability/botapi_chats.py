@@ -174,7 +174,7 @@ class BotApiUser(BotApiChat):
         if entities:
             message["entities"] = entities
         self._telegram.log(self.name, text)
-        return self._telegram.push(message=message)
+        return await self._telegram.deliver(message=message)
 
     async def press(self, message: BotMessage, data: str) -> int:
         """Press an inline button.
@@ -192,7 +192,7 @@ class BotApiUser(BotApiChat):
         if data not in message.buttons.values():
             raise ValueError(f"no button with data {data!r}; there are {message.buttons}")
         self._telegram.log(self.name, f"presses {data!r}")
-        return self._telegram.push(
+        return await self._telegram.deliver(
             callback_query={
                 "id": self._telegram.new_query(),
                 "from": self.sender,
@@ -288,6 +288,17 @@ class Telegram:
             self.updates.append({"update_id": self._last_update, **payload})
             self.notify()
         return self._last_update
+
+    async def deliver(self, **payload: Any) -> int:
+        """Hand over what a person did; here it waits until the bot asks for its updates.
+
+        Args:
+            **payload: One field of the Bot API's `Update` object.
+
+        Returns:
+            Number of the update.
+        """
+        return self.push(**payload)
 
     def new_message(self, chat: BotApiChat, content: Json) -> Json:
         """Return a new message in *chat*, which is kept for edits and deletions."""

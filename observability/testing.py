@@ -31,6 +31,9 @@ class Story:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} events={len(self.events)}>"
 
+    def __str__(self) -> str:
+        return "\n".join(self._lines(lambda _index, _event: ""))
+
     # -- a part of it ---------------------------------------------------------------------
 
     def only(self, **payload: Any) -> "Story":
@@ -137,7 +140,10 @@ class Story:
             raise AssertionError(self._told(f"{_described(topic, payload)} was not to come", mark))
 
     def _told(self, problem: str, mark: Callable[[int, Event], str]) -> str:
-        lines = [f"{problem}; the story was:"]
+        return "\n".join([f"{problem}; the story was:", *self._lines(mark)])
+
+    def _lines(self, mark: Callable[[int, Event], str]) -> list[str]:
+        lines = []
         for index, event in enumerate(self.events):
             fields = event.as_dict()
             del fields["topic"], fields["at"]
@@ -145,7 +151,7 @@ class Story:
             line = f"  {index + 1:3} {event.topic:<20} {text}".rstrip()
             note = mark(index, event)
             lines.append(f"{line}  <-- {note}" if note else line)
-        return "\n".join(lines) if self.events else f"{lines[0]}\n  (nothing)"
+        return lines or ["  (nothing)"]
 
 
 class EventRecorder(Story):

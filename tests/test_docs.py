@@ -3,8 +3,10 @@
 import ast
 import asyncio
 import importlib.util
+import os
 import re
 import signal
+import subprocess
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +17,7 @@ import aiogram
 import pytest
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from sqlalchemy.engine import URL
 
 from db_manager import Base, DatabaseConfig, DatabasePlugin
 from lifecycle import Application
@@ -25,7 +28,7 @@ from observability.setup import ObservabilityConfig
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 PROGRAMS = {"bot.py": ("/note milk", "Noted."), "existing.py": ("20 + 22", "It is 42.")}
-BLOCKS = {*PROGRAMS, "unit.py", "greeter.py", "config.toml", "test_greeter.py"}
+BLOCKS = {*PROGRAMS, "unit.py", "greeter.py", "config.toml", "test_greeter.py", "pyproject.toml"}
 
 
 def blocks(document: Path) -> dict[str, str]:
@@ -176,10 +179,32 @@ async def test_the_unit_of_the_readme_runs(
     assert capsys.readouterr().out == "kept\n"
 
 
-async def test_the_plugin_of_the_readme_passes_its_test(folder: Path) -> None:
-    """The plugin, its configuration and its test, copied from the README, work together."""
-    await imported(folder / "test_greeter.py").test_visits_are_counted()
-    assert (folder / "greeter.sqlite3").exists()
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_the_plugin_of_the_readme_passes_its_tests(
+    database: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    """The plugin, its configuration and its tests, copied from the README, work together."""
+    url = "sqlite+aiosqlite://"
+    if database == "postgres":
+        admin: URL = request.getfixturevalue("postgres_admin")
+        url = admin.render_as_string(hide_password=False)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=folder,
+        env={**os.environ, "SANDBOX_URL": url, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+        check=False,
+    )
+    assert "2 passed" in ended.stdout, ended.stdout
+    assert not list(folder.glob("*.sqlite3*"))
+
+
+def test_a_whole_test_is_ten_lines() -> None:
+    """The first test in the README, with database and reply, has at most ten lines."""
+    test = README["test_greeter.py"].split("\n\n\n")[1]
+    assert len(test.splitlines()) <= 10
 
 
 def test_config_toml_is_the_example_it_claims_to_be() -> None:

@@ -1,0 +1,178 @@
+"""A database for each test, copied from a template that has the tables."""
+
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import Table, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from db_manager import classify
+from db_manager.base import Base
+from db_manager.errors import one_line
+from db_manager.schema import create_missing_tables
+from lifecycle.errors import ConfigError
+
+
+class Place(Protocol):
+    """Where databases can be made: in files, or on a server."""
+
+    def url(self, name: str) -> URL:
+        """Return where the database *name* is."""
+
+    async def make(self, name: str, template: str | None) -> None:
+        """Make the database *name*, empty or as a copy of *template*."""
+
+    async def drop(self, *names: str) -> None:
+        """Drop databases, with whoever is still connected."""
+
+
+class Databases:
+    """Makes databases with the tables of every model that inherits `Base`, and drops them.
+
+    The tables are created once, in a template; a new model makes a new template. Names begin with
+    `sandbox_` and are random: programs that run at the same time do not meet, and what a killed
+    one left behind is found. Each method may be called in an event loop of its own.
+
+    Args:
+        url: A PostgreSQL server, 13 or newer (any database of it), where the role may create
+            databases; any SQLite URL, or nothing, means files in a temporary folder.
+
+    Raises:
+        ConfigError: The URL cannot be read, or is of another database.
+    """
+
+    def __init__(self, url: str | URL = "") -> None:
+        self._place = _place(url)
+        self._prefix = f"sandbox_{os.getpid()}_{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._template = ""
+        self._tables: list[Table] = []
+        self._made: dict[URL, str] = {}
+
+    async def create(self) -> URL:
+        """Return the URL of a new database with the tables.
+
+        Raises:
+            ConfigError: The server is not there, or lets nobody create databases.
+        """
+        tables = list(Base.metadata.tables.values())
+        if not self._template or tables != self._tables:
+            url = await self._make(None)
+            await _create_tables(url)
+            self._template, self._tables = self._made[url], tables
+        return await self._make(self._template)
+
+    async def drop(self, url: URL) -> None:
+        """Drop a database, with whoever is still connected to it.
+
+        Args:
+            url: What `create` returned.
+        """
+        await self._place.drop(self._made[url])
+        del self._made[url]
+
+    async def close(self) -> None:
+        """Drop the templates, and whatever a test could not drop itself."""
+        await self._place.drop(*self._made.values())
+        self._made.clear()
+        self._template = ""
+
+    async def _make(self, template: str | None) -> URL:
+        name = f"{self._prefix}_{next(self._numbers)}"
+        url = self._place.url(name)
+        self._made[url] = name
+        await self._place.make(name, template)
+        return url
+
+
+class _Files:
+    """SQLite files, each in a temporary folder of its own."""
+
+    def url(self, name: str) -> URL:
+        return URL.create("sqlite+aiosqlite", database=str(_folder(name) / "bot.sqlite3"))
+
+    async def make(self, name: str, template: str | None) -> None:
+        _folder(name).mkdir(mode=0o700)
+        if template is not None:
+            shutil.copytree(_folder(template), _folder(name), dirs_exist_ok=True)
+
+    async def drop(self, *names: str) -> None:
+        for name in names:
+            shutil.rmtree(_folder(name), ignore_errors=True)
+
+
+class _Server:
+    """A PostgreSQL server."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+
+    def url(self, name: str) -> URL:
+        return self._url.set(database=name)
+
+    async def make(self, name: str, template: str | None) -> None:
+        async with self._administrator() as connection:
+            await connection.execute(
+                text(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template0"}"')
+            )
+
+    async def drop(self, *names: str) -> None:
+        async with self._administrator() as connection:
+            for name in names:
+                await connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+    @asynccontextmanager
+    async def _administrator(self) -> AsyncIterator[AsyncConnection]:
+        engine = create_async_engine(self._url, isolation_level="AUTOCOMMIT")
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        except (OSError, DBAPIError) as error:
+            if classify.sqlstate(error) == "42501":
+                raise ConfigError(
+                    f"sandbox_url: the role {self._url.username!r} may not create databases; say "
+                    f"ALTER ROLE … CREATEDB, or name another role"
+                ) from error
+            if classify.is_unavailable(error):
+                raise ConfigError(f"sandbox_url: {self._url!r}: {one_line(error)}") from error
+            raise
+        finally:
+            await engine.dispose()
+
+
+def _folder(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / name
+
+
+async def _create_tables(url: URL) -> None:
+    engine = create_async_engine(url)
+    try:
+        await create_missing_tables(engine, Base.metadata)
+    finally:
+        await engine.dispose()
+
+
+def _place(given: str | URL) -> Place:
+    try:
+        url = make_url(given or "sqlite+aiosqlite://")
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None:
+        raise ConfigError("sandbox_url: cannot be read; write driver://user:password@host/database")
+    backend: Any = url.get_backend_name()
+    if backend == "sqlite":
+        return _Files()
+    if backend != "postgresql":
+        raise ConfigError(f"sandbox_url: no sandbox on {backend!r}; only on PostgreSQL and SQLite")
+    if url.drivername == "postgresql":  # as people and containers write it
+        url = url.set(drivername="postgresql+asyncpg")
+    return _Server(url)

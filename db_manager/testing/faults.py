@@ -1,0 +1,274 @@
+"""Faults of the database and of plugins, for tests of what a program does about them.
+
+A fault is no mock: the server itself refuses, the backend is really gone, and every error and
+event comes from where it always comes from.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
+
+import sqlalchemy.exc
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_only
+
+from db_manager.errors import DbManagerError
+from db_manager.testing.sandbox import Sandbox
+from lifecycle.application import Application
+from lifecycle.errors import WiringError
+from lifecycle.wiring import nearest
+
+#: What makes a server refuse the COMMIT of a transaction: a check that is deferred to it.
+_REFUSALS: Final = {
+    "postgresql": (
+        """DO $$ BEGIN
+            CREATE FUNCTION pg_temp.refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+                BEGIN RAISE 'refused by a fault of the test' USING ERRCODE = '{sqlstate}'; END
+            $refuse$;
+            CREATE TEMP TABLE refused_commit (id int);
+            CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pg_temp.refused_commit
+                DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse_commit();
+            INSERT INTO pg_temp.refused_commit VALUES (1);
+        END $$""",
+    ),
+    "sqlite": (
+        "CREATE TEMP TABLE refused_parent (id INTEGER PRIMARY KEY)",
+        """CREATE TEMP TABLE refused_commit (
+            id INTEGER REFERENCES refused_parent DEFERRABLE INITIALLY DEFERRED)""",
+        "INSERT INTO temp.refused_commit VALUES (1)",
+    ),
+}
+_IS_READ_ONLY: Final = {
+    "postgresql": "SELECT CAST(current_setting('transaction_read_only') AS boolean)",
+    "sqlite": "PRAGMA query_only",
+}
+#: Violation of a foreign key: what SQLite refuses a COMMIT with, too.
+_VIOLATION: Final = "23503"
+
+
+class ImpossibleFaultError(DbManagerError):
+    """The fault cannot happen on this database."""
+
+
+@dataclass(slots=True)
+class _Fault:
+    """A fault that is armed, and how often it is still to happen."""
+
+    name: str
+    left: int
+
+
+class Faults:
+    """Makes things go wrong in a sandbox, each the next time it can, and *times* times in all.
+
+        faults.refuse_commit()
+        with pytest.raises(IntegrityError):
+            async with sandbox.uow_factory() as uow: ...
+
+    It strikes whoever uses the sandbox's database first, through whatever engine.
+
+    Args:
+        sandbox: The sandbox.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._url = sandbox.url
+        self._stack = ExitStack()
+        self._faults: list[_Fault] = []
+        self._striking = False
+
+    # -- the database ---------------------------------------------------------------------
+
+    def refuse_commit(self, *, sqlstate: str = _VIOLATION, times: int = 1) -> None:
+        """Let the server refuse the next COMMIT of a unit that may write: it is rolled back.
+
+        Args:
+            sqlstate: The server's reason. The default is `IntegrityError`, on PostgreSQL and on
+                SQLite; `40001` is a serialization failure, which `uow_factory.run` tries again.
+            times: How often.
+
+        Raises:
+            ImpossibleFaultError: SQLite refuses a COMMIT for no other reason.
+            ValueError: *sqlstate* is none.
+        """
+        if re.fullmatch("[0-9A-Z]{5}", sqlstate) is None:
+            raise ValueError(f"sqlstate: {sqlstate!r} is not five digits and capital letters")
+        system = self._url.get_backend_name()
+        if system == "sqlite" and sqlstate != _VIOLATION:
+            raise ImpossibleFaultError(
+                f"SQLite refuses a COMMIT for a foreign key only, never with {sqlstate}; leave "
+                f"`sqlstate` out, or set sandbox_url to a PostgreSQL server"
+            )
+
+        def strike(connection: Connection) -> None:
+            for statement in _REFUSALS[system]:
+                _execute(connection, statement.replace("{sqlstate}", sqlstate))
+
+        self._arm("refuse_commit", "commit", strike, times, unless=_is_read_only)
+
+    def lose_commit(self, *, committed: bool = True, times: int = 1) -> None:
+        """Let the answer to the next COMMIT not come in time: `CommitOutcomeUnknownError`.
+
+        The deadline (`exit_timeout`) is over at once: nobody has to wait for it.
+
+        Args:
+            committed: True when the server did commit, False when it never heard of the COMMIT.
+            times: How often.
+        """
+
+        def strike(connection: Connection) -> None:
+            if committed:
+                connection.connection.commit()
+            connection.invalidate()
+            raise asyncio.CancelledError  # what the deadline raises in the COMMIT
+
+        self._arm("lose_commit", "commit", strike, times, unless=_is_read_only)
+
+    def drop_connection(self, *, times: int = 1) -> None:
+        """Let the server end the connection of the next statement, just before it is sent.
+
+        Statements that go to the driver itself (`uow.driver()`) pass unseen.
+
+        Args:
+            times: How often.
+
+        Raises:
+            ImpossibleFaultError: SQLite has no connection that could drop.
+        """
+        if self._url.get_backend_name() == "sqlite":
+            raise ImpossibleFaultError(
+                "SQLite is a file: there is no connection that could drop; set sandbox_url to a "
+                "PostgreSQL server"
+            )
+
+        def strike(connection: Connection) -> None:
+            driver: Any = connection.connection.driver_connection
+            is_asyncpg = hasattr(driver, "get_server_pid")
+            await_only(
+                self._terminate(driver.get_server_pid() if is_asyncpg else driver.info.backend_pid)
+            )
+
+        self._arm("drop_connection", "before_cursor_execute", strike, times)
+
+    def empty_pool(self, *, times: int = 1) -> None:
+        """Let the next unit that needs a connection get none: `PoolExhaustedError`.
+
+        The wait (`pool_timeout`) is over at once: nobody has to wait for it.
+
+        Args:
+            times: How often.
+        """
+
+        def strike(connection: Connection) -> None:
+            connection.close()
+            raise sqlalchemy.exc.TimeoutError("the pool is empty: a fault of the test")
+
+        self._arm("empty_pool", "engine_connect", strike, times)
+
+    # -- plugins --------------------------------------------------------------------------
+
+    def hang_start(self, app: Application, plugin: str, *, seconds: float = 0.05) -> None:
+        """Let the start hook of a plugin hang until its deadline.
+
+        Args:
+            app: The application, before its start.
+            plugin: Name of the plugin.
+            seconds: The deadline, instead of the plugin's own `start_timeout`.
+
+        Raises:
+            WiringError: There is no such plugin.
+        """
+        if plugin not in app.plugins:
+            raise WiringError(f"there is no plugin {plugin!r}{nearest(plugin, app.plugins)}")
+        target = app.plugins[plugin].plugin
+        fault = self._new(f"hang_start of {plugin!r}", 1)
+
+        async def hang(_context: object) -> None:
+            fault.left = 0
+            await asyncio.Event().wait()
+
+        self._stack.enter_context(patch.object(target, "start", hang))
+        self._stack.enter_context(patch.object(target, "start_timeout", seconds))
+
+    # -- how ------------------------------------------------------------------------------
+
+    def _arm(
+        self,
+        name: str,
+        occasion: str,
+        strike: Callable[[Connection], None],
+        times: int,
+        *,
+        unless: Callable[[Connection], bool] = lambda _connection: False,
+    ) -> None:
+        fault = self._new(name, times)
+
+        def listen(connection: Connection, *_: object) -> None:
+            if connection.engine.url.database != self._url.database or self._striking:
+                return
+            if fault.left and not unless(connection):
+                fault.left -= 1
+                self._striking = True
+                try:
+                    strike(connection)
+                finally:
+                    self._striking = False
+
+        event.listen(Engine, occasion, listen)
+        self._stack.callback(event.remove, Engine, occasion, listen)
+
+    def _new(self, name: str, times: int) -> _Fault:
+        if name in self._armed():
+            raise ValueError(f"{name} is armed already; say `times` for more than one")
+        fault = _Fault(name, times)
+        self._faults.append(fault)
+        return fault
+
+    async def _terminate(self, backend: int) -> None:
+        engine = create_async_engine(self._url)
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(
+                    text("SELECT pg_terminate_backend(:backend, 5000)"), {"backend": backend}
+                )
+        finally:
+            await engine.dispose()
+
+    def close(self) -> None:
+        """Take the faults away.
+
+        Raises:
+            AssertionError: One never happened, so the test did not test it.
+        """
+        self._stack.close()
+        left = self._armed()
+        self._faults.clear()
+        if left:
+            raise AssertionError(f"faults that never happened: {', '.join(left)}")
+
+    def _armed(self) -> list[str]:
+        return [fault.name for fault in self._faults if fault.left]
+
+    def __repr__(self) -> str:
+        return f"<Faults armed={self._armed()}>"
+
+
+def _is_read_only(connection: Connection) -> bool:
+    return bool(_execute(connection, _IS_READ_ONLY[connection.dialect.name])[0][0])
+
+
+def _execute(connection: Connection, statement: str) -> Any:
+    """Execute on the driver, past SQLAlchemy's events: nobody counts it as the unit's."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+    finally:
+        cursor.close()

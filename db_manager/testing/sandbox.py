@@ -1,0 +1,162 @@
+"""A sandbox: code under test commits for real, and nothing of it is left after the test."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
+
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.config import FILE_SUFFIX, PREFIX, DatabaseConfig
+from db_manager.database import Database, UnitSettings
+from db_manager.engine import create_engine
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.plugin import DatabasePlugin
+from db_manager.testing.databases import Databases
+from lifecycle.application import Application
+from lifecycle.bus import EventBus
+from lifecycle.config import app_config, find_plugins, read_file
+from lifecycle.journal import MemoryJournal
+from lifecycle.plugin import Plugin
+
+#: Keys of [database] that say where it is; in a sandbox only its own URL does.
+_WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL")
+
+
+class Sandbox:
+    """A database of one test's own, and what works on it.
+
+        async with Sandbox.open(databases) as sandbox:
+            async with sandbox.uow_factory() as uow: ...
+
+    Args:
+        url: Where the database is.
+        bus: Where units and applications of the sandbox publish.
+
+    Attributes:
+        url: The same. While the sandbox is open, it is also in the environment, as
+            `DATABASE__URL`, which wins over every config.toml: code under test that reads its own
+            configuration works in the sandbox too, in child processes as well.
+        bus: The same.
+    """
+
+    def __init__(self, url: URL, bus: EventBus) -> None:
+        self.url = url
+        self.bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._stack = AsyncExitStack()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, databases: Databases, bus: EventBus | None = None) -> AsyncIterator[Self]:
+        """Make a database for the time of a block; one sandbox at a time in a process.
+
+        Args:
+            databases: Where it comes from.
+            bus: Where to publish; a new one when not given.
+
+        Yields:
+            The sandbox. At the end its applications are unloaded and the database is dropped,
+            whatever happened in the block.
+        """
+        with patch.dict(os.environ):
+            for key in _WHERE:
+                for name in (PREFIX + key, PREFIX + key + FILE_SUFFIX):
+                    os.environ.pop(name, None)
+            sandbox = cls(await databases.create(), bus or EventBus())
+            async with sandbox._stack as stack:
+                stack.push_async_callback(databases.drop, sandbox.url)
+                os.environ[f"{PREFIX}URL"] = sandbox.url.render_as_string(hide_password=False)
+                yield sandbox
+
+    @cached_property
+    def engine(self) -> AsyncEngine:
+        """An engine of the test's own: what it sees is committed. Applications have another.
+
+        Raises:
+            RuntimeError: The sandbox was opened in another event loop.
+        """
+        self._check_loop()
+        config = DatabaseConfig()
+        settings = UnitSettings(exit_timeout=config.exit_timeout, pool_timeout=config.pool_timeout)
+        database = Database(create_engine(config), settings=settings, bus=self.bus)
+        self._stack.push_async_callback(database.dispose)
+        return database.engine
+
+    @cached_property
+    def uow_factory(self) -> UnitOfWorkFactory:
+        """Makes units of work on that engine."""
+        return UnitOfWorkFactory(self.engine)
+
+    def application(
+        self,
+        *plugins: Plugin | type[Plugin],
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    ) -> Application:
+        """Make an application on the sandbox's database; it is not started.
+
+        Its journal is in memory. The sandbox unloads it at the end.
+
+        Args:
+            *plugins: Plugins, or classes of plugins; `DatabasePlugin` is added when it is missing.
+            config: config.toml, whose plugins are added too, or sections as in it.
+
+        Returns:
+            The application.
+
+        Raises:
+            WiringError: Plugins or configuration do not fit together.
+            RuntimeError: The sandbox was opened in another event loop.
+        """
+        self._check_loop()
+        every = list(plugins)
+        if isinstance(config, (str, os.PathLike)):
+            file = Path(config).absolute()
+            config = read_file(file)
+            every += find_plugins(app_config(config).plugins, file.parent)
+        if not any(_is_database(plugin) for plugin in every):
+            every.append(DatabasePlugin)
+        app = Application(every, config=config, journal=MemoryJournal(), bus=self.bus)
+        self._stack.push_async_callback(app.unload)
+        return app
+
+    async def start(
+        self,
+        *plugins: Plugin | type[Plugin],
+        config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    ) -> Application:
+        """Make an application and start it, without a bot.
+
+        Args:
+            *plugins: As for `application`.
+            config: As for `application`.
+
+        Returns:
+            The started application, with the services of its plugins.
+
+        Raises:
+            WiringError: Plugins or configuration do not fit together.
+            PluginFailedError: A hook failed.
+        """
+        app = self.application(*plugins, config=config)
+        await app.start()
+        return app
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the sandbox was opened in another event loop; with pytest-asyncio give "
+                "asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope one value"
+            )
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self.url!r}>"
+
+
+def _is_database(plugin: Plugin | type[Plugin]) -> bool:
+    return plugin.name == DatabasePlugin.name
