@@ -10,7 +10,7 @@ UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
 
-test: $(VENV)/.dev
+test: $(VENV)/.bench
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 # The same tests on the oldest Python that is supported and on the newest that is here.
@@ -27,12 +27,13 @@ check: $(VENV)/.dev
 faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
 
-# One database is enough to begin with; name more, as `make bench URLS="postgresql+asyncpg://…"`.
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.units $(URLS)
+# Writes docs/performance.md and its plots; on a server of one's own with URLS=postgresql://…
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(if $(URLS),--urls $(URLS))
 
-bench-quick: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.units --rounds 3 --units 100 $(URLS)
+# Sees that everything works, and prints; its numbers are not for quoting.
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick --print $(if $(URLS),--urls $(URLS))
 
 # The tables of README.md, docs/events.md and docs/architecture.md, from the code.
 docs: $(VENV)/.dev
@@ -44,6 +45,8 @@ pins: $(VENV)/.uv
 		-o requirements/run.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group test --group lint pyproject.toml -o requirements/dev.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
+		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 
 clean:
 	rm -rf $(VENV)
@@ -61,4 +64,8 @@ $(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt pyproject.toml
 	@$(UV) pip install -q --python $(BIN)/python -r requirements/dev.txt
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
+	@$(UV) pip install -q --python $(BIN)/python -r requirements/bench.txt
 	@touch $@

@@ -1,132 +1,206 @@
-"""The price of a unit of work, side by side with what one would write by hand.
+"""The price of a unit of work, side by side with what one would write by hand."""
 
-Interleaved rounds in one run; every number is the median of its ratios to
-`async_sessionmaker(engine, expire_on_commit=False).begin()` in the same round.
-
-    python -m benchmarks.units [--rounds 9] [--units 300] [URL ...]
-"""
-
-import argparse
-import asyncio
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-import sqlalchemy
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.engine import URL, make_url
 
-from db_manager.config import DatabaseConfig
-from db_manager.database import Database
-from db_manager.engine import create_engine
-from db_manager.factory import UnitOfWorkFactory
+from benchmarks import contenders, ours
+from benchmarks.contenders import BASE, POOL, Units
+from benchmarks.goals import fact
+from benchmarks.report import Cell, Scale, Section, Table
+from benchmarks.rounds import Case, Clock, Sample, interleave, median, ratio
+from benchmarks.statements import EMPTY, INSERT, SELECT, THREE, WORKS, clean, prepare
 
-Case = Callable[[], Awaitable[object]]
-SELECT = text("SELECT 1")
-BASE = "sessionmaker.begin()"
+NAME = "units"
+
+#: Modes by name: how many tasks work at once.
+MODES: Final = {"sequential": 1, "50 tasks": 50}
+SAME_WAL: Final = "SQLAlchemy, same WAL"
+SAFE_WAL: Final = "SQLAlchemy, same WAL, BEGIN IMMEDIATE"
+
+_TITLES: Final = {
+    "asyncpg": "One unit on PostgreSQL (asyncpg)",
+    "psycopg": "One unit on PostgreSQL (psycopg)",
+    "sqlite": "One unit on SQLite (aiosqlite, a file)",
+    "uvloop": "One unit on PostgreSQL (asyncpg), under uvloop",
+    "durable": "One unit on PostgreSQL as it comes, on a disk",
+}
+_WORKS: Final = {
+    "asyncpg": WORKS,
+    "sqlite": WORKS,
+    "psycopg": (INSERT, SELECT, THREE),
+    "uvloop": (INSERT, SELECT),
+    "durable": (INSERT,),
+}
+#: Empty units are short: more of them make a turn.
+_MANY: Final = 5
+_METHOD: Final = (
+    f"Every contender has a pool of {POOL} connections; everything else is its default. They "
+    "take turns on one table of 1,000 rows, one unit after the other and 50 tasks at once; "
+    "statements are `text()` made once. CPU is that of the client's process, all threads; it is "
+    f"the steadier column. The base of all ratios is `{BASE}`."
+)
+_SQLITE_METHOD: Final = (
+    "SQLAlchemy's defaults are those of SQLite: a rollback journal and an fsync at every commit, "
+    "and no transaction before the first write, so that updates can be lost. Each contender has a "
+    "file of its own."
+)
 
 
-def cases(url: str) -> tuple[dict[str, Case], list[Callable[[], Awaitable[None]]]]:
-    """Return what is compared on the database at *url*, and what closes it."""
-    plain_engine = create_async_engine(url)
-    maker = async_sessionmaker(plain_engine, expire_on_commit=False)
-    config = DatabaseConfig.model_validate({"url": url})
-    database = Database(
-        create_engine(config), make_reader=lambda: create_engine(config, read_only=True)
-    )
-    units = UnitOfWorkFactory(database)
+async def measure(scale: Scale) -> Section:
+    """Measure one setting: `asyncpg`, `psycopg`, `sqlite`, `uvloop` or `durable`."""
+    setting = scale.setting or "sqlite"
+    if setting == "sqlite":
+        scale = replace(scale, units=max(MODES["50 tasks"], scale.units // 2))  # they are slow
+    async with AsyncExitStack() as stack:
+        if setting == "sqlite":
+            field = await on_sqlite(stack)
+        else:
+            field = await on_postgres(stack, make_url(scale.urls[0]), setting)
+        works = _WORKS[setting] if not scale.quick else (INSERT, SELECT, EMPTY)
+        facts: dict[str, float] = {}
+        tables = []
+        for work in works:
+            cases = {name: units[work] for name, units in field.items() if work in units}
+            results = await modes(cases, scale, times=_MANY if work == EMPTY else 1)
+            for mode, samples in results.items():
+                facts |= _facts(setting, work, mode, samples)
+            tables.append(compare(work, results))
+    text = f"{_METHOD} {_SQLITE_METHOD if setting == 'sqlite' else scale.note}"
+    return Section(_TITLES[setting], text, tables, facts=facts)
 
-    async def plain() -> None:
-        async with maker.begin() as session:
-            await session.execute(SELECT)
 
-    async def core() -> None:
-        async with plain_engine.begin() as connection:
-            await connection.execute(SELECT)
+async def on_postgres(stack: AsyncExitStack, url: URL, setting: str) -> dict[str, Units]:
+    """Return who takes part on PostgreSQL."""
+    driver = "psycopg" if setting == "psycopg" else "asyncpg"
+    url = url.set(drivername=f"postgresql+{driver}")
+    engine = contenders.engine(stack, url)
+    await prepare(engine)
+    stack.push_async_callback(clean, engine)
+    database = ours.open_database(stack, url)
+    field = contenders.by_hand(engine)
+    if setting == "asyncpg":
+        field |= contenders.toolkits(stack, engine)
+    field |= ours.lanes(database)
+    if setting != "durable":
+        field |= ours.read_only(database)
+    if driver == "asyncpg":
+        field[contenders.ASYNCPG] = await contenders.asyncpg_pool(stack, url)
+        field[contenders.ASYNCPG_FLOOR] = await contenders.asyncpg_pool(stack, url, reset=False)
+    else:
+        field |= await contenders.psycopg_pool(stack, url)
+    return field
 
-    async def session_lane() -> None:
-        async with units() as uow:
-            await uow.session.execute(SELECT)
 
-    async def core_lane() -> None:
-        async with units() as uow:
-            await uow.connection.execute(SELECT)
+async def on_sqlite(stack: AsyncExitStack) -> dict[str, Units]:
+    """Return who takes part on SQLite, in files of their own: the log's mode is the file's."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
-    async def driver_lane() -> None:
-        async with units() as uow:
-            await (await uow.driver()).execute("SELECT 1")
+    async def file(name: str) -> URL:
+        url = URL.create("sqlite+aiosqlite", database=str(folder / f"{name}.sqlite3"))
+        async with AsyncExitStack() as short:
+            await prepare(contenders.engine(short, url))
+        return url
 
-    async def read_only() -> None:
-        async with units(read_only=True) as uow:
-            await uow.session.execute(SELECT)
-
-    async def empty() -> None:
-        async with units():
-            pass
-
-    table: dict[str, Case] = {
-        BASE: plain,
-        "engine.begin()": core,
-        "uow.session": session_lane,
-        "uow.connection": core_lane,
-        "uow.driver()": driver_lane,
-        "read_only": read_only,
-        "empty unit": empty,
+    defaults = contenders.by_hand(contenders.engine(stack, await file("defaults")))
+    wal = contenders.with_wal(contenders.engine(stack, await file("wal")))
+    safe = contenders.with_wal(contenders.engine(stack, await file("safe")))
+    contenders.with_begin_immediate(safe)
+    database = ours.open_database(stack, await file("ours"))
+    return {
+        **defaults,
+        SAME_WAL: contenders.by_hand(wal)[BASE],
+        SAFE_WAL: contenders.by_hand(safe)[BASE],
+        **ours.lanes(database),
+        "read_only session": ours.read_only(database)["read_only session"],
+        "aiosqlite, one connection": await contenders.raw_aiosqlite(
+            stack, str((await file("aiosqlite")).database)
+        ),
+        "sqlite3 in a thread (floor)": contenders.raw_sqlite3(
+            stack, str((await file("sqlite3")).database)
+        ),
     }
-    return table, [plain_engine.dispose, database.dispose]
 
 
-async def measure(case: Case, units: int, tasks: int) -> tuple[float, float]:
-    """Return wall and client CPU microseconds of one unit, *tasks* of them at a time."""
+async def modes(
+    cases: Mapping[str, Case],
+    scale: Scale,
+    *,
+    times: int = 1,
+    settle: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, dict[str, list[Sample]]]:
+    """Let *cases* take turns, one unit after the other and then 50 tasks at once.
 
-    async def worker() -> None:
-        for _ in range(units // tasks):
-            await case()
+    Args:
+        cases: What is compared, by name.
+        scale: Rounds and units.
+        times: How many times the units, where one is very short.
+        settle: As for `interleave`.
 
-    wall, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(worker() for _ in range(tasks)))
-    done = units // tasks * tasks
-    return (time.perf_counter() - wall) / done * 1e6, (time.process_time() - cpu) / done * 1e6
-
-
-async def compare(url: str, rounds: int, units: int) -> None:
-    """Print the table of the database at *url*."""
-    table, closers = cases(url)
-    for case in table.values():
-        await measure(case, 40, 10)
-    for title, tasks in (("one after the other", 1), ("50 tasks", 50)):
-        results: dict[str, list[tuple[float, float]]] = {name: [] for name in table}
-        for _ in range(rounds):
-            for name, case in table.items():
-                results[name].append(await measure(case, units, tasks))
-        print(f"\n{url.split(':', maxsplit=1)[0]}, SELECT 1, {title}")
-        print(f"{'':22}{'wall µs':>9}{'ratio':>7}{'cpu µs':>9}{'ratio':>7}")
-        for name, values in results.items():
-            wall = statistics.median(value[0] for value in values)
-            cpu = statistics.median(value[1] for value in values)
-            pairs = list(zip(values, results[BASE], strict=True))
-            ratios = [statistics.median(mine[i] / base[i] for mine, base in pairs) for i in (0, 1)]
-            print(f"{name:22}{wall:9.1f}{ratios[0]:7.2f}{cpu:9.1f}{ratios[1]:7.2f}")
-    for close in closers:
-        await close()
+    Returns:
+        Samples by mode and name.
+    """
+    units = scale.units * times
+    return {
+        mode: await interleave(
+            cases,
+            rounds=scale.rounds,
+            units=units // 2 if tasks == 1 else units,  # alone, a unit takes longer
+            tasks=tasks,
+            settle=settle,
+        )
+        for mode, tasks in MODES.items()
+    }
 
 
-def main() -> None:
-    """Measure the databases given, SQLite in a temporary file when none is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("urls", nargs="*", help="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--units", type=int, default=300, help="units in each round")
-    options = parser.parse_args()
-    print(f"Python {platform.python_version()}, SQLAlchemy {sqlalchemy.__version__}")
-    with tempfile.TemporaryDirectory() as folder:
-        urls = options.urls or [f"sqlite+aiosqlite:///{Path(folder) / 'bench.sqlite3'}"]
-        for url in urls:
-            asyncio.run(compare(url, options.rounds, options.units))
+def compare(
+    title: str, results: Mapping[str, Mapping[str, list[Sample]]], base: str = BASE
+) -> Table:
+    """Return the table of *results*: microseconds and ratios to *base*, for each mode.
+
+    Args:
+        title: What was done.
+        results: Samples by mode and name.
+        base: The name whose ratios are 1.
+    """
+    columns = [""]
+    for mode in results:
+        columns += [f"{mode}: wall µs", "ratio", "CPU µs", "ratio"]
+    clocks: tuple[Clock, ...] = ("wall", "cpu")
+    rows: list[tuple[Cell, ...]] = []
+    for name in next(iter(results.values())):
+        row: list[Cell] = [name]
+        for samples in results.values():
+            for clock in clocks:
+                row += [
+                    round(median(samples[name], clock), 1),
+                    ratio(samples[name], samples[base], clock),
+                ]
+        rows.append(tuple(row))
+    return Table(title, tuple(columns), rows)
 
 
-if __name__ == "__main__":
-    main()
+def _facts(
+    setting: str, work: str, mode: str, samples: Mapping[str, list[Sample]]
+) -> dict[str, float]:
+    clocks: tuple[Clock, ...] = ("wall", "cpu")
+    facts: dict[str, float] = {}
+    for clock in clocks:
+        for name, mine in samples.items():
+            facts[fact(setting, work, name, f"{mode} {clock}")] = ratio(mine, samples[BASE], clock)
+        if setting == "asyncpg" and ours.DRIVER_LANE in samples:
+            facts[f"driver/asyncpg | {work} | {mode} {clock}"] = ratio(
+                samples[ours.DRIVER_LANE], samples[contenders.ASYNCPG], clock
+            )
+        if setting == "asyncpg" and work == EMPTY and mode == "sequential" and clock == "cpu":
+            facts["empty µs"] = median(samples[ours.SESSION_LANE], clock)
+        if work == INSERT and SAME_WAL in samples:
+            facts[f"uow/same WAL | {mode} {clock}"] = ratio(
+                samples[ours.SESSION_LANE], samples[SAME_WAL], clock
+            )
+    return facts

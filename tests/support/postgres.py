@@ -37,6 +37,7 @@ class PostgresServer:
     Args:
         password: What the user must say over TCP; None trusts everybody.
         programs: Folder of other programs of PostgreSQL's, built with TLS for example.
+        folder: Where its files are; by default in memory where there is plenty.
         settings: More settings for postgresql.conf, by name.
     """
 
@@ -44,7 +45,12 @@ class PostgresServer:
     host = "127.0.0.1"
 
     def __init__(
-        self, *, password: str | None = None, programs: Path | None = None, **settings: str
+        self,
+        *,
+        password: str | None = None,
+        programs: Path | None = None,
+        folder: Path | None = None,
+        **settings: str,
     ) -> None:
         self.password = password
         self.port = 0
@@ -52,14 +58,14 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         binaries, self._account = installation()
         self._binaries = programs or binaries
-        self._home = private_folder("db_manager_pg_", _fast_folder())
+        self._home = private_folder("db_manager_pg_", folder or _fast_folder())
         self._data = self._home / "data"
         self._log = self._home / "log"
         try:
-            for folder in (self._data, self.socket_directory):
-                folder.mkdir()
+            for made in (self._data, self.socket_directory):
+                made.mkdir()
                 if self._account:
-                    os.chown(folder, self._account["user"], self._account["group"])
+                    os.chown(made, self._account["user"], self._account["group"])
             self._initialise()
         except BaseException:
             shutil.rmtree(self._home, ignore_errors=True)

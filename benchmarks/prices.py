@@ -1,0 +1,116 @@
+"""What each observer adds to a unit, and what the look at an idle connection costs."""
+
+from contextlib import AsyncExitStack
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+
+from benchmarks import contenders, ours
+from benchmarks.contenders import BASE
+from benchmarks.goals import fact
+from benchmarks.report import Scale, Section, Table
+from benchmarks.rounds import Clock, Sample, median, ratio
+from benchmarks.statements import EMPTY, INSERT, SELECT, clean, prepare
+from benchmarks.units import compare, modes
+from db_manager.database import Database
+from db_manager.engine import _refuse_dead
+from db_manager.factory import UnitOfWorkFactory
+
+NAME = "prices"
+
+_NOBODY = "nobody"
+_TEXT = (
+    "The same unit with nobody watching and with each observer attached, side by side: a function "
+    "subscribed to `uow.close` that does nothing (which is what it costs to count statements), "
+    "logs that filter every line of a good unit out, one JSON line for each unit into /dev/null, "
+    "Prometheus metrics, OpenTelemetry spans of unit and statement through the SDK's batch "
+    "processor into nothing, and everything together. The work of the observers' threads counts "
+    "as CPU. `of unwatched` is the ratio to the unit that nobody watches."
+)
+_LIVENESS_TEXT = "Connections checked at each checkout, and not checked"
+_OURS, _UNCHECKED, _PING = "uow.session", "uow.session, no check", "uow.session, pre_ping"
+_BASE_PING = f"{BASE}, pool_pre_ping"
+
+Results = dict[str, dict[str, list[Sample]]]
+_CLOCKS: tuple[Clock, ...] = ("wall", "cpu")
+
+
+async def measure(scale: Scale) -> Section:
+    """Measure observers on a one-statement and on an empty unit, then the check at checkout."""
+    url = make_url(scale.urls[0])
+    facts: dict[str, float] = {}
+    tables = []
+    async with AsyncExitStack() as stack:
+        engine = contenders.engine(stack, url)
+        await prepare(engine)
+        stack.push_async_callback(clean, engine)
+        base = contenders.by_hand(engine)[BASE]
+        watched = ours.watched(stack, url)
+        settle = {name: each.settle for name, each in watched.items()}
+        for work, title, times in (
+            (SELECT, "One SELECT by key, PostgreSQL", 1),
+            (INSERT, "One INSERT, PostgreSQL", 1),
+            (EMPTY, "Empty unit", 10),
+        ):
+            cases = {BASE: base[work]} | {name: each.units[work] for name, each in watched.items()}
+            results = await modes(cases, scale, times=times, settle=settle)
+            tables += [compare(title, results), _added(title, results)]
+            facts |= _facts(work, results)
+        alive = {BASE: base[SELECT]}
+        pinging = contenders.engine(stack, url, pool_pre_ping=True)
+        alive[_BASE_PING] = contenders.by_hand(pinging)[BASE][SELECT]
+        for name, database in (
+            (_OURS, ours.open_database(stack, url)),
+            (_UNCHECKED, unchecked(ours.open_database(stack, url))),
+            (_PING, ours.open_database(stack, url, pre_ping=True)),
+        ):
+            alive[name] = ours.session_lane(UnitOfWorkFactory(database))[SELECT]
+        results = await modes(alive, scale)
+        tables.append(compare(_LIVENESS_TEXT, results))
+        facts["liveness cpu"] = _between(results["50 tasks"], _OURS, _UNCHECKED, "cpu")
+        facts["liveness wall"] = _between(results["sequential"], _OURS, _UNCHECKED, "wall")
+    return Section(
+        "Prices of observers and of safety", f"{_TEXT} {scale.note}", tables, facts=facts
+    )
+
+
+def unchecked(database: Database) -> Database:
+    """Return *database* without its look at a connection that comes out of the pool."""
+    event.remove(database.engine.sync_engine, "checkout", _refuse_dead)
+    return database
+
+
+def _between(samples: dict[str, list[Sample]], mine: str, base: str, clock: Clock) -> float:
+    return ratio(samples[mine], samples[base], clock)
+
+
+def _added(title: str, results: Results) -> Table:
+    """Return what each observer adds to the unit that nobody watches."""
+    rows = []
+    columns = ["observer"]
+    for mode in results:
+        columns += [f"{mode}: wall, of unwatched", "CPU, of unwatched", "CPU µs added"]
+    for name in next(iter(results.values())):
+        if name == BASE:
+            continue
+        row: list[str | float] = [name]
+        for samples in results.values():
+            row += [_between(samples, name, _NOBODY, clock) for clock in _CLOCKS]
+            added = median(samples[name], "cpu") - median(samples[_NOBODY], "cpu")
+            row.append(round(added, 1))
+        rows.append(tuple(row))
+    return Table(f"{title}: what is added", tuple(columns), rows)
+
+
+def _facts(work: str, results: Results) -> dict[str, float]:
+    facts: dict[str, float] = {}
+    for mode, samples in results.items():
+        for clock in _CLOCKS:
+            for name in ours.OBSERVERS:
+                key = fact(NAME, work, name, f"{mode} {clock}")
+                facts[key] = _between(samples, name, BASE, clock)
+                added = f"{NAME} | {work} | {name} | {mode} {clock} of unwatched"
+                facts[added] = _between(samples, name, _NOBODY, clock)
+    if work == EMPTY:
+        facts["empty µs with metrics"] = median(results["sequential"]["metrics"], "cpu")
+    return facts
