@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool
-from sqlalchemy.util import await_only
+from sqlalchemy.util.queue import Empty
 
 from db_manager import classify
 from db_manager import events as facts
@@ -25,6 +25,7 @@ from db_manager.errors import (
     one_line,
 )
 from db_manager.greenlets import Greenlets
+from db_manager.pool import FairQueue
 from db_manager.sqlite import SqliteConnection
 from lifecycle.bus import EventBus
 
@@ -94,7 +95,7 @@ class Database:
         self.slow = self.bus.channel(facts.UnitSlow)
         self.answered = self.bus.channel(facts.UnitStatement)
         #: COMMIT is one plain wait, which the unit's own task can do (see `Deaf`).
-        self.in_place = engine.dialect.driver == "asyncpg"
+        self.in_place = engine.dialect.driver in {"asyncpg", "aiosqlite"}
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
@@ -103,9 +104,9 @@ class Database:
         self._pool: Pool | None = None
         self._idle: asyncio.Event | None = None
         self._watch: asyncio.TimerHandle | None = None
-        # SQLite has one writer. Waiting for it in a queue of ours is fair and costs nothing;
+        # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
         # waiting in the driver's threads polls, and starves.
-        self.writer = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        self.writer = _one_writer() if engine.dialect.name == "sqlite" else None
         self._listen(engine)
 
     @classmethod
@@ -150,6 +151,8 @@ class Database:
             raise WrongEventLoopError
         self._loop, self._pool, self._watch = loop, pool, None
         self.greenlets = Greenlets()
+        if self.writer is not None:
+            self.writer = _one_writer()
 
     def leave(self, task: asyncio.Task[Any] | None) -> None:
         """Let the unit of *task* go."""
@@ -170,13 +173,13 @@ class Database:
         writer = None if unit.read_only else self.writer
         asked = time.perf_counter()
         if writer is not None:
-            self._wait_for_writer(unit, writer)
+            self._enter_writer(unit, writer)
         try:
             connection = self._check_out(unit)
             unit.waited = time.perf_counter() - asked
         except BaseException:
             if writer is not None:
-                writer.release()
+                self.free_writer()
             raise
         transaction.holds_writer = writer is not None
         return connection
@@ -210,7 +213,7 @@ class Database:
     def free_writer(self) -> None:
         """Let the next unit write, on SQLite."""
         if self.writer is not None:
-            self.writer.release()
+            self.writer.put_nowait(None)
 
     def _reading_engine(self) -> AsyncEngine:
         if self._make_reader is None:
@@ -220,15 +223,11 @@ class Database:
             self._listen(self._reader)
         return self._reader
 
-    def _wait_for_writer(self, unit: "UnitOfWork", writer: asyncio.Lock) -> None:
-        async def wait() -> None:
-            try:
-                async with asyncio.timeout(self.settings.pool_timeout):
-                    await writer.acquire()
-            except TimeoutError:
-                raise self._exhausted(unit) from None
-
-        await_only(wait() if writer.locked() else writer.acquire())
+    def _enter_writer(self, unit: "UnitOfWork", writer: FairQueue[None]) -> None:
+        try:
+            writer.get(timeout=self.settings.pool_timeout)
+        except Empty:
+            raise self._exhausted(unit) from None
 
     def _exhausted(
         self, waiter: "UnitOfWork", engine: AsyncEngine | None = None
@@ -426,6 +425,12 @@ class Database:
             "used": pool.checkedout(),
             "units": len(self.open),
         }
+
+
+def _one_writer() -> FairQueue[None]:
+    place: FairQueue[None] = FairQueue(1)
+    place.put_nowait(None)
+    return place
 
 
 def _begin_read_only(connection: Connection) -> None:
