@@ -9,6 +9,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -28,7 +29,7 @@ from db_manager.protect import protect
 from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
 from db_manager.transaction import Transaction, UnitState
-from lifecycle.events import Correlation, current_correlation, pop_correlation, push_correlation
+from lifecycle.events import Correlation, current_correlation, pop_correlation, set_correlation
 
 _numbers = itertools.count(1)
 
@@ -137,8 +138,8 @@ class UnitOfWork:
         self._owner = self._task = task
         self._transaction.state = UnitState.ACTIVE
         self.began_at = time.perf_counter()
-        self._token = push_correlation(unit=self.number)
-        self.correlation = current_correlation()
+        self.correlation = replace(current_correlation(), unit=self.number)
+        self._token = set_correlation(self.correlation)
         if database.began.handlers:
             report_begin(self, database)
         return self
