@@ -57,7 +57,9 @@ class SqliteConnection(aiosqlite.Connection):
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], *, read_only: bool) -> None:
-        super().__init__(connect, iter_chunk_size=64)
+        super().__init__(self._open, iter_chunk_size=64)
+        self._connect_here = connect
+        self._opened: sqlite3.Connection | None = None
         # What begins a transaction before its first statement; None begins none.
         self._usual: tuple[str | None, bool] = (
             (None, True) if read_only else ("BEGIN IMMEDIATE", False)
@@ -168,6 +170,15 @@ class SqliteConnection(aiosqlite.Connection):
         finally:
             self._in_transaction = connection.in_transaction
 
+    def _open(self) -> sqlite3.Connection:
+        """In the driver's thread: open, and remember it for a caller that does not wait."""
+        self._opened = self._connect_here()
+        return self._opened
+
+    def _close_opened(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
     def stop(self) -> asyncio.Future[Any] | None:
         """Close from outside of the event loop's turn; a second stop waits for the first one.
 
@@ -175,13 +186,15 @@ class SqliteConnection(aiosqlite.Connection):
         """
         if self._stopping is None:
             self._interrupt()
+            self._tx.put_nowait((None, self._close_opened))
             self._stopping = super().stop()
         return self._stopping
 
     async def close(self) -> None:
-        """Interrupt what still runs, then close."""
-        self._interrupt()
-        await super().close()
+        """Interrupt what still runs, then close; a cancellation leaves nothing open."""
+        stopping = self.stop()
+        if stopping is not None:
+            await stopping
 
 
 class _Call:

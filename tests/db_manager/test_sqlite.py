@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -17,7 +19,7 @@ from db_manager.base import Base
 from db_manager.database import Database
 from db_manager.errors import TransactionAbortedError
 from db_manager.factory import UnitOfWorkFactory
-from db_manager.sqlite import FIRST_ROWS
+from db_manager.sqlite import FIRST_ROWS, SqliteConnection
 from db_manager.uow import UnitOfWork
 
 ROWS = FIRST_ROWS * 2 + 500
@@ -299,3 +301,39 @@ async def test_whatever_became_of_the_first_statement_the_next_is_in_the_transac
     assert await books(database) == 1
     async with UnitOfWork(database) as uow:
         assert await uow.session.scalar(text("SELECT count(*) FROM shelf_test__shelf")) == 1
+
+
+async def test_a_cancelled_connect_leaves_nothing_open(tmp_path: Path) -> None:
+    """A file that is opened after its caller was cancelled is closed again in its thread."""
+    opened: list[sqlite3.Connection] = []
+    go = threading.Event()
+
+    def connect() -> sqlite3.Connection:
+        go.wait()
+        opened.append(sqlite3.connect(tmp_path / "file", check_same_thread=False))
+        return opened[0]
+
+    connection = SqliteConnection(connect, read_only=False)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await connection
+    go.set()
+    await asyncio.to_thread(connection._thread.join)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
+async def test_a_cancelled_close_closes_all_the_same(tmp_path: Path) -> None:
+    """Who is cancelled while it closes leaves the file closed and the thread ended."""
+    connection = SqliteConnection(
+        lambda: sqlite3.connect(tmp_path / "file", check_same_thread=False), read_only=False
+    )
+    await connection
+    opened = connection._conn
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await connection.close()
+    await asyncio.to_thread(connection._thread.join)
+    assert connection.closed
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened.execute("SELECT 1")
