@@ -47,6 +47,7 @@ JOBS = (
     Job("crossings"),
     Job("contention"),
     Job("prices"),
+    Job("levers"),
     Job("growth"),
     Job("waiting"),
     Job("bot"),

@@ -1,9 +1,12 @@
 """asyncpg's connection, with an ear for what the server really answered to COMMIT."""
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import asyncpg
 
+from db_manager.deadlines import Deadlines
 from db_manager.errors import TransactionAbortedError
 
 
@@ -17,6 +20,11 @@ class CheckedConnection(asyncpg.Connection):
     #: Says to the unit that it need not ask the server itself.
     hears_rollback = True
 
+    def __init__(self, protocol: Any, transport: Any, loop: Any, *args: Any) -> None:
+        if isinstance(loop, _PatientLoop):  # the protocol's alone: it is nobody's running loop
+            loop = loop.loop
+        super().__init__(protocol, transport, loop, *args)
+
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 -- the signature of asyncpg
         """Execute *query* and return the server's command tag.
 
@@ -27,3 +35,30 @@ class CheckedConnection(asyncpg.Connection):
         if status == "ROLLBACK" and query == "COMMIT;":
             raise TransactionAbortedError
         return status
+
+
+class _PatientLoop(Deadlines):
+    """The event loop, with cheap timers: asyncpg arms one for each answer it waits for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loop, name)
+
+
+def connect(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, CheckedConnection]:
+    """Connect as `asyncpg.connect` does, with a connection that hears and cheap timers.
+
+    It is not `async`: a frame of ours that waits would show the password beside a traceback.
+
+    Args:
+        *args: For asyncpg.
+        **kwargs: For asyncpg.
+
+    Returns:
+        What gives the connection when it is awaited.
+    """
+    options: Any = {
+        "connection_class": CheckedConnection,
+        "loop": _PatientLoop(asyncio.get_running_loop()),
+    }
+    connecting: Coroutine[Any, Any, CheckedConnection] = asyncpg.connect(*args, **options | kwargs)
+    return connecting

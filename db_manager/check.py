@@ -74,19 +74,21 @@ def findings(path: Path) -> Iterable[Finding]:
         return
     # Also when the rest is wrong: who has two faults shall not need three tries.
     has_database = SECTION in config
+    said = ""
     try:
         app = Application.from_config(path)
     except WiringError as error:
-        yield Finding("problem", "config", str(error))
+        said = str(error)
+        yield Finding("problem", "config", said)
     else:
         yield Finding("ok", "config", f"{path} is understood")
         yield Finding("ok", "plugins", ", ".join(app.plugins) or "none")
         has_database = DATABASE_PLUGIN in app.plugins
     if has_database:
-        yield from _database(config)
+        yield from _database(config, said)
 
 
-def _database(config: dict[str, Any]) -> Iterable[Finding]:
+def _database(config: dict[str, Any], said: str) -> Iterable[Finding]:
     # SQLAlchemy is imported here and not above, for `db-manager --help`.
     from db_manager.diagnosis import diagnose  # noqa: PLC0415 -- see above
     from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- see above
@@ -94,6 +96,7 @@ def _database(config: dict[str, Any]) -> Iterable[Finding]:
     try:
         section = configuration.plugin_config(config, DatabasePlugin())
     except WiringError as error:
-        yield Finding("problem", "database", str(error))
+        if str(error) not in said:
+            yield Finding("problem", "database", str(error))
         return
     yield from asyncio.run(diagnose(section))

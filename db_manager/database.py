@@ -15,6 +15,7 @@ from sqlalchemy.util.queue import Empty
 
 from db_manager import classify
 from db_manager import events as facts
+from db_manager.deadlines import Deadlines
 from db_manager.errors import (
     DatabaseUnavailableError,
     ManagerClosedError,
@@ -83,8 +84,9 @@ class Database:
         self.open: dict[asyncio.Task[Any], UnitOfWork] = {}
         self.state: Literal["open", "stopping", "closed"] = "open"
         self.lost: str = ""
-        #: Of the loop that the units run in.
-        self.greenlets = Greenlets()
+        #: Of the loop that the units run in, known from the first of them on.
+        self.greenlets: Greenlets
+        self.deadlines: Deadlines
         #: Called when a connection attempt finds the server unavailable.
         self.on_lost: Callable[[str], None] = lambda _reason: None
         self.began = self.bus.channel(facts.UnitBegun)
@@ -150,7 +152,7 @@ class Database:
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
         self._loop, self._pool, self._watch = loop, pool, None
-        self.greenlets = Greenlets()
+        self.greenlets, self.deadlines = Greenlets(), Deadlines(loop)
         if self.writer is not None:
             self.writer = _one_writer()
 

@@ -260,10 +260,10 @@ def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[st
         settings["default_transaction_read_only"] = "on"
     context = tls_context(config, url)
     if url.get_driver_name() == "asyncpg":
-        from db_manager.asyncpg_driver import CheckedConnection  # noqa: PLC0415 -- only when used
+        from db_manager.asyncpg_driver import connect  # noqa: PLC0415 -- only when used
 
         arguments: dict[str, Any] = {
-            "connection_class": CheckedConnection,
+            "async_creator_fn": connect,
             "timeout": config.connect_timeout,
             "command_timeout": config.statement_timeout + ANSWER_MARGIN,
             "server_settings": settings,

@@ -8,6 +8,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
+from db_manager.deadlines import Deadlines
+
 T = TypeVar("T")
 
 
@@ -28,6 +30,7 @@ class FairQueue(QueueCommon[T]):
         self.use_lifo = use_lifo
         self._idle: deque[T] = deque()
         self._line: deque[asyncio.Future[T]] = deque()
+        self._deadlines: Deadlines | None = None
 
     def empty(self) -> bool:
         """Return True when no connection is idle."""
@@ -87,10 +90,14 @@ class FairQueue(QueueCommon[T]):
             return self.get_nowait()
         return await_only(self._wait(timeout))
 
-    async def _wait(self, timeout: float | None) -> T:  # noqa: ASYNC109 -- one timer costs less than a scope
+    async def _wait(self, timeout: float | None) -> T:  # noqa: ASYNC109 -- a deadline costs less than a scope
         loop = asyncio.get_running_loop()
+        if self._deadlines is None or self._deadlines.loop is not loop:
+            self._deadlines = Deadlines(loop)
         waiter: asyncio.Future[T] = loop.create_future()
-        timer = loop.call_later(timeout, _expire, waiter) if timeout is not None else None
+        deadline = None
+        if timeout is not None:
+            deadline = self._deadlines.call_later(timeout, _expire, waiter)
         self._line.append(waiter)
         try:
             return await waiter
@@ -99,8 +106,8 @@ class FairQueue(QueueCommon[T]):
                 self._hand_over(waiter.result())
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            if deadline is not None:
+                deadline.cancel()
 
 
 def _expire(waiter: asyncio.Future[Any]) -> None:

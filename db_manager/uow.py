@@ -377,9 +377,9 @@ class UnitOfWork:
         awaited = worker.begin(transaction.finish)
         if worker.busy and transaction.state is UnitState.COMMITTING and self._database.in_place:
             deaf = Deaf()
-            timer = asyncio.get_running_loop().call_later(patience, deaf.expire)
+            deadline = self._database.deadlines.call_later(patience, deaf.expire)
             awaited = await worker.advance(awaited, deaf.wait)
-            timer.cancel()
+            deadline.cancel()
             interrupted = deaf.interrupted
         if worker.busy:  # the server has to answer more than this
             ending = self._finish_alone(worker, awaited)

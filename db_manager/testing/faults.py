@@ -21,8 +21,7 @@ from sqlalchemy.util import await_only
 from db_manager.errors import DbManagerError
 from db_manager.testing.sandbox import Sandbox
 from lifecycle.application import Application
-from lifecycle.errors import WiringError
-from lifecycle.wiring import nearest
+from lifecycle.errors import WiringError, nearest
 
 #: What makes a server refuse the COMMIT of a transaction: a check that is deferred to it.
 _REFUSALS: Final = {

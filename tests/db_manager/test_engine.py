@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db_manager.asyncpg_driver import CheckedConnection
+from db_manager.asyncpg_driver import connect
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine, remote_hosts, tls_context, unverified_host
 from db_manager.errors import ConfigError
@@ -92,7 +92,7 @@ async def test_asyncpg_defaults() -> None:
         DatabaseConfig(driver="postgresql+asyncpg", database="bot", connect_timeout=3.0)
     )
     assert (sent["timeout"], sent["command_timeout"]) == (3.0, 20.0)
-    assert sent["connection_class"] is CheckedConnection
+    assert sent["async_creator_fn"] is connect
     assert sent["ssl"] is False
 
 

@@ -1,0 +1,68 @@
+"""Deadlines that are hardly ever reached, at the price of an entry in a set."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+#: Seconds by which a deadline may be late: those of one such moment share a timer of the loop.
+GRAIN: Final = 0.1
+
+
+class Deadline:
+    """A call that is to be made when time is over."""
+
+    __slots__ = ("_args", "_callback", "_moment")
+
+    def __init__(
+        self, moment: "set[Deadline]", callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        self._moment = moment
+        self._callback = callback
+        self._args = args
+        moment.add(self)
+
+    def cancel(self) -> None:
+        """Forget it: what was waited for has come."""
+        self._moment.discard(self)
+
+    def call(self) -> None:
+        """Make the call."""
+        self._callback(*self._args)
+
+
+class Deadlines:
+    """Makes calls after a time, up to `GRAIN` seconds late.
+
+    A timer of the event loop costs some 4 µs, most of it for order in a heap of timers that are
+    cancelled before their time (docs/performance.md).
+
+    Args:
+        loop: The event loop they belong to.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._moments: dict[int, set[Deadline]] = {}
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Deadline:
+        """Call *callback* in *delay* seconds, or a little later.
+
+        Args:
+            delay: Seconds.
+            callback: A plain function that does not raise.
+            *args: Its arguments.
+
+        Returns:
+            The deadline, to be cancelled.
+        """
+        number = int((self.loop.time() + delay) / GRAIN) + 1
+        moment = self._moments.get(number)
+        if moment is None:
+            moment = self._moments[number] = set()
+            self.loop.call_at(number * GRAIN, self._reach, number)
+        return Deadline(moment, callback, args)
+
+    def _reach(self, number: int) -> None:
+        moment = self._moments.pop(number)
+        while moment:
+            moment.pop().call()

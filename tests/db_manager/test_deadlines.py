@@ -1,0 +1,87 @@
+"""Deadlines in moments: in order, not early, and forgotten when they are cancelled."""
+
+import asyncio
+from typing import Any, cast
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import URL
+
+from db_manager.asyncpg_driver import CheckedConnection, connect
+from db_manager.deadlines import GRAIN, Deadlines
+
+
+async def test_a_deadline_is_not_early() -> None:
+    """A call comes after its time, and at most a grain and a turn of the loop later."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(loop)
+    reached: asyncio.Future[float] = loop.create_future()
+    begun = loop.time()
+    deadlines.call_later(0.05, lambda: reached.set_result(loop.time()))
+    assert await reached - begun >= 0.05
+
+
+async def test_deadlines_of_one_moment_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand deadlines arm as many timers of the loop as there are moments."""
+    loop = asyncio.get_running_loop()
+    timers: list[float] = []
+    monkeypatch.setattr(loop, "call_at", lambda when, *_: timers.append(when))
+    deadlines = Deadlines(loop)
+    begun = loop.time()
+    for _ in range(1000):
+        deadlines.call_later(30, print)
+    assert len(timers) <= (loop.time() - begun) / GRAIN + 2
+    assert min(timers) >= begun + 30
+
+
+async def test_what_is_cancelled_is_not_called() -> None:
+    """Cancelled before its time, or by another call of its moment, a deadline never comes."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(loop)
+    called: list[str] = []
+    over: asyncio.Future[None] = loop.create_future()
+    first = deadlines.call_later(0, called.append, "cancelled before")
+    first.cancel()
+    first.cancel()
+
+    def one_of_two(other: int) -> None:
+        called.append("one")
+        pair[other].cancel()
+
+    pair = [deadlines.call_later(0, one_of_two, other) for other in (1, 0)]
+    deadlines.call_later(GRAIN, over.set_result, None)
+    await over
+    assert called == ["one"]
+
+
+async def test_an_answer_that_does_not_come_is_given_up(postgres_database: URL) -> None:
+    """A statement on asyncpg still ends after `command_timeout`, and its connection serves on."""
+    url = postgres_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await connect(url, command_timeout=0.2)
+    assert isinstance(connection, CheckedConnection)
+    with pytest.raises(TimeoutError):
+        await connection.fetchval("SELECT pg_sleep(60)")
+    assert await connection.fetchval("SELECT 1", timeout=60) == 1
+    await connection.close()
+
+
+async def test_asyncpg_asks_its_loop_for_timers(postgres_database: URL) -> None:
+    """The protocol of asyncpg takes its timers from the loop that it is given."""
+    url = postgres_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    asked: list[float] = []
+
+    class Listening:
+        """The running loop, with an ear for its timers."""
+
+        def __getattr__(self, name: str) -> Any:
+            return heard if name == "call_later" else getattr(running, name)
+
+    def heard(delay: float, *args: Any) -> Any:
+        asked.append(delay)
+        return running.call_later(delay, *args)
+
+    running, loop = asyncio.get_running_loop(), cast("asyncio.AbstractEventLoop", Listening())
+    connection = await asyncpg.connect(url, loop=loop, command_timeout=30)
+    await connection.execute("SELECT 1")
+    await connection.close()
+    assert 30 in asked
