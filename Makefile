@@ -5,10 +5,14 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo docs test test-all check faults bench bench-quick pins clean
+.PHONY: demo demo-faults docs test test-all check faults bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
+
+# Three nights in which a bot breaks, and what the commands say in the morning: docs/debugging.md.
+demo-faults: $(VENV)/.run
+	$(BIN)/python -m examples.night
 
 test: $(VENV)/.bench
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
@@ -35,9 +39,11 @@ bench: $(VENV)/.bench
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick --print $(if $(URLS),--urls $(URLS))
 
-# The tables of README.md, docs/events.md and docs/architecture.md, from the code.
+# The tables of README.md, docs/events.md and docs/architecture.md, from the code, and what the
+# commands show in docs/debugging.md, from real runs.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m examples.night --write docs/debugging.md
 
 # Pins carry exact versions and no registry hosts; uv.lock would record hosts.
 pins: $(VENV)/.uv

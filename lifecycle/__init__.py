@@ -1,55 +1,128 @@
-"""The event-sourced runtime that loads, starts, stops and unloads plugins."""
+"""The event-sourced runtime that loads, starts, stops and unloads plugins.
 
-from lifecycle.application import Application
-from lifecycle.bus import EventBus
-from lifecycle.context import PluginContext
-from lifecycle.errors import (
-    ConfigError,
-    ContextClosedError,
-    HookTimeoutError,
-    IllegalHistoryError,
-    JournalCorruptError,
-    JournalError,
-    JournalLockedError,
-    LifecycleError,
-    PluginFailedError,
-    ServiceNotFoundError,
-    TransitionNotAllowedError,
-    WiringError,
-)
-from lifecycle.events import (
-    AppCrashed,
-    AppDrained,
-    AppStarted,
-    AppStopped,
-    AppStopping,
-    Correlation,
-    Event,
-    PluginDegraded,
-    PluginEvent,
-    PluginFailed,
-    PluginLoaded,
-    PluginLoading,
-    PluginRecovered,
-    PluginStarted,
-    PluginStarting,
-    PluginStopped,
-    PluginStopping,
-    PluginUnloaded,
-    PluginUnloading,
-    ServiceProvided,
-    ServiceWithdrawn,
-    SubscriberFailed,
-    SubscriberOverflowed,
-    correlate,
-    current_correlation,
-)
-from lifecycle.journal import Journal, JournalEntry, MemoryJournal
-from lifecycle.machine import State, replay, to_mermaid
-from lifecycle.plugin import Health, Plugin
-from lifecycle.services import ServiceRegistry
-from lifecycle.sqlite_journal import SqliteJournal
-from lifecycle.subscription import Subscription
+The names below are imported when they are first used: a tool that reads a journal never pays for
+asyncio.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lifecycle.application import Application
+    from lifecycle.bus import EventBus
+    from lifecycle.context import PluginContext
+    from lifecycle.errors import (
+        ConfigError,
+        ContextClosedError,
+        HookTimeoutError,
+        IllegalHistoryError,
+        JournalCorruptError,
+        JournalError,
+        JournalLockedError,
+        LifecycleError,
+        PluginFailedError,
+        ServiceNotFoundError,
+        TransitionNotAllowedError,
+        WiringError,
+    )
+    from lifecycle.events import (
+        AppCrashed,
+        AppDrained,
+        AppStarted,
+        AppStopped,
+        AppStopping,
+        Correlation,
+        Event,
+        PluginDegraded,
+        PluginEvent,
+        PluginFailed,
+        PluginLoaded,
+        PluginLoading,
+        PluginRecovered,
+        PluginStarted,
+        PluginStarting,
+        PluginStopped,
+        PluginStopping,
+        PluginUnloaded,
+        PluginUnloading,
+        ServiceProvided,
+        ServiceWithdrawn,
+        SubscriberFailed,
+        SubscriberOverflowed,
+        correlate,
+        current_correlation,
+    )
+    from lifecycle.journal import Journal, JournalEntry, MemoryJournal
+    from lifecycle.machine import State, replay, to_mermaid
+    from lifecycle.plugin import Health, Plugin
+    from lifecycle.services import ServiceRegistry
+    from lifecycle.sqlite_journal import SqliteJournal
+    from lifecycle.subscription import Subscription
+
+_MODULES = {
+    "application": ("Application",),
+    "bus": ("EventBus",),
+    "context": ("PluginContext",),
+    "errors": (
+        "ConfigError",
+        "ContextClosedError",
+        "HookTimeoutError",
+        "IllegalHistoryError",
+        "JournalCorruptError",
+        "JournalError",
+        "JournalLockedError",
+        "LifecycleError",
+        "PluginFailedError",
+        "ServiceNotFoundError",
+        "TransitionNotAllowedError",
+        "WiringError",
+    ),
+    "events": (
+        "AppCrashed",
+        "AppDrained",
+        "AppStarted",
+        "AppStopped",
+        "AppStopping",
+        "Correlation",
+        "Event",
+        "PluginDegraded",
+        "PluginEvent",
+        "PluginFailed",
+        "PluginLoaded",
+        "PluginLoading",
+        "PluginRecovered",
+        "PluginStarted",
+        "PluginStarting",
+        "PluginStopped",
+        "PluginStopping",
+        "PluginUnloaded",
+        "PluginUnloading",
+        "ServiceProvided",
+        "ServiceWithdrawn",
+        "SubscriberFailed",
+        "SubscriberOverflowed",
+        "correlate",
+        "current_correlation",
+    ),
+    "journal": (
+        "Journal",
+        "JournalEntry",
+        "MemoryJournal",
+    ),
+    "machine": (
+        "State",
+        "replay",
+        "to_mermaid",
+    ),
+    "plugin": (
+        "Health",
+        "Plugin",
+    ),
+    "services": ("ServiceRegistry",),
+    "sqlite_journal": ("SqliteJournal",),
+    "subscription": ("Subscription",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AppCrashed",
@@ -104,3 +177,16 @@ __all__ = [
     "replay",
     "to_mermaid",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,7 +14,7 @@ from lifecycle import wiring
 from lifecycle.bus import EventBus
 from lifecycle.conductor import Conductor
 from lifecycle.context import Probe
-from lifecycle.errors import LifecycleError, WiringError
+from lifecycle.errors import LifecycleError, WiringError, nearest
 from lifecycle.events import Event, error_text
 from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
 from lifecycle.journal import Journal
@@ -57,7 +57,7 @@ class Application:
         config = config or {}
         ordered = wiring.in_order(plugins)
         settings = configuration.app_config(config)
-        observers = configuration.check_sections(config, ordered.values())
+        configs, observers = configuration.read_sections(config, ordered.values())
         deadlines = wiring.closing_deadlines(ordered.values(), settings.grace, settings.drain)
         self.grace = settings.grace
         self.drain = settings.drain
@@ -68,11 +68,12 @@ class Application:
             journal = configuration.make_journal(settings.journal or "memory", Path())
         self.journal = journal
         self._recorder = Recorder(self.journal, self.bus)
+        self.probes["journal"] = self._recorder.levels
         self.plugins: Mapping[str, ManagedPlugin] = MappingProxyType(
             {
                 name: ManagedPlugin(
                     plugin,
-                    config=configuration.plugin_config(config, plugin),
+                    config=configs[name],
                     deadlines=deadlines[name],
                     services=self.services,
                     probes=self.probes,
@@ -86,7 +87,7 @@ class Application:
             self.plugins,
             self._needs,
             self._recorder,
-            [partial(observer, self, section) for observer, section in observers],
+            [partial(observer, self, settings) for observer, settings in observers],
         )
         self._lock = asyncio.Lock()
         # Held here, because a caller may go before its command has ended.
@@ -268,7 +269,7 @@ class Application:
     def _known(self, name: str) -> str:
         if name not in self.plugins:
             raise WiringError(
-                f"there is no plugin {name!r}{wiring.nearest(name, self.plugins)}; there are: "
+                f"there is no plugin {name!r}{nearest(name, self.plugins)}; there are: "
                 f"{', '.join(self.plugins) or 'none'}"
             )
         return name

@@ -8,23 +8,25 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 import msgspec
 
-from lifecycle.errors import ConfigError, WiringError
+from lifecycle.errors import ConfigError, WiringError, nearest
 from lifecycle.events import error_text
 from lifecycle.journal import Journal, MemoryJournal
-from lifecycle.plugin import Plugin
 from lifecycle.sqlite_journal import SqliteJournal
-from lifecycle.wiring import nearest
+
+if TYPE_CHECKING:
+    from lifecycle.plugin import Plugin
 
 PLUGINS = "db_manager.plugins"
 OBSERVERS = "db_manager.observers"
 
 #: Called with the application and its own section, before anything loads; what it returns is
-#: called after everything has unloaded.
-Observer = Callable[[Any, dict[str, Any]], Callable[[], Awaitable[None] | None]]
+#: called after everything has unloaded. When it has a `config_model`, as a plugin may have, its
+#: section is what the model makes of it.
+Observer = Callable[[Any, Any], Callable[[], Awaitable[None] | None]]
 Config = Mapping[str, Any]
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -68,12 +70,9 @@ def app_config(config: Config) -> AppConfig:
         ConfigError: A key is unknown or has a wrong value.
     """
     section = _section(config, "app")
-    for key in section:
-        known = AppConfig.__struct_fields__
-        if key not in known:
-            raise ConfigError(
-                f"[app] {key}: unknown key{nearest(key, known)}; there are: {', '.join(known)}"
-            )
+    known = AppConfig.__struct_fields__
+    if unknown := [_unknown_key("app", key, known) for key in section if key not in known]:
+        raise ConfigError("\n".join(unknown))
     try:
         settings = msgspec.convert(section, AppConfig)
     except msgspec.ValidationError as error:
@@ -97,73 +96,109 @@ def make_journal(name: str, folder: Path) -> Journal:
     return MemoryJournal() if name in ("", "memory") else SqliteJournal(folder / name)
 
 
-def check_sections(config: Config, plugins: Iterable[Plugin]) -> list[tuple[Observer, Any]]:
-    """Check that every section belongs to somebody.
+def read_sections(
+    config: Config, plugins: "Iterable[Plugin]"
+) -> tuple[dict[str, Any], list[tuple[Observer, Any]]]:
+    """Check every section by the model of whom it belongs to.
 
     Args:
         config: All sections.
         plugins: The plugins.
 
     Returns:
-        The observers that have a section, each with it.
+        The configuration of each plugin by its name, and the observers that have a section, each
+        with its configuration.
 
     Raises:
-        ConfigError: Nobody reads a section.
+        ConfigError: Nobody reads a section, or models refuse some; the text names all faults.
     """
-    owned = {"app"} | {section_name(plugin) for plugin in plugins}
+    plugins = list(plugins)
     entry_points = importlib.metadata.entry_points(group=OBSERVERS)
+    owned = {"app"} | {section_name(plugin) for plugin in plugins}
     known = owned | entry_points.names
-    observers = []
+    problems = [
+        f"[{name}]: nobody reads this section{nearest(name, known)}; there are: "
+        f"{', '.join(sorted(known))}"
+        for name in config
+        if name not in known
+    ]
+    configs: dict[str, Any] = {}
+    observers: list[tuple[Observer, Any]] = []
     for name in config:
-        if name in owned:
+        if name in owned or name not in known:
             continue
-        if name not in known:
-            raise ConfigError(
-                f"[{name}]: nobody reads this section{nearest(name, known)}; there are: "
-                f"{', '.join(sorted(known))}"
-            )
-        observers.append((entry_points[name].load(), dict(_section(config, name))))
-    return observers
+        observer = entry_points[name].load()
+        try:
+            model = getattr(observer, "config_model", None)
+            observers.append((observer, _checked(config, name, model)))
+        except ConfigError as error:
+            problems.append(str(error))
+    for plugin in plugins:
+        try:
+            configs[plugin.name] = plugin_config(config, plugin)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return configs, observers
 
 
-def section_name(plugin: Plugin) -> str:
+def section_name(plugin: "Plugin") -> str:
     """Return the name of the section that *plugin* reads."""
     return plugin.config_section or plugin.name
 
 
-def plugin_config(config: Config, plugin: Plugin) -> Any:
+def plugin_config(config: Config, plugin: "Plugin") -> Any:
     """Return the configuration of *plugin*, checked by its model.
 
     Raises:
         ConfigError: The model refuses it. The text never shows a value: it may be a password.
     """
-    name = section_name(plugin)
+    return _checked(config, section_name(plugin), plugin.config_model)
+
+
+def _checked(config: Config, name: str, model: Any) -> Any:
+    """Return a section as its *model*, a pydantic model, makes it; without one as it is."""
     section = dict(_section(config, name))
-    if plugin.config_model is None:
+    if model is None:
         return section
     try:
-        return plugin.config_model.model_validate(section)
+        return model.model_validate(section)
     except WiringError:
         raise
     except Exception as error:  # noqa: BLE001 -- any kind of model; raised again below
-        problems = _problems(name, error)
+        problems = _problems(name, model, error)
     # Outside of the except block: the model's error holds the values, and is not to be carried on.
     raise ConfigError("\n".join(problems))
 
 
-def _problems(section: str, error: Exception) -> list[str]:
+def _problems(section: str, model: Any, error: Exception) -> list[str]:
     errors = getattr(error, "errors", None)
     if not callable(errors):
         return [f"[{section}] is refused: {type(error).__name__}"]
-    return [_problem(section, problem) for problem in errors()]
+    fields = getattr(model, "model_fields", {})
+    known = {getattr(field, "alias", None) or name: field for name, field in fields.items()}
+    return [_problem(section, known, problem) for problem in errors()]
 
 
-def _problem(section: str, problem: Mapping[str, Any]) -> str:
+def _problem(section: str, known: Mapping[str, Any], problem: Mapping[str, Any]) -> str:
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, ConfigError):
         return str(raised)  # it names the culprit and the fix by itself
     key = ".".join(str(part) for part in problem["loc"])
-    return f"[{section}] {key}: {problem['msg']}" if key else f"[{section}] {problem['msg']}"
+    if problem.get("type") == "extra_forbidden" and len(problem["loc"]) == 1:
+        return _unknown_key(section, key, known)
+    meaning = getattr(known.get(str(problem["loc"][0])), "description", "") if key else ""
+    said = f"{problem['msg']} ({meaning})" if meaning else problem["msg"]
+    return f"[{section}] {key}: {said}" if key else f"[{section}] {said}"
+
+
+def _unknown_key(section: str, key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    return (
+        f"[{section}] {key}: unknown key{nearest(key, known)}; there are: "
+        f"{', '.join(known) or 'none'}"
+    )
 
 
 def _section(config: Config, name: str) -> Mapping[str, Any]:
@@ -173,7 +208,7 @@ def _section(config: Config, name: str) -> Mapping[str, Any]:
     return section
 
 
-def find_plugins(names: Iterable[str], folder: Path) -> list[type[Plugin]]:
+def find_plugins(names: Iterable[str], folder: Path) -> "list[type[Plugin]]":
     """Return the plugins that *names* stand for.
 
     Args:
@@ -188,7 +223,7 @@ def find_plugins(names: Iterable[str], folder: Path) -> list[type[Plugin]]:
         return [_find(name) for name in names]
 
 
-def _find(name: str) -> type[Plugin]:
+def _find(name: str) -> "type[Plugin]":
     entry_points = importlib.metadata.entry_points(group=PLUGINS)
     try:
         if name in entry_points.names:
@@ -205,18 +240,16 @@ def _find(name: str) -> type[Plugin]:
             f"[app] plugins: {name!r} is neither an entry point of {PLUGINS!r}{hint} nor can it be "
             f"imported: {error_text(error)}"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Plugin)):
+    if not _is_plugin(found):
         raise ConfigError(f"[app] plugins: {name!r} is not a subclass of lifecycle.Plugin")
     return found
 
 
-def _only_plugin(module: ModuleType) -> type[Plugin]:
+def _only_plugin(module: ModuleType) -> "type[Plugin]":
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Plugin)
-        and value.__module__ == module.__name__
+        if _is_plugin(value) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
         names = ", ".join(plugin.__name__ for plugin in found) or "none"
@@ -225,6 +258,12 @@ def _only_plugin(module: ModuleType) -> type[Plugin]:
             f"({names}); write '{module.__name__}:Class'"
         )
     return found[0]
+
+
+def _is_plugin(value: object) -> "TypeGuard[type[Plugin]]":
+    from lifecycle.plugin import Plugin  # noqa: PLC0415 -- asyncio: who only reads needs none
+
+    return isinstance(value, type) and issubclass(value, Plugin)
 
 
 @contextmanager

@@ -1,6 +1,13 @@
 """Every error of the lifecycle runtime: objects first, text second."""
 
+import difflib
 from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the known name that *name* may have meant: ` (did you mean 'x'?)`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class LifecycleError(Exception):

@@ -101,6 +101,14 @@ class JournalReader:
                 return code_of(error) in BUSY
         return False
 
+    def version(self) -> int:
+        """Return a number that is another one as soon as somebody has written the journal.
+
+        Raises:
+            JournalError: It cannot be read.
+        """
+        return int(self._fetch("PRAGMA data_version")[0][0])
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -1,6 +1,7 @@
 """Makes a fact of the lifecycle: appended to the journal, applied, published, in this order."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ class Recorder:
         self.unrecorded: list[Event] = []
         self._broken: Exception | None = None
         self._reported = False
+        self._writes = 0
+        self._write_time = 0.0
 
     def open(self) -> None:
         """Begin a run of the journal; report the last one when its process died.
@@ -82,6 +85,7 @@ class Recorder:
             self.bus.publish(event)
 
     def _append(self, event: Event, *, must: bool) -> bool:
+        begun = time.perf_counter()
         try:
             self.journal.append(event)
         except Exception as error:
@@ -89,7 +93,14 @@ class Recorder:
                 raise
             self._broken = error
             return False
+        finally:
+            self._writes += 1
+            self._write_time += time.perf_counter() - begun
         return True
+
+    def levels(self) -> dict[str, float]:
+        """Return how many events were written to the journal, and the seconds that took."""
+        return {"writes_total": self._writes, "write_seconds_total": self._write_time}
 
     def take_error(self) -> Exception | None:
         """Return what broke the journal in this run, once."""

@@ -1,21 +1,14 @@
 """Checks how plugins fit together, and decides their order and deadlines, before any hook runs."""
 
-import difflib
 import inspect
 from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from lifecycle.errors import WiringError
+from lifecycle.errors import WiringError, nearest
 from lifecycle.hooks import PATIENCE
 from lifecycle.plugin import Plugin
 
 _HOOKS = ("load", "start", "stop", "unload", "health")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the known name that *name* may have meant: ` (did you mean 'x'?)`."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def in_order(plugins: Iterable[Plugin | type[Plugin]]) -> dict[str, Plugin]:
@@ -45,18 +38,24 @@ def in_order(plugins: Iterable[Plugin | type[Plugin]]) -> dict[str, Plugin]:
                     f"{nearest(needed, by_name)}; add it to [app] plugins, or take it out of "
                     f"`requires` of {_where(plugin)}"
                 )
-    sorter = TopologicalSorter(dict.fromkeys(by_name, ()))
-    for name, plugin in by_name.items():
-        sorter.add(name, *plugin.requires)
+    sorter = TopologicalSorter({name: plugin.requires for name, plugin in by_name.items()})
     try:
-        order = list(sorter.static_order())
+        sorter.prepare()
     except CycleError as error:
         # graphlib names the circle from the required plugin to the one that requires it.
         circle = " requires ".join(repr(name) for name in reversed(error.args[1]))
         raise WiringError(
             f"plugins require each other in a circle: {circle}; take one out of `requires`"
         ) from None
-    return {name: by_name[name] for name in order}
+    ordered: dict[str, Plugin] = {}
+    ready: set[str] = set()
+    while sorter.is_active():
+        ready.update(sorter.get_ready())
+        name = next(each for each in by_name if each in ready)  # as given, where that is possible
+        ready.remove(name)
+        sorter.done(name)
+        ordered[name] = by_name[name]
+    return ordered
 
 
 def required_by(plugins: Mapping[str, Plugin]) -> dict[str, set[str]]:

@@ -2,15 +2,17 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal_reader import JournalReader
 from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
-from lifecycle.plugin import Plugin
-from lifecycle.wiring import in_order
 from observability.graph import Edge, Graph, Node, Style
 from observability.recorded import add_config_argument, journal_path
+
+if TYPE_CHECKING:
+    from lifecycle.plugin import Plugin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def plugin_graph(plugins: dict[str, Plugin], states: dict[str, State]) -> Graph:
+def plugin_graph(plugins: "dict[str, Plugin]", states: dict[str, State]) -> Graph:
     """Return the picture of plugins; arrows go from what is required to who requires it.
 
     Args:
@@ -68,7 +70,9 @@ def state_graph() -> Graph:
 _STYLES: dict[State | None, Style] = {State.STARTED: "good", State.FAILED: "bad"}
 
 
-def _plugins(options: argparse.Namespace) -> tuple[dict[str, Plugin], dict[str, State]]:
+def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":
+    from lifecycle.wiring import in_order  # noqa: PLC0415 -- asyncio: the states need none
+
     names = app_config(read_file(options.config)).plugins
     plugins = in_order(find_plugins(names, options.config.absolute().parent))
     return plugins, _states(options)

@@ -216,7 +216,7 @@ class _Artist:
             self._unit(fact, plugin, begin, end, row + 1)
 
     def _unit(self, fact: UnitFact, plugin: str, begin: float, end: float, row: int) -> None:
-        lines = [fact.outcome.replace("_", " "), *_where(fact)]
+        lines = [fact.outcome.replace("_", " "), *fact.where]
         lines.insert(1, fact.error)
         lines.append(
             f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
@@ -229,7 +229,7 @@ class _Artist:
 
     def _warning(self, fact: UnitFact) -> None:
         at = fact.at - self.picture.began
-        lines = [fact.error, *_where(fact), *(f"held by {holder}" for holder in fact.holders)]
+        lines = [fact.error, *fact.where, *(f"held by {holder}" for holder in fact.holders)]
         name = {
             "pool.exhausted": "no connection was free",
             "uow.slow": f"unit {fact.unit} is slow",
@@ -262,8 +262,3 @@ class _Artist:
             lines=tuple(printable(line) for line in lines if line),
         )
         self.picture.items.append(item)
-
-
-def _where(fact: UnitFact) -> list[str]:
-    update = f"update {fact.update_id}" if fact.update_id is not None else ""
-    return [each for each in (update, fact.handler) if each]

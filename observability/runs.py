@@ -19,7 +19,6 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
-from lifecycle.machine import State, replay
 
 #: Events that begin a hook; the next plugin.* event of the plugin ends it.
 _BEGINS: Final[dict[type[Event], Hook]] = {
@@ -31,7 +30,6 @@ _BEGINS: Final[dict[type[Event], Hook]] = {
 _ENDS: Final = frozenset(
     ("plugin.loaded", "plugin.started", "plugin.stopped", "plugin.unloaded", "plugin.failed")
 )
-_HOLDING_NOTHING: Final = (State.UNLOADED, State.FAILED)
 
 
 class HookRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +139,10 @@ def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bo
     if run is not None:
         ended = run.ended_at is not None
     else:
-        ended = all(state in _HOLDING_NOTHING for state in replay(entries).values())
+        from lifecycle.machine import State, replay  # noqa: PLC0415 -- only needed here
+
+        holding_nothing = (State.UNLOADED, State.FAILED)
+        ended = all(state in holding_nothing for state in replay(entries).values())
     if not ended:
         return Outcome.RUNNING if live else Outcome.DIED
     return Outcome.FAILED if failures(entries) else Outcome.WELL

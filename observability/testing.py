@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from lifecycle.bus import EventBus
+from lifecycle.errors import nearest
 from lifecycle.events import EVENT_TYPES, Correlation, Event
 from lifecycle.topics import check_pattern, matches
-from lifecycle.wiring import nearest
 
 
 class Story:

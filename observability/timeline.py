@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -23,7 +22,7 @@ from observability.forms import printable
 from observability.lanes import Item, Picture, draw
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, duration_text, failures, outcome
-from observability.units import UnitFact, read_units, units_path
+from observability.units import UnitFact, read_units, summary, units_path
 
 _STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
 _SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)
@@ -154,18 +153,10 @@ def _embedded(data: bytes) -> str:
 
 
 def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
-    closed = [fact for fact in facts if fact.topic == "uow.close"]
-    if not closed:
-        return "No units of work are recorded for this run."
-    outcomes = Counter(fact.outcome.replace("_", " ") for fact in closed)
-    text = f"{len(closed)} units of work: " + ", ".join(
-        f"{count} {name}" for name, count in outcomes.most_common()
-    )
-    longest = max(closed, key=lambda fact: fact.duration)
-    text += f"; the longest, unit {longest.unit}, took {duration_text(longest.duration)}."
+    text = summary(facts)
     if picture.left_out:
         text += f" {picture.left_out} short ones that committed are not drawn."
-    return text
+    return text or "No units of work are recorded for this run."
 
 
 def _row(item: Item, picture: Picture) -> str:

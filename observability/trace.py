@@ -9,16 +9,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lifecycle.errors import JournalError
+from lifecycle.errors import JournalError, nearest
 from lifecycle.events import Event
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.journal_reader import JournalReader
-from lifecycle.wiring import nearest
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, failures, outcome
+from observability.tail import UnitTail
 from observability.tracetext import TraceText
-from observability.units import UnitFact, read_units, units_path
+from observability.units import UnitFact, units_path
 
 #: Seconds between two looks at the journal.
 INTERVAL: Final = 0.2
@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--follow", action="store_true", help="go on until the run ends")
     parser.add_argument("--plugin", metavar="NAME", help="only what is about this plugin")
+    parser.add_argument(
+        "--units",
+        action="store_true",
+        help="every unit of work, also those that simply committed",
+    )
     parser.add_argument("--json", action="store_true", help="one object a line, for machines")
     parser.epilog = (
         "Exit code: 0 when the run ended well, or runs and nothing has failed; 1 when something "
@@ -40,18 +45,22 @@ def run(options: argparse.Namespace) -> int:
     """Show a run; see `cli.Command`."""
     with open_journal(options) as reader:
         number = find_run(reader, options.run).run
-        text = None if options.json else TraceText(colours=_has_colours(), follow=options.follow)
+        text = None
+        if not options.json:
+            text = TraceText(colours=_has_colours(), follow=options.follow, units=options.units)
         for whole in _looks(reader, number, follow=options.follow):
             look = whole.about(options.plugin) if options.plugin else whole
             if text is None:
                 _write(*(_as_dict(each) for each in look.entries))
+                if options.units:
+                    _write(*(msgspec.to_builtins(each) for each in look.units))
             else:
                 _write(*text.lines(look.head, look.entries, look.units))
         ended = outcome(look.history, look.head, live=look.live)
         if text is None:
             _write({"run": number, "outcome": ended, **msgspec.structs.asdict(look.head)})
         else:
-            _write(*text.verdict(look.head, look.history, ended))
+            _write(*text.verdict(look.head, look.history, ended, look.recorded))
     return int(ended in {Outcome.FAILED, Outcome.DIED} or bool(failures(look.history)))
 
 
@@ -63,13 +72,15 @@ class _Look(NamedTuple):
         live: True when a process writes it now.
         history: All entries of it.
         entries: Those that are new, and are to be shown.
-        units: What is new about units of work.
+        recorded: All that is recorded about its units of work.
+        units: What is new of that.
     """
 
     head: Run
     live: bool
     history: list[JournalEntry]
     entries: list[JournalEntry]
+    recorded: list[UnitFact]
     units: list[UnitFact]
 
     def about(self, plugin: str) -> "_Look":
@@ -86,6 +97,7 @@ class _Look(NamedTuple):
             )
         return self._replace(
             entries=[each for each in self.entries if _plugin(each.event) == plugin],
+            recorded=[each for each in self.recorded if each.plugin == plugin],
             units=[each for each in self.units if each.plugin == plugin],
         )
 
@@ -96,18 +108,23 @@ def _plugin(event: Event) -> str | None:
 
 def _looks(reader: JournalReader, number: int, *, follow: bool) -> Iterator[_Look]:
     """Look at a run until it is over; once, unless it is to be followed."""
-    seen, units = 0, 0
-    while True:
-        # First of all: what a process wrote before it went must be read after it went.
-        live = is_live(reader, number)
-        head = find_run(reader, number)
-        history = list(reader.entries(number))
-        facts = list(read_units(units_path(reader.path), number))
-        yield _Look(head, live, history, history[seen:], facts[units:])
-        if not (follow and live):
-            return
-        seen, units = len(history), len(facts)
-        time.sleep(INTERVAL)
+    head, version = find_run(reader, number), None
+    history: list[JournalEntry] = []
+    recorded: list[UnitFact] = []
+    with UnitTail(units_path(reader.path), number) as tail:
+        while True:
+            # First of all: what a process wrote before it went must be read after it went.
+            live = is_live(reader, number)
+            seen, units = len(history), tail.read()
+            recorded += units
+            latest = reader.version()
+            if latest != version:
+                version, head = latest, find_run(reader, number)
+                history = list(reader.entries(number))
+            yield _Look(head, live, history, history[seen:], recorded, units)
+            if not (follow and live):
+                return
+            time.sleep(INTERVAL)
 
 
 def _as_dict(entry: JournalEntry) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
+from textwrap import shorten
 from typing import Any, Final, Literal
 
 from lifecycle.events import (
@@ -21,7 +22,7 @@ from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from observability.forms import printable
 from observability.runs import HookRun, Outcome, Steps, duration_text, failures, steps
-from observability.units import UnitFact
+from observability.units import UnitFact, summary
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
 _CODES: Final[dict[Style, str]] = {
@@ -36,6 +37,9 @@ _DURATION: Final = 13
 _INDENT: Final = 2
 #: Seconds from which a unit that ended well is worth a line.
 SLOW_UNIT: Final = 1.0
+#: Seconds from which it is said how long a unit waited for its connection.
+WAITED: Final = 0.1
+_ERROR: Final = 100  # characters of what ended a unit; all of them are in the log
 
 
 class TraceText:
@@ -44,11 +48,14 @@ class TraceText:
     Args:
         colours: True on a terminal.
         follow: Show a hook at its begin too: the line with its end may never come.
+        units: Show every unit, also those that simply committed.
     """
 
-    def __init__(self, *, colours: bool, follow: bool = False) -> None:
+    def __init__(self, *, colours: bool, follow: bool = False, units: bool = False) -> None:
         self._colours = colours
         self._follow = follow
+        self._units = units
+        self._slow: set[int] = set()  # units that were reported open, and have no end yet
         self._steps = Steps()
         self._day: date | None = None
 
@@ -84,18 +91,25 @@ class TraceText:
             elif step is not None:
                 yield from self._event(step, depth=1 if isinstance(step, PluginEvent) else 0)
 
-    def verdict(self, head: Run, entries: Sequence[JournalEntry], ended: Outcome) -> Iterator[str]:
+    def verdict(
+        self,
+        head: Run,
+        entries: Sequence[JournalEntry],
+        ended: Outcome,
+        units: Sequence[UnitFact] = (),
+    ) -> Iterator[str]:
         """Yield the hooks that have no end, and how the run ended.
 
         Args:
             head: The run.
             entries: All of its entries.
             ended: How it ended.
+            units: All that is recorded of its units.
         """
-        last = entries[-1].event if entries else None
         for hook in self._steps.open():
             yield from self._hook(hook)
-        now = head.ended_at or (last.at if last else head.started_at)
+        seen = [each[-1].at for each in ([e.event for e in entries], units) if each]
+        now = head.ended_at or max(seen, default=head.started_at)
         took = duration_text(max(now - head.started_at, 0))
         run = f"Run {head.run}"
         texts: dict[Outcome, tuple[Style, str]] = {
@@ -104,18 +118,26 @@ class TraceText:
             Outcome.RUNNING: ("green", f"▶ {run} is running in process {head.pid}."),
             Outcome.DIED: (
                 "red",
-                f"✗ {run} died: process {head.pid} left no end; its last event came after {took}.",
+                f"✗ {run} died: process {head.pid} left no end; its last sign came after {took}.",
             ),
         }
         style, text = texts[ended]
         yield ""
         yield self._paint(text, style)
+        if ended is Outcome.DIED and (left := _last_steps(entries)):
+            yield f"  its plugins: {left}"
         for step in steps(entry.event for entry in entries):
             if isinstance(step, HookRun) and step.outcome == "open":
                 was = "was" if ended is Outcome.DIED else "is"
                 yield f"  plugin {step.plugin!r} {was} in its {step.hook} hook"
+        if ended is Outcome.DIED:
+            for unit in sorted(self._slow):
+                (*_, where) = (each.where for each in units if each.unit == unit)
+                yield f"  {', '.join((f'unit {unit} was open', *map(printable, where)))}"
         for failure in failures(entries):
             yield f"  {printable(failure)}"
+        if text := summary(units):
+            yield f"  {text}"
 
     def _hook(self, hook: HookRun) -> Iterator[str]:
         label = f"{hook.hook:<7} {hook.plugin}"
@@ -143,26 +165,44 @@ class TraceText:
 
     def _unit(self, fact: UnitFact) -> Iterator[str]:
         """Yield the lines for a unit that is worth them: one that did not simply commit."""
-        where = f"update {fact.update_id}, {fact.handler}" if fact.update_id is not None else ""
         label = f"unit {fact.unit}"
+        details = [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+        style: Style = "yellow"
         match fact.topic:
-            case "uow.close" if fact.error or fact.outcome == "outcome_unknown":
-                what = fact.outcome.replace("_", " ")
-                detail = "; ".join(filter(None, (what, fact.error, where)))
-            case "uow.close" if fact.duration >= SLOW_UNIT:
-                detail = "; ".join(filter(None, ("committed, slowly", where)))
+            case "uow.close":
+                details.insert(0, fact.outcome.replace("_", " "))
+                if fact.waited >= WAITED:
+                    waited = duration_text(fact.waited)
+                    details.append(f"waited {waited} for its connection")
+                if not self._is_remarkable(fact):
+                    if not self._units:
+                        return
+                    style = ""
             case "uow.slow":
-                detail = "; ".join(filter(None, ("still open", where)))
+                self._slow.add(fact.unit)
+                details.insert(0, "still open")
             case "uow.retry":
-                detail = "; ".join(filter(None, ("is tried again", fact.error, where)))
+                details.insert(0, "is tried again")
             case "pool.exhausted":
-                label, detail = "no connection", "all were held:"
+                label = "no connection"
+                details.insert(0, f"{_held(fact.size)} for too long")
+            case "record.lost":
+                label = "record of units"
+                details.insert(0, f"{fact.lines} lines could not be written")
             case _:
                 return
-        duration = fact.duration or None
-        yield from self._line(fact.at, 1, label, duration, detail, mark="!", style="yellow")
+        mark = "!" if style else ""
+        detail = "; ".join(filter(None, details))
+        yield from self._line(
+            fact.at, 1, label, fact.duration or None, detail, mark=mark, style=style
+        )
         for holder in fact.holders:
-            yield from self._line(None, 2, "held by", None, holder, style="yellow")
+            yield from self._line(None, 2, f"held by {holder}", style="yellow")
+
+    def _is_remarkable(self, fact: UnitFact) -> bool:
+        slow = fact.unit in self._slow or fact.duration >= SLOW_UNIT
+        self._slow.discard(fact.unit)
+        return slow or bool(fact.error) or fact.outcome == "outcome_unknown"
 
     def _line(
         self,
@@ -207,7 +247,23 @@ def _fields(event: Event) -> tuple[str, str, Style]:
 
 def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
     whose = f" of {event.last_plugin}" if event.last_plugin else ""
-    return f"finds run {event.run} dead", f"its last event: {event.last_topic}{whose}", "yellow"
+    last = f"its last event: {event.last_topic}{whose}; see --run {event.run}"
+    return f"finds run {event.run} dead", last, "yellow"
+
+
+def _last_steps(entries: Iterable[JournalEntry]) -> str:
+    """Tell the last step of each plugin, which is the state that the run left it in."""
+    last = {
+        event.plugin: event.topic.removeprefix("plugin.")
+        for event in (entry.event for entry in entries)
+        if isinstance(event, PluginEvent) and event.topic.startswith("plugin.")
+    }
+    return ", ".join(f"{printable(plugin)} {step}" for plugin, step in last.items())
+
+
+def _held(size: int) -> str:
+    few = {0: "all were held", 1: "the only one was held", 2: "both were held"}
+    return few.get(size, f"all {size} were held")
 
 
 #: Label, detail and style of the events that belong to no hook's line.

@@ -2,15 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import msgspec
 
-from lifecycle.bus import EventBus
-from lifecycle.events import Event
+from lifecycle.events import Correlation, Event
+from lifecycle.journal_file import encode_event
+from observability.runs import duration_text
 from observability.writer import LineWriter
+
+if TYPE_CHECKING:
+    from lifecycle.bus import EventBus  # asyncio: who only reads needs none
 
 #: What is recorded: the end of each unit, and what went wrong on the way there.
 TOPICS: Final = ("uow.close", "uow.retry", "uow.slow", "pool.exhausted")
@@ -31,11 +36,12 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         duration: Seconds from its begin to *at*.
         statements: Its statements.
         database_time: Seconds of waiting for them.
+        waited: Seconds of waiting for a connection.
         attempt: Number of the attempt.
-        plugin: The plugin whose handler opened it.
-        handler: That handler.
-        update_id: The update that was being handled.
-        holders: Who held the connections that there were too few of.
+        size: Number of the connections that there were too few of.
+        holders: Who held them, a line each, the longest first.
+        lines: Lines of the record that could not be written.
+        correlation: Whose it was: update, handler, plugin.
     """
 
     run: int
@@ -47,11 +53,24 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     duration: float = 0.0
     statements: int = 0
     database_time: float = 0.0
+    waited: float = 0.0
     attempt: int = 1
-    plugin: str = ""
-    handler: str = ""
-    update_id: int | None = None
+    size: int = 0
     holders: tuple[str, ...] = ()
+    lines: int = 0
+    correlation: Correlation = Correlation()
+
+    @property
+    def plugin(self) -> str:
+        """The plugin whose handler it was; empty when it was none."""
+        return self.correlation.plugin or ""
+
+    @property
+    def where(self) -> list[str]:
+        """The update that was being handled, and its handler, as far as they are known."""
+        known = self.correlation
+        update = f"update {known.update_id}" if known.update_id is not None else ""
+        return [each for each in (update, known.handler) if each]
 
 
 def unit_fact(event: Event, run: int) -> UnitFact:
@@ -61,7 +80,15 @@ def unit_fact(event: Event, run: int) -> UnitFact:
         event: The event.
         run: Number of the run.
     """
-    return msgspec.convert({"run": run, **event.as_dict()}, UnitFact)
+    return _decode(_line(event, run))
+
+
+def _line(event: Event, run: int) -> str:
+    # Not by as_dict(), which would cost a unit four times as much.
+    return f'{{"run":{run},"topic":"{event.topic}",{encode_event(event)[1:]}'
+
+
+_decode: Final = msgspec.json.Decoder(UnitFact).decode
 
 
 def units_path(journal: Path) -> Path:
@@ -70,7 +97,7 @@ def units_path(journal: Path) -> Path:
 
 
 def record_units(
-    bus: EventBus, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
+    bus: "EventBus", path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
 ) -> Callable[[], None]:
     """Append what happens to units to a file, an object a line, in a thread of its own.
 
@@ -88,19 +115,18 @@ def record_units(
     Raises:
         OSError: The file cannot be opened.
     """
-    encode = msgspec.json.Encoder().encode
 
     def report(lost: int) -> str:
         lines = {"run": bus.run, "topic": "record.lost", "at": time.time(), "lines": lost}
-        return encode(lines).decode()
+        return msgspec.json.encode(lines).decode()
 
     stream = _Rotating(Path(path), max_bytes)
     writer = LineWriter(cast("TextIO", stream), report)
 
     def keep(event: Event) -> None:
-        writer.write(encode({"run": bus.run, **event.as_dict()}).decode())
+        writer.write(_line(event, bus.run))
 
-    subscriptions = [bus.subscribe(topic, keep) for topic in TOPICS]
+    subscriptions = [bus.subscribe(topic, keep, passive=True) for topic in TOPICS]
 
     def close() -> None:
         for subscription in subscriptions:
@@ -121,21 +147,48 @@ def read_units(path: Path, run: int) -> Iterator[UnitFact]:
     Raises:
         OSError: It cannot be read.
     """
-    decode = msgspec.json.Decoder(UnitFact).decode
-    for each in (_set_aside(path), path):
-        if not each.is_file():
-            continue
-        with each.open("rb") as lines:
-            for line in lines:
-                try:
-                    fact = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # the process died while it wrote the line
-                if fact.run == run:
-                    yield fact
+    for each in (set_aside(path), path):
+        if each.is_file():
+            with each.open("rb") as lines:
+                yield from facts(lines, run)
 
 
-def _set_aside(path: Path) -> Path:
+def facts(lines: Iterable[bytes], run: int) -> Iterator[UnitFact]:
+    """Yield what *lines* of the record say about the units of a run.
+
+    Args:
+        lines: The lines.
+        run: Number of the run.
+    """
+    for line in lines:
+        try:
+            fact = _decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue  # the process died while it wrote the line
+        if fact.run == run:
+            yield fact
+
+
+def summary(recorded: Iterable[UnitFact]) -> str:
+    """Return how many units ended how, and which took longest; nothing when none has ended.
+
+    Args:
+        recorded: What is recorded of them.
+    """
+    closed = [fact for fact in recorded if fact.topic == "uow.close"]
+    if not closed:
+        return ""
+    outcomes = Counter(fact.outcome.replace("_", " ") for fact in closed)
+    counts = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
+    longest = max(closed, key=lambda fact: fact.duration)
+    took = duration_text(longest.duration)
+    units = "unit" if len(closed) == 1 else "units"
+    longest_text = f"the longest, unit {longest.unit}, took {took}"
+    return f"{len(closed)} {units} of work: {counts}; {longest_text}."
+
+
+def set_aside(path: Path) -> Path:
+    """Return where a full record is put."""
     return path.with_name(f"{path.name}.1")
 
 
@@ -158,7 +211,7 @@ class _Rotating:
     def write(self, text: str) -> None:
         if self._file.tell() >= self._max_bytes:
             self._file.close()
-            self._path.replace(_set_aside(self._path))
+            self._path.replace(set_aside(self._path))
             self._open()
         self._file.write(text)
 

@@ -36,31 +36,22 @@ def test_all_is_sorted_and_true(package: ModuleType) -> None:
         assert getattr(package, name) is not None
 
 
-def test_lifecycle_exports_everything_it_imports() -> None:
-    """No name is public in `lifecycle` by accident."""
-    public = {
-        name
-        for name, value in vars(lifecycle).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
-    assert public == set(lifecycle.__all__)
-
-
-def test_db_manager_says_the_same_to_type_checkers_and_at_run_time() -> None:
-    """What a type checker sees in `db_manager` is what the lazy import finds, and no more."""
-    source = ast.parse(Path(str(db_manager.__file__)).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", [lifecycle, db_manager], ids=lambda package: package.__name__)
+def test_a_package_says_the_same_to_type_checkers_and_at_run_time(package: ModuleType) -> None:
+    """What a type checker sees in a package is what the lazy import finds, and no more."""
+    source = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
     seen = {
         alias.name: node.module
         for node in ast.walk(source)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("db_manager.")
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(package.__name__)
         for alias in node.names
     }
-    assert seen.keys() == set(db_manager.__all__)
+    assert seen.keys() == set(package.__all__)
     for name, module in seen.items():
-        assert getattr(db_manager, name) is getattr(importlib.import_module(str(module)), name)
-    assert set(dir(db_manager)) == set(db_manager.__all__)
+        assert getattr(package, name) is getattr(importlib.import_module(str(module)), name)
+    assert set(dir(package)) == set(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Bass'"):
-        _ = db_manager.Bass
+        _ = package.Bass
 
 
 @pytest.mark.parametrize(
@@ -95,9 +86,11 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_lifecycle_needs_two_packages() -> None:
-    """`import lifecycle` loads transitions and msgspec, and what these import, nothing else."""
+    """All of `lifecycle` needs transitions and msgspec, and what these import, nothing else."""
     theirs = {"six", "typing_extensions"}  # msgspec imports the latter where it is installed
-    assert loaded_by("import lifecycle") - theirs == {"lifecycle", "transitions", "msgspec"}
+    assert loaded_by("import lifecycle") == {"lifecycle"}
+    everything = loaded_by("from lifecycle import *")
+    assert everything - theirs == {"lifecycle", "transitions", "msgspec"}
 
 
 def test_db_manager_is_imported_when_it_is_used() -> None:
@@ -119,7 +112,7 @@ def test_entry_points_lead_to_what_they_say() -> None:
     (plugin,) = entry_points(group="db_manager.plugins", name="db_manager")
     assert plugin.load() is db_manager.DatabasePlugin
     (observer,) = entry_points(group="db_manager.observers", name="observability")
-    assert list(inspect.signature(observer.load()).parameters) == ["app", "section"]
+    assert list(inspect.signature(observer.load()).parameters) == ["app", "config"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

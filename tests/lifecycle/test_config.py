@@ -143,7 +143,7 @@ def test_refused_section_shows_keys_but_never_values() -> None:
         Application([Store], config={"storage": section})
     assert str(caught.value).splitlines() == [
         "[storage] password: Input should be a valid integer, unable to parse string as an integer",
-        "[storage] sise: Extra inputs are not permitted",
+        "[storage] sise: unknown key (did you mean 'size'?); there are: password, size",
     ]
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None

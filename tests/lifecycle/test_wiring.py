@@ -106,4 +106,4 @@ def test_grace_time_is_shared_by_who_asked_for_nothing() -> None:
 def test_independent_plugins_keep_the_order_they_were_given() -> None:
     """Dependencies come first; otherwise the order is the one of the list."""
     names = list(Application([plugin("c", "b"), plugin("x"), plugin("b"), plugin("a")]).plugins)
-    assert names == ["x", "b", "a", "c"]
+    assert names == ["x", "b", "c", "a"]

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
@@ -153,12 +154,13 @@ def test_a_failed_run_says_what_failed(journal: Path) -> None:
 
 
 def test_a_dead_run_says_where_it_died(journal: Path) -> None:
-    """A run without an end is marked with the hook that was running; `last` is the default."""
+    """A run without an end is marked with where its plugins were; `last` is the default."""
     code, shown, _ = db_manager("trace", "--journal", journal)
     assert code == 1
-    *_, hook, _, verdict, where = shown.splitlines()
+    *_, hook, _, verdict, plugins, where = shown.splitlines()
     assert hook == "00:00:00.003Z  …   start   db                              no end"
     assert verdict.startswith(f"✗ Run 3 died: process {os.getpid()} left no end")
+    assert plugins == "  its plugins: db starting"
     assert where == "  plugin 'db' was in its start hook"
     assert db_manager("trace", "--journal", journal, "--run", "last")[1] == shown
 
@@ -234,21 +236,59 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
             "error": "KeyError: 'x'",
             "duration": 0.5,
             "at": 3.0,
-            "update_id": 7,
-            "handler": "bot.add",
+            "correlation": {"update_id": 7, "handler": "bot.add"},
         },
         {"topic": "pool.exhausted", "at": 4.0, "size": 1, "holders": ["unit 3 of update 8"]},
+        {"topic": "uow.slow", "unit": 4, "at": 5.0, "duration": 0.4},
+        {"topic": "record.lost", "at": 5.5, "lines": 2},
+        {
+            "topic": "uow.close",
+            "unit": 4,
+            "outcome": "committed",
+            "at": 6.0,
+            "duration": 0.5,
+            "waited": 0.2,
+        },
     )
     lines = "".join(json.dumps({"run": 1, **fact}) + "\n" for fact in facts)
     units_path(journal).write_text(lines)
     _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1")
-    told = [line for line in shown.splitlines() if "unit" in line or "connection" in line]
     rolled_back = "rolled back; KeyError: 'x'; update 7, bot.add"
-    assert told == [
+    waited = "committed; waited 200.0 ms for its connection"
+    simply = "00:00:02.000Z      unit 1                         10.0 ms  committed"
+    remarkable = [
         f"00:00:03.000Z  !   unit 2                        500.0 ms  {rolled_back}",
-        "00:00:04.000Z  !   no connection                           all were held:",
-        "                     held by                               unit 3 of update 8",
+        f"00:00:04.000Z  !   no connection {'':<26}the only one was held for too long",
+        "                     held by unit 3 of update 8",
+        "00:00:05.000Z  !   unit 4                        400.0 ms  still open",
+        f"00:00:05.500Z  !   record of units {'':<24}2 lines could not be written",
+        f"00:00:06.000Z  !   unit 4                        500.0 ms  {waited}",
     ]
+    assert told(shown, "unit", "connection") == remarkable
+    summary = "3 units of work: 2 committed, 1 rolled back; the longest, unit 2, took 500.0 ms."
+    assert shown.splitlines()[-1] == f"  {summary}"
+    _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1", "--units")
+    assert told(shown, "unit", "connection") == [simply, *remarkable]
+    _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1", "--units", "--json")
+    told_machines = [json.loads(line) for line in shown.splitlines() if '"unit":4' in line]
+    assert [each["topic"] for each in told_machines] == ["uow.slow", "uow.close"]
+
+
+def test_what_was_open_when_the_process_died_is_told(journal: Path) -> None:
+    """A unit that was reported open and has no end is named after the verdict."""
+    where = {"update_id": 7, "handler": "bot.add"}
+    slow = {"topic": "uow.slow", "unit": 2, "at": 1.0, "duration": 0.4, "correlation": where}
+    units_path(journal).write_text(json.dumps({"run": 3, **slow}) + "\n")
+    _, shown, _ = db_manager("trace", "--journal", journal, "--run", "3")
+    *_, hook, unit = shown.splitlines()
+    assert hook == "  plugin 'db' was in its start hook"
+    assert unit == "  unit 2 was open, update 7, bot.add"
+
+
+def told(shown: str, *words: str) -> list[str]:
+    """Return the lines of a trace, up to the verdict, in which one of the words is."""
+    lines = shown.partition("\n✓ ")[0].splitlines()
+    return [line for line in lines if any(word in line for word in words)]
 
 
 def test_a_run_can_be_followed_to_its_end(tmp_path: Path) -> None:
@@ -268,6 +308,27 @@ def test_a_run_can_be_followed_to_its_end(tmp_path: Path) -> None:
         assert "✓ Run 1 ended well" in rest
         assert "loaded" not in rest
     assert following.returncode == 0
+
+
+def test_a_follower_tells_each_unit_once(tmp_path: Path) -> None:
+    """--follow tells of units as they are recorded, and counts all of them in the end."""
+    journal = SqliteJournal(tmp_path / "bot.sqlite3")
+    journal.open()
+    fact = {"run": 1, "topic": "uow.close", "error": "KeyError", "outcome": "rolled_back"}
+    with (
+        started("trace", "--follow", "--journal", journal.path) as following,
+        units_path(journal.path).open("w", encoding="utf-8", buffering=1) as record,
+    ):
+        assert following.stdout is not None
+        assert following.stdout.readline().startswith("Run 1")
+        following.stdout.readline()
+        for unit in (1, 2):
+            record.write(json.dumps({**fact, "unit": unit, "at": time.time()}) + "\n")
+            assert f"unit {unit} " in following.stdout.readline()
+        journal.close(clean=True)
+        rest = following.stdout.read()
+    assert "unit 1 " not in rest.partition("✓")[0]
+    assert "2 units of work: 2 rolled back" in rest
 
 
 def test_a_follower_can_be_interrupted(tmp_path: Path) -> None:
@@ -305,13 +366,13 @@ def test_colours_mark_what_failed(journal: Path) -> None:
 
 
 def loaded_by(*arguments: str) -> set[str]:
-    """Return the top-level modules that a command has imported at its end."""
+    """Return the modules that a command has imported at its end."""
     program = (
         "import sys, io, contextlib\n"
         "from observability.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(sys.argv[1:])\n"
-        "print(*{name.partition('.')[0] for name in sys.modules})"
+        "print(*sys.modules)"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -323,16 +384,19 @@ def loaded_by(*arguments: str) -> set[str]:
 
 
 def test_commands_import_only_what_they_need(journal: Path, tmp_path: Path) -> None:
-    """To read a journal, or to help, neither aiogram nor SQLAlchemy nor pydantic is imported."""
-    heavy = {"aiogram", "aiohttp", "sqlalchemy", "pydantic", "structlog"}
-    output = str(tmp_path / "page.html")
-    for arguments in (
-        ("trace", "--journal", str(journal)),
-        ("timeline", "--journal", str(journal), "-o", output),
-        ("diagram", "--states"),
-        ("--help",),
-    ):
-        assert not loaded_by(*arguments) & heavy
+    """To read a run nothing is imported that only a running bot, or another command, needs."""
+    heavy = {"aiogram", "aiohttp", "sqlalchemy", "pydantic", "structlog", "asyncio", "db_manager"}
+    (tmp_path / "config.toml").write_text(f'[app]\njournal = "{journal.name}"\n')
+    config = ("--config", str(tmp_path / "config.toml"))
+    reading = {"transitions", "lifecycle.application", "lifecycle.bus", "lifecycle.machine"}
+    trace = loaded_by("trace", *config)
+    assert "observability.trace" in trace
+    assert not trace & (heavy | reading | {"observability.timeline", "observability.diagram"})
+    timeline = loaded_by("timeline", *config, "-o", str(tmp_path / "page.html"))
+    assert "observability.timeline" in timeline
+    assert not timeline & (heavy | reading | {"observability.trace", "observability.diagram"})
+    assert not loaded_by("diagram", "--states") & heavy
+    assert not loaded_by("--help") & heavy - {"asyncio", "db_manager"}  # of `check`
 
 
 def test_every_command_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from lifecycle.events import (
     AppStarted,
     AppStopped,
     AppStopping,
+    Correlation,
     Event,
     PluginDegraded,
     PluginFailed,
@@ -79,9 +80,7 @@ UNITS = [
         outcome="rolled_back",
         error=f"KeyError: {EVIL}",
         duration=0.25,
-        plugin="db",
-        handler="bot.<lambda>",
-        update_id=8,
+        correlation=Correlation(plugin="db", handler="bot.<lambda>", update_id=8),
     ),
     UnitFact(
         run=2,
@@ -90,10 +89,16 @@ UNITS = [
         unit=3,
         outcome="outcome_unknown",
         duration=0.05,
-        plugin="db",
         attempt=2,
+        correlation=Correlation(plugin="db"),
     ),
-    UnitFact(run=2, topic="pool.exhausted", at=101.0, plugin="db", holders=("unit 1, 3.2 s",)),
+    UnitFact(
+        run=2,
+        topic="pool.exhausted",
+        at=101.0,
+        holders=("unit 1, 3.2 s",),
+        correlation=Correlation(plugin="db"),
+    ),
     UnitFact(run=2, topic="uow.slow", at=101.1, unit=1, duration=1.1),
 ]
 
