@@ -170,7 +170,7 @@ def _trace(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
         SpanExportResult,
     )
 
-    from observability import traces  # noqa: PLC0415 -- as above
+    from observability import spans  # noqa: PLC0415 -- as above
 
     class Nowhere(SpanExporter):
         """Takes spans as a collector would, without a network."""
@@ -181,7 +181,7 @@ def _trace(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
     stack.callback(provider.shutdown)
-    stack.enter_context(traces.attach(bus, tracer_provider=provider))
+    stack.enter_context(spans.attach(bus, tracer_provider=provider))
     return provider.force_flush
 
 

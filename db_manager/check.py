@@ -1,7 +1,6 @@
 """Says what is wrong with the configuration and the database of a bot, and how to mend it."""
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Iterable
@@ -10,7 +9,6 @@ from typing import Any, Final
 
 from db_manager.finding import Finding
 from lifecycle import config as configuration
-from lifecycle.application import Application
 from lifecycle.errors import ConfigError, WiringError
 
 SECTION: Final = "database"
@@ -67,6 +65,8 @@ def findings(path: Path) -> Iterable[Finding]:
     Yields:
         What was found, as soon as it is known.
     """
+    from lifecycle.application import Application  # noqa: PLC0415 -- asyncio: not for the help
+
     try:
         config = configuration.read_file(path)
     except ConfigError as error:
@@ -90,6 +90,8 @@ def findings(path: Path) -> Iterable[Finding]:
 
 def _database(config: dict[str, Any], said: str) -> Iterable[Finding]:
     # SQLAlchemy is imported here and not above, for `db-manager --help`.
+    import asyncio  # noqa: PLC0415 -- see above
+
     from db_manager.diagnosis import diagnose  # noqa: PLC0415 -- see above
     from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- see above
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,13 +13,11 @@ from aiohttp import web
 
 from lifecycle.application import Application
 from lifecycle.machine import State
+from observability.address import parse_address
 from observability.metrics import Metrics
 
 T = TypeVar("T")
 
-_ADDRESS: Final = re.compile(
-    r"(?:(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<host>[^:\[\]]*)):)?(?P<port>[0-9]{1,5})", re.IGNORECASE
-)
 #: Seconds that requests under way are given at the end.
 _LAST_REQUESTS: Final = 0.5
 
@@ -114,21 +111,6 @@ class Endpoint:
         self._scraping = _in_thread(lambda: metrics.render(accept))
         text, content_type = await asyncio.shield(self._scraping)
         return web.Response(body=text, headers={"Content-Type": content_type})
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port of an address.
-
-    Args:
-        address: `host:port`, `[::1]:port`, or a port, which is on loopback then.
-
-    Raises:
-        ValueError: It is none of these.
-    """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or int(found["port"]) >= 2**16:
-        raise ValueError(f"{address!r} is no address: write host:port, as 127.0.0.1:9100")
-    return found["v6"] or found["host"] or "127.0.0.1", int(found["port"])
 
 
 def _json(status: int, answer: dict[str, Any]) -> web.Response:

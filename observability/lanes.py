@@ -20,8 +20,8 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from observability.forms import printable
-from observability.runs import HookRun, steps
-from observability.units import UnitFact
+from observability.runs import HookRun, duration_text, steps
+from observability.units import WAITED, UnitFact
 
 #: Units that are drawn at most: a browser of a phone shall show them.
 MAX_UNITS: Final = 10_000
@@ -221,6 +221,8 @@ class _Artist:
         lines.append(
             f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
         )
+        if fact.waited >= WAITED:
+            lines.append(f"waited {duration_text(fact.waited)} for its connection")
         if fact.attempt > 1:
             lines.append(f"attempt {fact.attempt}")
         states: dict[str, ItemState] = {"committed": "done", "rolled_back": "warned"}

@@ -8,7 +8,7 @@ from lifecycle.bus import EventBus
 from observability.series import metric_name
 
 if TYPE_CHECKING:
-    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 _log = logging.getLogger("observability.metrics")
 
@@ -81,8 +81,8 @@ class Levels:
             failures.add_metric((name,), count)
         yield failures
 
-    def _probed(self) -> Iterator["GaugeMetricFamily"]:
-        gauges: dict[str, GaugeMetricFamily] = {}
+    def _probed(self) -> Iterator["Metric"]:
+        found: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for name, probe in list(self._probes.items()):
             try:
                 value = probe()
@@ -93,18 +93,27 @@ class Levels:
                 _log.debug("probe %s failed", name, exc_info=True)
                 continue
             for level, number in numbers.items():
-                _add(gauges, name, level, number, is_pool={"idle", "used"} <= numbers.keys())
-        yield from gauges.values()
+                _add(found, name, level, number, is_pool={"idle", "used"} <= numbers.keys())
+        yield from found.values()
 
 
 def _add(
-    gauges: dict[str, "GaugeMetricFamily"], probe: str, level: str, number: float, *, is_pool: bool
+    found: "dict[str, CounterMetricFamily | GaugeMetricFamily]",
+    probe: str,
+    level: str,
+    number: float,
+    *,
+    is_pool: bool,
 ) -> None:
-    """Add one number to the gauge it belongs to: a pool's to OpenTelemetry's names."""
-    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 -- an extra
+    """Add one number to the metric it belongs to: a pool's to OpenTelemetry's names."""
+    from prometheus_client.core import (  # noqa: PLC0415 -- an extra
+        CounterMetricFamily,
+        GaugeMetricFamily,
+    )
 
     owner = probe.partition(":")[0]
     labels: dict[str, str] = {}
+    make: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily
     if is_pool and level in {"idle", "used"}:
         name, about = "db_client_connection_count", "Connections of a pool, by state."
         labels = {"pool": owner, "state": level}
@@ -113,10 +122,13 @@ def _add(
         labels = {"pool": owner}
     elif is_pool and level == "units":
         name, about = "db_manager_uow_open", "Units of work that are open."
+    elif level.endswith("_total"):
+        name, about = metric_name(f"{probe}_{level}").removesuffix("_total"), f"Probe {probe}."
+        make = CounterMetricFamily
     else:
         name, about = metric_name(probe), f"Probe {probe}."
         labels = {"level": level} if level else {}
-    gauge = gauges.get(name)
-    if gauge is None:
-        gauge = gauges[name] = GaugeMetricFamily(name, about, labels=tuple(labels))
-    gauge.add_metric(tuple(labels.values()), number)
+    metric = found.get(name)
+    if metric is None:
+        metric = found[name] = make(name, about, labels=tuple(labels))
+    metric.add_metric(tuple(labels.values()), number)

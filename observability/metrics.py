@@ -38,7 +38,11 @@ _COUNTERS: Final = {
     "pool.exhausted": "db_client_connection_timeouts",
     "subscriber.failed": "db_manager_subscriber_failures",
 }
-_UNITS: Final = "db_manager_uow_duration_seconds"
+#: The same for histograms, with their labels; the second is OpenTelemetry's name.
+_HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
+    ("uow.close", "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
+    ("uow.close", "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
+}
 _TRANSITIONS: Final = "db_manager_transition_duration_seconds"
 _ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "failed"))
 
@@ -215,10 +219,9 @@ class _Kind(NamedTuple):
             if field.name not in kind.measures:
                 continue
             seconds = field.type is float
-            name, labels = f"{base}_{field.name}{'_seconds' if seconds else ''}", kind.labels
-            if is_unit and field.name == "duration":
-                name, labels = _UNITS, ("plugin", *kind.labels)
-            elif transition and field.name == "duration":
+            usual = f"{base}_{field.name}{'_seconds' if seconds else ''}", kind.labels
+            name, labels = _HISTOGRAMS.get((kind.topic, field.name), usual)
+            if transition and field.name == "duration":
                 name, labels = _TRANSITIONS, ("plugin", "transition")
             make = partial(Distribution, SECONDS if seconds else COUNTS)
             family = Family(name, f"Field {field.name} of the event {kind.topic}.", labels, make)

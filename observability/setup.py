@@ -1,20 +1,30 @@
 """Switches the observers on that the section [observability] of config.toml asks for."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError
-from lifecycle.wiring import nearest
 from observability import logs
+from observability.address import parse_address
+from observability.units import record_units, units_path
 
 if TYPE_CHECKING:
     from observability.endpoint import Endpoint
     from observability.metrics import Metrics
+
+
+#: What a key imports, and the extra that has it.
+_EXTRAS: Final = {
+    "metrics": ("prometheus_client", "metrics"),
+    "traces": ("opentelemetry.trace", "otel"),
+}
 
 
 class ObservabilityConfig(BaseModel):
@@ -31,30 +41,69 @@ class ObservabilityConfig(BaseModel):
     slow_unit: float = Field(1.0, gt=0, description="age from which a unit's line is a warning")
     sample: float = Field(1.0, ge=0, le=1, description="share of units with ordinary lines shown")
     stdlib: bool = Field(default=True, description="logs of aiogram, SQLAlchemy, yours: same form")
+    units: bool = Field(
+        default=True, description="keep the ends of units beside the journal, for `trace`"
+    )
     metrics: bool = Field(default=False, description="count for Prometheus (extra `metrics`)")
     traces: bool = Field(default=False, description="OpenTelemetry spans (extra `otel`)")
     endpoint: str = Field(
         "", description="address of /healthz, /readyz and /metrics, as 127.0.0.1:9100"
     )
 
+    @field_validator("metrics", "traces")
+    @classmethod
+    def _check_extra(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 -- pydantic's
+        module, extra = _EXTRAS[str(info.field_name)]
+        if value:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise ConfigError(
+                    f"[observability] {info.field_name}: {error}; install db-manager[{extra}]"
+                ) from None
+        return value
 
-def observe(app: Application, section: dict[str, Any]) -> Callable[[], Awaitable[None] | None]:
-    """Attach what *section* asks for to the bus of *app*.
+    @field_validator("endpoint")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        if value:
+            try:
+                parse_address(value)
+            except ValueError as error:
+                raise ConfigError(f"[observability] endpoint: {error}") from None
+        return value
 
-    Args:
-        app: The application.
-        section: The section [observability].
 
-    Returns:
-        What detaches it again.
+class _Observe:
+    """Attaches to an application what its section [observability] asks for."""
 
-    Raises:
-        ConfigError: A key is unknown or has a wrong value; the text names each.
-    """
-    try:
-        config = ObservabilityConfig.model_validate(section)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_problems(error))) from None
+    config_model = ObservabilityConfig
+
+    def __call__(
+        self, app: Application, config: ObservabilityConfig
+    ) -> Callable[[], Awaitable[None] | None]:
+        """Attach it.
+
+        Args:
+            app: The application.
+            config: The section [observability].
+
+        Returns:
+            What detaches it again.
+
+        Raises:
+            ConfigError: A file or an address that it names cannot be used.
+        """
+        return _attached(app, config)
+
+
+#: The observer `observability`, an entry point of the group `db_manager.observers`.
+observe: Final = _Observe()
+
+
+def _attached(
+    app: Application, config: ObservabilityConfig
+) -> Callable[[], Awaitable[None] | None]:
     with ExitStack() as stack:
         stack.enter_context(
             logs.attach(
@@ -66,6 +115,8 @@ def observe(app: Application, section: dict[str, Any]) -> Callable[[], Awaitable
                 stdlib=config.stdlib,
             )
         )
+        if config.units:
+            _record(app, stack)
         metrics = _measure(app, stack) if config.metrics else None
         if config.traces:
             _trace(app, stack)
@@ -79,24 +130,30 @@ async def _detach(attached: ExitStack, endpoint: "Endpoint") -> None:
         await endpoint.stop()
 
 
+def _record(app: Application, stack: ExitStack) -> None:
+    path = getattr(app.journal, "path", None)  # none in memory: nobody could read it later
+    if path is None:
+        return
+    try:
+        stack.callback(record_units(app.bus, units_path(Path(path))))
+    except OSError as error:
+        raise ConfigError(
+            f"[observability] units: {error}; set units = false to keep none"
+        ) from None
+
+
 def _measure(app: Application, stack: ExitStack) -> "Metrics":
     from observability import metrics  # noqa: PLC0415 -- only when it is asked for
 
-    try:
-        measured = stack.enter_context(metrics.attach(app.bus, probes=app.probes))
-    except ImportError as error:
-        raise ConfigError(f"[observability] metrics: {error}") from error
+    measured = stack.enter_context(metrics.attach(app.bus, probes=app.probes))
     _provide(app, stack, "metrics", measured)  # for an HTTP server of one's own
     return measured
 
 
 def _trace(app: Application, stack: ExitStack) -> None:
-    from observability import traces  # noqa: PLC0415 -- only when it is asked for
+    from observability import spans  # noqa: PLC0415 -- only when it is asked for
 
-    try:
-        stack.enter_context(traces.attach(app.bus))
-    except ImportError as error:
-        raise ConfigError(f"[observability] traces: {error}") from error
+    stack.enter_context(spans.attach(app.bus))
 
 
 def _answer(
@@ -106,7 +163,7 @@ def _answer(
 
     try:
         endpoint = Endpoint(app, address, metrics)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise ConfigError(f"[observability] endpoint: {error}") from None
     _provide(app, stack, "endpoint", endpoint)  # for who asked for port 0
     endpoint.start()
@@ -117,18 +174,3 @@ def _provide(app: Application, stack: ExitStack, name: str, value: object) -> No
     service = f"observability:{name}"
     app.services.provide(service, value)
     stack.callback(app.services.withdraw, service)
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    # The wrong values themselves are left out: nobody knows what was pasted there.
-    known = ObservabilityConfig.model_fields
-    for each in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in each["loc"])
-        if each["type"] == "extra_forbidden":
-            yield (
-                f"[observability] {key}: unknown key{nearest(key, known)}; "
-                f"there are: {', '.join(known)}"
-            )
-        else:
-            meaning = known[str(each["loc"][0])].description
-            yield f"[observability] {key}: {each['msg']} ({meaning})"

@@ -22,7 +22,7 @@ from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from observability.forms import printable
 from observability.runs import HookRun, Outcome, Steps, duration_text, failures, steps
-from observability.units import UnitFact, summary
+from observability.units import WAITED, UnitFact, summary
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
 _CODES: Final[dict[Style, str]] = {
@@ -37,8 +37,6 @@ _DURATION: Final = 13
 _INDENT: Final = 2
 #: Seconds from which a unit that ended well is worth a line.
 SLOW_UNIT: Final = 1.0
-#: Seconds from which it is said how long a unit waited for its connection.
-WAITED: Final = 0.1
 _ERROR: Final = 100  # characters of what ended a unit; all of them are in the log
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TOPICS: Final = ("uow.close", "uow.retry", "uow.slow", "pool.exhausted")
 #: Bytes after which the file is put aside as `<file>.1`, and the one that was there is lost.
 MAX_BYTES: Final = 32 * 2**20
+#: Seconds from which it is worth a word how long a unit waited for its connection.
+WAITED: Final = 0.1
 
 
 class UnitFact(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 import io
 import os
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -195,6 +196,14 @@ def test_a_right_configuration_is_understood(tmp_path: Path) -> None:
             "[database] driver: 'sqlite' is not async",
         ),
         (("[app]", "[app"), "config.toml: "),
+        (
+            ("[app]", "[observability]\nlvl = 'x'\n[app]"),
+            "[observability] lvl: unknown key (did you mean 'level'?)",
+        ),
+        (
+            ("[app]", "[observability]\nendpoint = '9100:localhost'\n[app]"),
+            "[observability] endpoint: '9100:localhost' is no address: write host:port",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_key(
@@ -208,6 +217,34 @@ def test_what_is_wrong_is_said_with_its_key(
     (line, *_) = [line for line in text.splitlines() if line.startswith("✗")]
     assert says in line
     assert "Traceback" not in text
+
+
+def test_what_a_key_needs_to_be_installed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key whose extra is missing is found by the check, before the bot is started."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    file = tmp_path / "config.toml"
+    file.write_text(CONFIG.format(folder=tmp_path) + "[observability]\nmetrics = true\n")
+    code, text = shown(file)
+    assert code == 1
+    assert "✗ config     [observability] metrics: " in text
+    assert "install db-manager[metrics]" in text
+
+
+def test_all_faults_are_said_at_once(tmp_path: Path) -> None:
+    """Faults of several sections need one check, and each is said once."""
+    file = tmp_path / "config.toml"
+    text = CONFIG.format(folder=tmp_path).replace("[database]", "[database]\npool_sise = 1")
+    file.write_text(text + "[observability]\nlvl = 'x'\n[observabilty]\n")
+    code, text = shown(file)
+    assert code == 1
+    for fault in (
+        "[observabilty]: nobody reads this section (did you mean 'observability'?)",
+        "[observability] lvl: unknown key (did you mean 'level'?)",
+        "[database] pool_sise: unknown key (did you mean 'pool_size'?)",
+    ):
+        assert text.count(fault) == 1
 
 
 def test_without_a_configuration_there_is_nothing_to_check(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from lifecycle.application import Application
 
 CANARY = "c4n4ry-in-the-config"
 NOT_A_NUMBER = (
-    "[database] pool_timeout: Input should be a valid number, unable to parse string as a number"
+    "[database] pool_timeout: Input should be a valid number, unable to parse string as a number "
+    "(longest wait for a free connection)"
 )
 
 
@@ -111,16 +112,34 @@ def test_an_unknown_key_is_refused() -> None:
             {"pool_timeout": CANARY},
             NOT_A_NUMBER,
         ),
-        ({"port": 70000}, "[database] port: Input should be less than or equal to 65535"),
-        ({"pool_size": 0}, "[database] pool_size: Input should be greater than or equal to 1"),
-        ({"password": 5}, "[database] password: Input should be a valid string"),
+        (
+            {"port": 70000},
+            "[database] port: Input should be less than or equal to 65535 (TCP port)",
+        ),
+        (
+            {"pool_size": 0},
+            (
+                "[database] pool_size: Input should be greater than or equal to 1 "
+                "(connections that are kept open)"
+            ),
+        ),
+        (
+            {"password": 5},
+            ("[database] password: Input should be a valid string (better kept out of the file)"),
+        ),
         (
             {"tls": CANARY},
-            "[database] tls: Input should be 'auto', 'verify', 'require' or 'disable'",
+            (
+                "[database] tls: Input should be 'auto', 'verify', 'require' or 'disable' "
+                "(auto verifies every host that is not local; require encrypts unverified)"
+            ),
         ),
         (
             {"engine_options": CANARY},
-            "[database] engine_options: Input should be a valid dictionary",
+            (
+                "[database] engine_options: Input should be a valid dictionary "
+                "(passed to create_async_engine as they are)"
+            ),
         ),
         (
             {"driver": "postgresql+asyncpg", "password": CANARY},

@@ -17,8 +17,8 @@ from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.plugin import Plugin
 from observability import metrics
-from observability.endpoint import Endpoint, parse_address
-from observability.setup import observe
+from observability.address import parse_address
+from observability.endpoint import Endpoint
 
 ANYWHERE = "127.0.0.1:0"
 
@@ -250,11 +250,9 @@ def test_addresses(address: str, parsed: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("address", ["localhost", "127.0.0.1:", "127.0.0.1:http", ":70000", "::1"])
 def test_wrong_addresses(address: str) -> None:
-    """What is no address is refused with the key and an example, and nothing stays attached."""
-    app = Application([])
+    """What is no address is refused with the key and an example, before anything runs."""
     with pytest.raises(ConfigError, match=r"\[observability\] endpoint: .*write host:port"):
-        observe(app, {"endpoint": address})
-    assert not app.bus.subscriptions
+        Application([], config={"observability": {"endpoint": address}})
 
 
 async def test_an_address_that_is_taken() -> None:

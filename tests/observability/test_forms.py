@@ -19,7 +19,7 @@ def test_the_canonical_line_of_a_unit_in_json() -> None:
         assert output.publish(closed()) == (
             '{"timestamp":"2026-11-23T12:00:00.250000Z","level":"info","event":"uow.close",'
             '"unit":3,"outcome":"committed","duration":0.012346,"statements":2,'
-            '"database_time":0.0081,"attempt":1,"update_id":7,"chat_type":"private",'
+            '"database_time":0.0081,"waited":0.0,"attempt":1,"update_id":7,"chat_type":"private",'
             '"handler":"notes.add","plugin":"notes","run":4}\n'
         )
 
@@ -30,11 +30,11 @@ def test_the_canonical_line_of_a_unit_on_a_console() -> None:
         slow = closed(unit=12, duration=1.5, outcome="rolled_back", cause="error", error="E: x y")
         assert output.publish(closed(), slow) == (
             "12:00:00.250Z info    uow.close            unit=3 outcome=committed duration=12.3ms "
-            "statements=2 database_time=8.1ms attempt=1 update_id=7 chat_type=private "
+            "statements=2 database_time=8.1ms waited=0.0ms attempt=1 update_id=7 chat_type=private "
             "handler=notes.add plugin=notes run=4\n"
             "12:00:00.250Z warning uow.close            unit=12 outcome=rolled_back cause=error "
-            'error="E: x y" duration=1.500s statements=2 database_time=8.1ms attempt=1 '
-            "update_id=7 chat_type=private handler=notes.add plugin=notes run=4\n"
+            'error="E: x y" duration=1.500s statements=2 database_time=8.1ms waited=0.0ms '
+            "attempt=1 update_id=7 chat_type=private handler=notes.add plugin=notes run=4\n"
         )
 
 

@@ -104,6 +104,28 @@ async def test_levels_are_asked_for_at_the_scrape(application: Application) -> N
         assert shown(measured, "db_manager_uow_open") is None
 
 
+def test_the_wait_for_a_connection(bus: EventBus, measured: Metrics) -> None:
+    """What a unit waited for its connection is found under OpenTelemetry's name."""
+    bus.publish(closed(waited=0.02))
+    name = "db_client_connection_wait_time_seconds"
+    assert shown(measured, f"{name}_bucket", outcome="committed", le="0.01") == 0
+    assert shown(measured, f"{name}_bucket", outcome="committed", le="0.05") == 1
+    assert shown(measured, f"{name}_sum", outcome="committed") == pytest.approx(0.02)
+
+
+async def test_the_time_of_the_journal() -> None:
+    """Each event that is written counts, with its time."""
+    app = Application([])
+    with metrics.attach(app.bus, probes=app.probes) as measured:
+        assert shown(measured, "journal_writes_total") == 0
+        async with app:
+            pass
+        assert shown(measured, "journal_writes_total") == len(list(app.journal.entries())) == 3
+        seconds = shown(measured, "journal_write_seconds_total")
+    assert seconds is not None
+    assert seconds > 0
+
+
 async def test_the_state_of_each_plugin() -> None:
     """The gauge follows a plugin through its life, and a failed hook is counted with its time."""
 
@@ -281,13 +303,14 @@ def test_a_probe_that_raises_harms_no_other(bus: EventBus) -> None:
     probes: Probes = {
         "notes:broken": lambda: 1 / 0,
         "notes:queue": lambda: 3,
-        "notes:by": lambda: {"a": 1},
+        "notes:by": lambda: {"a": 1, "sent_total": 2},
     }
     with metrics.attach(bus, probes=probes) as measured:
         assert shown(measured, "notes_queue") == 3
         assert shown(measured, "notes_by", level="a") == 1
+        assert shown(measured, "notes_by_sent_total") == 2
         assert shown(measured, "notes_broken") is None
-        assert shown(measured, "db_manager_probe_failures_total", probe="notes:broken") == 4
+        assert shown(measured, "db_manager_probe_failures_total", probe="notes:broken") == 5
 
 
 async def test_a_probe_that_blocks_blocks_no_unit(application: Application) -> None:
@@ -373,7 +396,7 @@ def test_the_dashboard_asks_for_what_is_there(scraped: dict[str, list[dict[str, 
     """Each query of docs/grafana.json names metrics, labels and values of a real scrape."""
     dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    assert len(queries) >= 12
+    assert len(queries) >= 20
     for query in queries:
         check(query, scraped)
 

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 
+from db_manager.events import UnitClosed
 from lifecycle.application import Application
 from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.plugin import Plugin
-from observability.setup import observe
+from lifecycle.sqlite_journal import SqliteJournal
+from observability.setup import ObservabilityConfig, observe
+from observability.units import read_units, units_path
+
+
+def closed(unit: int) -> UnitClosed:
+    """Return the end of a unit."""
+    return UnitClosed(unit=unit, outcome="committed", duration=1, statements=1, database_time=1)
 
 
 class Quiet(Plugin):
@@ -39,7 +47,8 @@ class Failing(Plugin):
             {"levle": "s3cret"},
             (
                 "[observability] levle: unknown key (did you mean 'level'?); "
-                "there are: level, format, slow_unit, sample, stdlib, metrics, traces, endpoint"
+                "there are: level, format, slow_unit, sample, stdlib, units, "
+                "metrics, traces, endpoint"
             ),
         ),
         (
@@ -83,17 +92,15 @@ class Failing(Plugin):
 )
 def test_a_wrong_section(section: dict[str, Any], text: str) -> None:
     """Each fault is one line that names the key and the fix, and does not repeat the value."""
-    app = Application([])
     with pytest.raises(ConfigError) as caught:
-        observe(app, section)
+        Application([], config={"observability": section})
     assert str(caught.value) == text
-    assert not app.bus.subscriptions
 
 
 def test_a_section_that_says_nothing() -> None:
     """An empty section switches the lines on; what is returned switches them off."""
     app = Application([])
-    close = observe(app, {})
+    close = observe(app, ObservabilityConfig())
     assert app.bus.channel("app.started").handlers
     assert not app.bus.channel("plugin.loading").handlers
     close()
@@ -143,12 +150,6 @@ def test_a_wrong_config_file(tmp_path: Path) -> None:
         Application.from_config(file)
 
 
-def test_a_wrong_key_is_named_with_the_keys_that_exist() -> None:
-    """A typo in [observability] is refused with the keys there are."""
-    with pytest.raises(ConfigError, match=r"\[observability\] lvl: .*there are: level, format"):
-        observe(Application([]), {"lvl": "info"})
-
-
 async def test_the_section_switches_logs_on(capsys: pytest.CaptureFixture[str]) -> None:
     """With the section in the configuration the run is logged from its begin to its last event."""
     config = {"observability": {"format": "json"}}
@@ -158,22 +159,54 @@ async def test_the_section_switches_logs_on(capsys: pytest.CaptureFixture[str]) 
     assert topics == ["app.started", "app.stopping", "app.stopped"]
 
 
+async def test_the_ends_of_units_are_kept_beside_the_journal(tmp_path: Path) -> None:
+    """While a run lasts its units are written beside the journal's file; then it is closed."""
+    journal = SqliteJournal(tmp_path / "bot.sqlite3")
+    app = Application([], config={"observability": {"level": "error"}}, journal=journal)
+    async with app:
+        app.bus.publish(closed(1))
+        assert app.bus.channel(UnitClosed).handlers
+    assert not app.bus.subscriptions
+    app.bus.publish(closed(2))
+    (fact,) = read_units(units_path(journal.path), app.bus.run)
+    assert (fact.unit, fact.outcome) == (1, "committed")
+
+
+@pytest.mark.parametrize("journal", ["bot.sqlite3", None])
+def test_units_are_not_kept_where_nobody_wants_them(tmp_path: Path, journal: str | None) -> None:
+    """With `units = false`, and with a journal in memory, no file is made."""
+    kept = None if journal is None else SqliteJournal(tmp_path / journal)
+    app = Application([], journal=kept)
+    close = observe(app, ObservabilityConfig(units=journal is None))
+    app.bus.publish(closed(1))
+    assert not list(tmp_path.iterdir())
+    close()
+
+
+def test_units_that_cannot_be_kept(tmp_path: Path) -> None:
+    """A record that cannot be written is refused with the way out; nothing stays behind."""
+    journal = SqliteJournal(tmp_path / "bot.sqlite3")
+    units_path(journal.path).mkdir()
+    app = Application([], journal=journal)
+    with pytest.raises(ConfigError, match=r"\[observability\] units: .*bot\.units\.jsonl.*false"):
+        observe(app, ObservabilityConfig())
+    assert not app.bus.subscriptions
+
+
 @pytest.mark.parametrize(
-    ("key", "module"), [("metrics", "prometheus_client"), ("traces", "opentelemetry")]
+    ("key", "module"), [("metrics", "prometheus_client"), ("traces", "opentelemetry.trace")]
 )
 def test_a_missing_extra(key: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key whose extra is not installed is refused with what to install; nothing stays behind."""
+    """A key whose extra is not installed is refused with what to install, before anything runs."""
     monkeypatch.setitem(sys.modules, module, None)
-    app = Application([])
     with pytest.raises(ConfigError, match=rf"\[observability\] {key}: .*install db-manager\["):
-        observe(app, {key: True})
-    assert not app.bus.subscriptions
+        Application([], config={"observability": {key: True}})
 
 
 def test_backends_are_imported_when_they_are_asked_for() -> None:
     """The observers cost no import of a backend that nobody switched on."""
     program = (
-        "import sys, observability.setup, observability.metrics, observability.traces\n"
+        "import sys, observability.setup, observability.metrics, observability.spans\n"
         "print({'prometheus_client', 'opentelemetry', 'aiohttp', 'sqlalchemy'} & set(sys.modules))"
     )
     run = subprocess.run(

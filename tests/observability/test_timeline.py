@@ -90,6 +90,7 @@ UNITS = [
         outcome="outcome_unknown",
         duration=0.05,
         attempt=2,
+        waited=0.2,
         correlation=Correlation(plugin="db"),
     ),
     UnitFact(
@@ -188,6 +189,7 @@ def test_the_table_says_what_the_picture_shows() -> None:
     assert "held by unit 1, 3.2 s" in rows
     assert "unit 2" in rows
     assert "unit 1" not in rows  # it went well: the picture has it
+    assert "waited 200.0 ms for its connection" in texts
 
 
 def test_hooks_are_told_with_what_happened_in_them() -> None:

@@ -128,6 +128,6 @@ def test_lines_of_a_program_that_just_ends(tmp_path: Path) -> None:
         "    bus.publish(AppStopping())\n"
     )
     # Python 3.12 and later warn of any fork beside a thread.
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", program]
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(program)]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     assert [json.loads(line)["run"] for line in done.stderr.splitlines()] == list(range(1, 103))

@@ -21,7 +21,7 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
 
 
-class Traces:
+class Spans:
     """The spans of one bus; `close`, or leaving it as a context manager, ends them.
 
     Made by `attach`.
@@ -105,6 +105,7 @@ class Traces:
                     "db_manager.cause": event.cause,
                     "db_manager.statements": event.statements,
                     "db_manager.database_time": event.database_time,
+                    "db_manager.waited": event.waited,
                 }
             )
             if event.outcome == "outcome_unknown" or event.cause in {"error", "cancelled"}:
@@ -174,7 +175,7 @@ def attach(
     *,
     tracer_provider: "TracerProvider | None" = None,
     statements: bool = True,
-) -> Traces:
+) -> Spans:
     """Turn units of work and transitions of plugins into OpenTelemetry spans.
 
     A unit is the span `db_manager.uow`, a child of what was current when it began, and current
@@ -198,7 +199,7 @@ def attach(
             "traces need opentelemetry-api: install db-manager[otel]", name=error.name
         ) from error
     tracer = trace.get_tracer("db_manager", tracer_provider=tracer_provider)
-    return Traces(bus, tracer, statements=statements)
+    return Spans(bus, tracer, statements=statements)
 
 
 class _Open(NamedTuple):

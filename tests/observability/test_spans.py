@@ -30,7 +30,7 @@ from lifecycle.context import PluginContext
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import correlate
 from lifecycle.plugin import Plugin
-from observability import traces
+from observability import spans
 from observability.testing import EventRecorder
 
 
@@ -86,7 +86,7 @@ async def test_a_unit_is_a_span_in_the_trace_of_its_update(
 ) -> None:
     """The unit is a child of the update's span, and its statements are children of the unit."""
     tracer = memory.provider.get_tracer("bot")
-    with traces.attach(application.bus, tracer_provider=memory.provider):
+    with spans.attach(application.bus, tracer_provider=memory.provider):
         async with application:
             memory.exporter.clear()
             with tracer.start_as_current_span("update") as update:
@@ -104,6 +104,7 @@ async def test_a_unit_is_a_span_in_the_trace_of_its_update(
     assert (unit.kind, first.kind) == (SpanKind.INTERNAL, SpanKind.CLIENT)
     attributes = dict(unit.attributes or {})
     assert attributes.pop("db_manager.database_time") is not None
+    assert attributes.pop("db_manager.waited") is not None
     assert attributes.pop("db_manager.unit") == uow.number
     assert attributes == {
         "db_manager.plugin": "notes",
@@ -130,7 +131,7 @@ async def test_a_unit_is_a_span_in_the_trace_of_its_update(
 
 async def test_what_rolls_a_unit_back(application: Application, memory: Memory) -> None:
     """An error becomes the status of the unit's span; a rollback by hand is none."""
-    with traces.attach(application.bus, tracer_provider=memory.provider):
+    with spans.attach(application.bus, tracer_provider=memory.provider):
         async with application:
             with pytest.raises(ValueError, match="wrong"):
                 async with factory_of(application)():
@@ -150,7 +151,7 @@ async def test_what_rolls_a_unit_back(application: Application, memory: Memory) 
 
 async def test_a_failed_statement(application: Application, memory: Memory) -> None:
     """A statement that the database refuses is a span with the error, and without its values."""
-    with traces.attach(application.bus, tracer_provider=memory.provider):
+    with spans.attach(application.bus, tracer_provider=memory.provider):
         async with application:
             with pytest.raises(DBAPIError):
                 async with factory_of(application)() as uow:
@@ -172,7 +173,7 @@ async def test_retries_stand_beside_each_other(application: Application, memory:
         if uow.attempt == 1:
             raise DatabaseUnavailableError("gone")
 
-    with traces.attach(application.bus, tracer_provider=memory.provider):
+    with spans.attach(application.bus, tracer_provider=memory.provider):
         async with application:
             memory.exporter.clear()
             with tracer.start_as_current_span("update"):
@@ -187,7 +188,7 @@ async def test_retries_stand_beside_each_other(application: Application, memory:
 
 async def test_statements_can_be_left_out(application: Application, memory: Memory) -> None:
     """Without statements nobody listens to them, and their events are not made."""
-    with traces.attach(application.bus, tracer_provider=memory.provider, statements=False):
+    with spans.attach(application.bus, tracer_provider=memory.provider, statements=False):
         async with application:
             assert not application.bus.channel("database.statement").handlers
             async with factory_of(application)() as uow:
@@ -200,7 +201,7 @@ async def test_what_is_not_sampled_is_not_built(application: Application, memory
     """A sampler that takes nothing leaves no span, and the current one as it was."""
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(memory.exporter))
-    with traces.attach(application.bus, tracer_provider=provider):
+    with spans.attach(application.bus, tracer_provider=provider):
         async with application:
             async with factory_of(application)() as uow:
                 await uow.session.execute(text("SELECT 1"))
@@ -213,18 +214,18 @@ async def test_a_unit_without_an_end_is_forgotten(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Open spans are bounded: the oldest is ended and marked, and the rest when we leave."""
-    monkeypatch.setattr(traces, "MOST_OPEN", 3)
+    monkeypatch.setattr(spans, "MOST_OPEN", 3)
     bus = EventBus()
 
     async def begin(unit: int) -> None:
         bus.publish(UnitBegun(unit=unit))
 
-    with traces.attach(bus, tracer_provider=memory.provider) as spans:
+    with spans.attach(bus, tracer_provider=memory.provider) as attached:
         for unit in range(10):
             await asyncio.create_task(begin(unit))
-        assert spans.open == 3
+        assert attached.open == 3
         assert len(memory.spans) == 7
-    assert spans.open == 0
+    assert attached.open == 0
     assert len(memory.spans) == 10
     assert all((span.attributes or {})["db_manager.abandoned"] for span in memory.spans)
     assert not bus.subscriptions
@@ -240,7 +241,7 @@ async def test_transitions_are_spans(memory: Memory) -> None:
             raise ValueError(context.name)
 
     app = Application([Failing])
-    with traces.attach(app.bus, tracer_provider=memory.provider):
+    with spans.attach(app.bus, tracer_provider=memory.provider):
         await app.load()
         with pytest.raises(PluginFailedError):
             await app.start()
@@ -255,7 +256,7 @@ async def test_a_unit_that_another_task_ends(
     application: Application, memory: Memory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The span ends with the unit, whoever ends it, and OpenTelemetry has no complaint."""
-    with traces.attach(application.bus, tracer_provider=memory.provider):
+    with spans.attach(application.bus, tracer_provider=memory.provider):
         async with application:
             uow = factory_of(application)()
             await asyncio.create_task(uow.__aenter__())
@@ -293,12 +294,12 @@ async def test_a_processor_that_breaks_breaks_no_unit(
     provider.add_span_processor(processor)
     async with application:
         with (
-            traces.attach(application.bus, tracer_provider=provider) as spans,
+            spans.attach(application.bus, tracer_provider=provider) as attached,
             EventRecorder(application.bus) as events,
         ):
             async with factory_of(application)() as uow:
                 await uow.session.execute(text("SELECT 1"))
-            assert spans.open == 0
+            assert attached.open == 0
         assert uow.state == "committed"
         events.assert_sequence("uow.begin", "uow.commit", "uow.close")
         events.assert_event("subscriber.failed")
@@ -327,7 +328,7 @@ async def test_an_exporter_that_blocks_blocks_no_unit(application: Application) 
         BatchSpanProcessor(exporter, schedule_delay_millis=10, max_export_batch_size=1)
     )
     async with application:
-        with traces.attach(application.bus, tracer_provider=provider):
+        with spans.attach(application.bus, tracer_provider=provider):
             async with factory_of(application)():
                 pass
             assert await asyncio.to_thread(exporter.asked.wait, 10)
@@ -341,7 +342,7 @@ async def test_an_exporter_that_blocks_blocks_no_unit(application: Application) 
 async def test_without_an_sdk(application: Application) -> None:
     """With OpenTelemetry's API alone nothing is recorded and nothing breaks."""
     async with application:
-        with traces.attach(application.bus), EventRecorder(application.bus) as events:
+        with spans.attach(application.bus), EventRecorder(application.bus) as events:
             async with factory_of(application)() as uow:
                 await uow.session.execute(text("SELECT 1"))
     assert uow.state == "committed"
@@ -353,5 +354,5 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     bus = EventBus()
     with pytest.raises(ImportError, match=r"install db-manager\[otel\]"):
-        traces.attach(bus)
+        spans.attach(bus)
     assert not bus.subscriptions
