@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TextIO
 
@@ -19,7 +20,9 @@ from observability.writer import LineWriter
 __all__ = ["Format", "LogLines", "add_correlation", "attach"]
 
 Format = Literal["console", "json"]
-_Emit = Callable[[Level, str, dict[str, Any]], None]
+#: Makes the fields of a line, when they are needed.
+_Make = Callable[[], dict[str, Any]]
+_Emit = Callable[[Level, str, _Make], None]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Names that a line has for itself: an event's field of such a name gets a `_` at its end.
@@ -111,9 +114,8 @@ class LogLines:
         if shape is None:  # the event's class is not the one that is known by its topic
             shape = self._shapes[kind] = _Shape.of(kind)
         level = self._level_of(event, shape)
-        level = self._level_of(event, shape)
         if level is not None and LEVELS[level] >= self._threshold:
-            self._emit(level, event.topic, self._line(event, shape))
+            self._emit(level, event.topic, partial(_line, event, shape, self._bus.run))
 
     def _level_of(self, event: Any, shape: "_Shape") -> Level | None:
         """Return the level of the line; None when its unit is not in the sample."""
@@ -124,24 +126,6 @@ class LogLines:
             if self._sample < 1 and event.unit * _GOLDEN_RATIO % 1 >= self._sample:
                 return None
         return level
-
-    def _line(self, event: Event, shape: "_Shape") -> dict[str, Any]:
-        own = asdict(event)
-        where: Correlation = own.pop("correlation")
-        # What says nothing is left out: it would hide what does.
-        line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
-        for name in shape.measures:
-            value = line.get(name)
-            if isinstance(value, float):
-                line[name] = round(value, 6)
-        for name in shape.reserved:
-            if name in line:
-                line[f"{name}_"] = line.pop(name)
-        known = zip(_CORRELATION, astuple(where), strict=True)
-        line |= {k: v for k, v in known if v is not None and k not in own}
-        if "run" not in own:
-            line["run"] = self._bus.run
-        return line
 
 
 def attach(
@@ -189,9 +173,11 @@ def attach(
         stream, lambda lost: form(None, "error", {"event": "log.lost", "lines": lost})
     )
 
-    def emit(level: Level, topic: str, line: dict[str, Any]) -> None:
-        line["event"] = topic
-        writer.write(form(None, level, line))
+    def render(level: Level, topic: str, make: _Make) -> str:
+        return form(None, level, {**make(), "event": topic})
+
+    def emit(level: Level, topic: str, make: _Make) -> None:
+        writer.write(partial(render, level, topic, make))
 
     lines = LogLines(bus, emit, level=level, slow_unit=slow_unit, sample=sample)
     lines.writer = writer
@@ -202,9 +188,28 @@ def attach(
     return lines
 
 
+def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
+    own = asdict(event)
+    where: Correlation = own.pop("correlation")
+    # What says nothing is left out: it would hide what does.
+    line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
+    for name in shape.measures:
+        value = line.get(name)
+        if isinstance(value, float):
+            line[name] = round(value, 6)
+    for name in shape.reserved:
+        if name in line:
+            line[f"{name}_"] = line.pop(name)
+    known = zip(_CORRELATION, astuple(where), strict=True)
+    line |= {k: v for k, v in known if v is not None and k not in own}
+    if "run" not in own:
+        line["run"] = run
+    return line
+
+
 def _into(logger: Any) -> "_Emit":
-    def emit(level: Level, topic: str, line: dict[str, Any]) -> None:
-        getattr(logger, level)(topic, **line)
+    def emit(level: Level, topic: str, make: _Make) -> None:
+        getattr(logger, level)(topic, **make())
 
     return emit
 

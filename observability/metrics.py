@@ -1,6 +1,8 @@
 """Prometheus metrics from events: counters and histograms that the event classes describe."""
 
 import inspect
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import attrgetter
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
+_log = logging.getLogger("observability.metrics")
+
+#: Events that wait to be counted together, or for the next scrape.
+_BATCH: Final = 256
 #: Combinations of labels that are kept of one event class; later ones are counted as `other`.
 MOST_SERIES: Final = 500
 
@@ -67,6 +73,8 @@ class Metrics:
         self._kinds: dict[type[Event], _Kind] = {}
         # Reentrant: a finalizer may publish anywhere, also while an event is counted.
         self._lock = RLock()
+        #: Counted many at a time: that costs a unit less than one event by itself.
+        self._waiting: deque[Event] = deque()
         self._subscriptions = [bus.subscribe("plugin.*", self._follow)]
         self._listen()
         registry.register(self)
@@ -87,6 +95,7 @@ class Metrics:
 
     def collect(self) -> Iterator["Metric"]:
         """Yield everything as it is now; called by the registry, in the thread of the scrape."""
+        self._count_waiting()
         with self._lock:  # which is not held while a probe is asked
             shown = [*counters([*self._counters.values()])]
             shown += histograms([*self._histograms.values()])
@@ -99,6 +108,7 @@ class Metrics:
             for subscription in self._subscriptions:
                 subscription.cancel()
             self._subscriptions.clear()
+            self._count_waiting()
             self.registry.unregister(self)
 
     def __enter__(self) -> Self:
@@ -127,6 +137,22 @@ class Metrics:
     def _record(self, event: Event) -> None:
         if len(EVENT_TYPES) != self._known:
             self._listen()  # a module with events of its own was imported since
+        self._waiting.append(event)
+        if len(self._waiting) >= _BATCH:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        while self._waiting:
+            try:
+                event = self._waiting.popleft()
+            except IndexError:  # another thread counts, too
+                return
+            try:
+                self._count(event)
+            except Exception:  # noqa: BLE001 -- one event is not counted; the others are
+                _log.exception("an event %s cannot be counted", event.topic)
+
+    def _count(self, event: Event) -> None:
         kind = self._kinds.get(type(event))
         if kind is None:  # the event's class is not the one that is known by its topic
             kind = self._kinds[type(event)] = _Kind.of(type(event))

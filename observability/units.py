@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO, cast
 
@@ -126,7 +127,7 @@ def record_units(
     writer = LineWriter(cast("TextIO", stream), report)
 
     def keep(event: Event) -> None:
-        writer.write(_line(event, bus.run))
+        writer.write(partial(_line, event, bus.run))
 
     subscriptions = [bus.subscribe(topic, keep, passive=True) for topic in TOPICS]
 

@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Final, TextIO
@@ -12,8 +12,12 @@ from weakref import WeakSet
 #: Lines that may wait for a stream that blocks; more are lost, and counted.
 CAPACITY: Final = 10_000
 
-#: Seconds between two writes while lines keep coming: they go out together, at one price.
-_PAUSE: Final = 0.01
+#: Seconds between two writes while lines keep coming: they go out together, at one price. Each
+#: write takes the interpreter from the event loop for a moment (docs/performance.md).
+_PAUSE: Final = 0.05
+
+#: A line, or what makes it.
+Line = str | Callable[[], str]
 
 _writers: "WeakSet[LineWriter]" = WeakSet()
 
@@ -44,15 +48,20 @@ class LineWriter:
 
     def forget(self) -> None:
         """Begin anew, without a thread and without lines: a forked process has neither."""
-        self._waiting: deque[str | Event] = deque()
+        self._waiting: deque[Line | Event] = deque()
         self._thread: Thread | None = None
         self._starting = Lock()
         self._idle = False
         self._wake = Event()
         self._closing = Event()
 
-    def write(self, line: str) -> None:
-        """Take *line*, which has no line break at its end."""
+    def write(self, line: Line) -> None:
+        """Take *line*, which has no line break at its end.
+
+        Args:
+            line: The text, or what makes it: that is called in the thread, many at a time, which
+                costs less than one here and one there.
+        """
         if self._closed and not self._alive():
             self._put([line])  # a straggler: there is no thread any more
             return
@@ -126,8 +135,8 @@ class LineWriter:
             if self._waiting:  # one came while we were not idle yet: it did not wake us
                 self._wake.set()
 
-    def _put(self, taken: list[str] | list[str | Event]) -> None:
-        lines = [each for each in taken if isinstance(each, str)]
+    def _put(self, taken: Sequence[Line | Event]) -> None:
+        lines = [line for each in taken for line in self._made(each)]
         if lines:
             lost = self.lost - self._reported
             report = [self._report(lost)] if lost else []
@@ -140,6 +149,17 @@ class LineWriter:
         for each in taken:
             if isinstance(each, Event):
                 each.set()
+
+    def _made(self, taken: Line | Event) -> tuple[str, ...]:
+        if isinstance(taken, Event):
+            return ()
+        if isinstance(taken, str):
+            return (taken,)
+        try:
+            return (taken(),)
+        except Exception:  # noqa: BLE001 -- one line is lost, and counted; the others go on
+            self.lost += 1
+            return ()
 
     def _out(self, text: str) -> None:
         try:
