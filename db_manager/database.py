@@ -174,17 +174,22 @@ class Database:
             raise DatabaseUnavailableError(self.lost)
         writer = None if unit.read_only else self.writer
         asked = time.perf_counter()
-        if writer is not None:
-            self._enter_writer(unit, writer)
         try:
-            connection = self._check_out(unit)
+            if writer is not None:
+                self._enter_writer(unit, writer)
+            connection = self._check_out_holding(unit, writer)
+        finally:
             unit.waited = time.perf_counter() - asked
+        transaction.holds_writer = writer is not None
+        return connection
+
+    def _check_out_holding(self, unit: "UnitOfWork", writer: object) -> Connection:
+        try:
+            return self._check_out(unit)
         except BaseException:
             if writer is not None:
                 self.free_writer()
             raise
-        transaction.holds_writer = writer is not None
-        return connection
 
     def _check_out(self, unit: "UnitOfWork") -> Connection:
         engine = self._reading_engine() if unit.read_only else self.engine
@@ -314,6 +319,9 @@ class Database:
                 operation=words[0].strip("(;").upper()[:20] if words else "",
                 statement=str(sql),  # SQLAlchemy has a subclass of str, cut in its str()
                 system=connection.dialect.name,
+                namespace=self.engine.url.database or "",
+                server=self.engine.url.host or "",
+                port=self.engine.url.port,
                 duration=duration,
                 error=error,
             )

@@ -43,6 +43,9 @@ class UnitStatement(UnitEvent, kw_only=True):
         operation: First word of the statement, as `SELECT`.
         statement: The statement, without parameters.
         system: The database, as OpenTelemetry names it: `postgresql`, `sqlite`, `mysql`.
+        namespace: Its name, or the path of its file.
+        server: Host of its server; empty for a file.
+        port: Port of its server, when the configuration says one.
         duration: Seconds from sending it to its answer.
         error: What it failed with, in one line, without SQL and values; empty otherwise.
     """
@@ -52,6 +55,9 @@ class UnitStatement(UnitEvent, kw_only=True):
     operation: str
     statement: str
     system: str
+    namespace: str = ""
+    server: str = ""
+    port: int | None = None
     duration: float
     error: str = ""
 

@@ -121,16 +121,22 @@ class Spans:
     def _statement(self, event: Any) -> None:
         if not self._trace.get_current_span().is_recording():
             return  # the unit was not sampled
+        attributes = {
+            "db.system.name": _SYSTEMS.get(event.system, event.system),
+            "db.namespace": event.namespace,
+            "db.operation.name": event.operation,
+            "db.query.text": event.statement[:LONGEST_STATEMENT],
+            "db_manager.unit": event.unit,
+        }
+        if event.server:
+            attributes["server.address"] = event.server
+        if event.port is not None:
+            attributes["server.port"] = event.port
         span = self._tracer.start_span(
             event.operation or "statement",
             kind=self._trace.SpanKind.CLIENT,
             start_time=_nanoseconds(event.at - event.duration),
-            attributes={
-                "db.system.name": _SYSTEMS.get(event.system, event.system),
-                "db.operation.name": event.operation,
-                "db.query.text": event.statement[:LONGEST_STATEMENT],
-                "db_manager.unit": event.unit,
-            },
+            attributes=attributes,
         )
         if event.error:
             self._fail(span, event.error)

@@ -19,10 +19,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from db_manager.errors import DatabaseUnavailableError, UnitOfWorkTaskError
 from db_manager.events import UnitBegun
+from db_manager.plugin import DatabasePlugin
 from db_manager.uow import UnitOfWork
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
@@ -82,7 +84,7 @@ def factory_of(application: Application) -> Any:
 
 
 async def test_a_unit_is_a_span_in_the_trace_of_its_update(
-    application: Application, memory: Memory
+    application: Application, sqlite_database: URL, memory: Memory
 ) -> None:
     """The unit is a child of the update's span, and its statements are children of the unit."""
     tracer = memory.provider.get_tracer("bot")
@@ -119,6 +121,7 @@ async def test_a_unit_is_a_span_in_the_trace_of_its_update(
     assert unit.status.status_code is StatusCode.UNSET
     assert first.attributes == {
         "db.system.name": "sqlite",
+        "db.namespace": sqlite_database.database,
         "db.operation.name": "SELECT",
         "db.query.text": "SELECT ?",
         "db_manager.unit": uow.number,
@@ -356,3 +359,18 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"install db-manager\[otel\]"):
         spans.attach(bus)
     assert not bus.subscriptions
+
+
+async def test_the_spans_of_statements_say_which_server(
+    postgres_database: URL, memory: Memory
+) -> None:
+    """On a server the statement's span carries its address and port."""
+    url = postgres_database.render_as_string(hide_password=False)
+    app = Application([DatabasePlugin], config={"database": {"url": url, "create_tables": False}})
+    with spans.attach(app.bus, tracer_provider=memory.provider):
+        async with app, factory_of(app)() as uow:
+            await uow.session.execute(text("SELECT 1"))
+    found = next(dict(span.attributes or {}) for span in memory.spans if span.name == "SELECT")
+    names = ("db.system.name", "db.namespace", "server.address", "server.port")
+    place = (postgres_database.database, postgres_database.host, postgres_database.port)
+    assert tuple(found[name] for name in names) == ("postgresql", *place)
