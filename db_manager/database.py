@@ -28,6 +28,7 @@ from db_manager.errors import (
 from db_manager.greenlets import Greenlets
 from db_manager.pool import FairQueue
 from db_manager.sqlite import SqliteConnection
+from db_manager.statements import Statements
 from lifecycle.bus import EventBus
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Database:
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
+        self._statements = Statements(engine.url, self._connections, self.answered)
         self._counts = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
@@ -264,68 +266,14 @@ class Database:
         event.listen(sync, "handle_error", self._note_error)
         event.listen(sync, "do_connect", self._refuse_when_closed)
         if self._counts:
-            self._listen_to_statements(engine)
-
-    def _listen_to_statements(self, engine: AsyncEngine) -> None:
-        event.listen(engine.sync_engine, "do_execute", self._execute)
-        event.listen(engine.sync_engine, "do_execute_no_params", self._execute_without)
-        event.listen(engine.sync_engine, "do_executemany", self._execute_many)
+            self._statements.listen(engine)
 
     def _count_statements(self) -> None:
-        """Count and time statements from now on: somebody reads the end of units.
-
-        In SQLAlchemy's cursor events it would cost a one-statement unit a fifth, because they
-        switch on all that an engine's events need; in the call of the driver it costs a hundredth
-        (docs/performance.md).
-        """
+        """Count and time statements from now on: somebody reads the end of units."""
         self._counts = True
         for engine in (self.engine, self._reader):
             if engine is not None:
-                self._listen_to_statements(engine)
-
-    def _execute(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
-        self._timed(sql, context, context.dialect.do_execute, cursor, sql, parameters, context)
-        return True
-
-    def _execute_without(self, cursor: Any, sql: str, context: Any) -> bool:
-        self._timed(sql, context, context.dialect.do_execute_no_params, cursor, sql, context)
-        return True
-
-    def _execute_many(self, cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
-        self._timed(sql, context, context.dialect.do_executemany, cursor, sql, parameters, context)
-        return True
-
-    def _timed(self, sql: str, context: Any, call: Callable[..., object], *args: Any) -> None:
-        unit = self._connections.get(context.root_connection)
-        if unit is None:
-            call(*args)
-            return
-        unit.statement = sql
-        unit.sent_at = time.perf_counter()
-        call(*args)  # an error is counted where every error is: _note_error
-        duration = time.perf_counter() - unit.sent_at
-        unit.statements += 1
-        unit.database_time += duration
-        if self.answered.handlers:
-            self._report_statement(unit, context.root_connection, sql, duration)
-
-    def _report_statement(
-        self, unit: "UnitOfWork", connection: Connection, sql: str, duration: float, error: str = ""
-    ) -> None:
-        words = sql.split(None, 1)
-        self.answered.publish(
-            facts.UnitStatement(
-                unit=unit.number,
-                operation=words[0].strip("(;").upper()[:20] if words else "",
-                statement=str(sql),  # SQLAlchemy has a subclass of str, cut in its str()
-                system=connection.dialect.name,
-                namespace=self.engine.url.database or "",
-                server=self.engine.url.host or "",
-                port=self.engine.url.port,
-                duration=duration,
-                error=error,
-            )
-        )
+                self._statements.listen(engine)
 
     def _note_error(self, context: ExceptionContext) -> None:
         error = context.original_exception
@@ -339,10 +287,8 @@ class Database:
         if unit is not None and connection is not None:
             wrong = context.sqlalchemy_exception or error
             unit.statement_failed(wrong)
-            sql = context.statement if context.execution_context is not None else None
-            if self.answered.handlers and sql is not None and unit.sent_at:
-                duration = time.perf_counter() - unit.sent_at
-                self._report_statement(unit, connection, sql, duration, one_line(wrong))
+            if context.execution_context is not None and context.statement is not None:
+                self._statements.fail(unit, connection, context.statement, one_line(wrong))
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":

@@ -15,7 +15,7 @@ class Deaf:
     that task and a turn of the event loop, some 10 % of a unit (docs/performance.md).
 
     Only for coroutines that do not cancel their own task, as `asyncio.timeout` does: what waits
-    for COMMIT in asyncpg.
+    for COMMIT in asyncpg and aiosqlite.
     """
 
     __slots__ = ("_asked", "_asyncio_future_blocking", "_expired", "_future", "interrupted")

@@ -1,5 +1,6 @@
 """Switches the observers on that the section [observability] of config.toml asks for."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from observability.endpoint import Endpoint
     from observability.metrics import Metrics
 
+_log = logging.getLogger("observability")
 
 #: What a key imports, and the extra that has it.
 _EXTRAS: Final = {
@@ -92,7 +94,7 @@ class _Observe:
             What detaches it again.
 
         Raises:
-            ConfigError: A file or an address that it names cannot be used.
+            ConfigError: The address that it names cannot be used.
         """
         return _attached(app, config)
 
@@ -136,10 +138,10 @@ def _record(app: Application, stack: ExitStack) -> None:
         return
     try:
         stack.callback(record_units(app.bus, units_path(Path(path))))
-    except OSError as error:
-        raise ConfigError(
-            f"[observability] units: {error}; set units = false to keep none"
-        ) from None
+    except OSError as error:  # worth a word, and no reason for a bot to stay down
+        _log.warning(
+            "[observability] units: %s; units are not kept: mend it, or set units = false", error
+        )
 
 
 def _measure(app: Application, stack: ExitStack) -> "Metrics":

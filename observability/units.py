@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO, cast
@@ -212,9 +213,11 @@ class _Rotating:
             self._file.write("\n")  # the last line may have been cut by the end of its process
 
     def write(self, text: str) -> None:
-        if self._file.tell() >= self._max_bytes:
+        if not self._file.closed and self._file.tell() >= self._max_bytes:
             self._file.close()
-            self._path.replace(set_aside(self._path))
+        if self._file.closed:  # also when an earlier attempt failed on the way
+            with suppress(FileNotFoundError):
+                self._path.replace(set_aside(self._path))
             self._open()
         self._file.write(text)
 

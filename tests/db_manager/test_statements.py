@@ -1,7 +1,9 @@
 """The event of a statement: made for who listens, and only then."""
 
+from typing import Any
+
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from db_manager.database import Database
@@ -64,3 +66,47 @@ def statement(event: Event) -> UnitStatement:
     """Return *event* as what it is."""
     assert isinstance(event, UnitStatement)
     return event
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_listener_of_ones_own_is_asked_all_the_same(
+    database: Database, uow_factory: UnitOfWorkFactory, *, first: bool
+) -> None:
+    """Who listens to `do_execute` is asked once for each statement, and may answer it himself."""
+    asked: list[str] = []
+
+    def mine(cursor: Any, sql: str, parameters: Any, context: Any) -> bool:
+        asked.append(sql)
+        if sql != "SELECT 2":
+            return False
+        context.dialect.do_execute(cursor, "SELECT 22", parameters, context)
+        return True
+
+    if first:
+        event.listen(database.engine.sync_engine, "do_execute", mine)
+    with EventRecorder(database.bus, "uow.close"):
+        async with uow_factory() as uow:
+            await uow.session.execute(text("SELECT 1"))
+            if not first:
+                event.listen(database.engine.sync_engine, "do_execute", mine)
+            assert await uow.session.scalar(text("SELECT 2")) == 22
+            assert await uow.session.scalar(text("SELECT 3")) == 3
+    assert asked[-2:] == ["SELECT 2", "SELECT 3"]
+    assert asked.count("SELECT 2") == asked.count("SELECT 3") == 1
+    assert uow.statements == (2 if first else 3)  # who answers before us is not counted
+
+
+async def test_many_rows_at_once_are_one_statement(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """`executemany` and statements without parameters are counted, too."""
+    with EventRecorder(database.bus, "uow.close"):
+        async with uow_factory() as uow:
+            await uow.connection.execute(text("CREATE TABLE t (id INT)"))
+            rows = [{"id": number} for number in range(3)]
+            await uow.connection.execute(text("INSERT INTO t VALUES (:id)"), rows)
+            count = "SELECT count(*) FROM t"
+            options = {"no_parameters": True}
+            result = await uow.connection.exec_driver_sql(count, execution_options=options)
+            assert result.scalar() == 3
+    assert uow.statements == 3

@@ -12,6 +12,7 @@ from db_manager.events import UnitClosed
 from lifecycle.application import Application
 from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
+from lifecycle.machine import State
 from lifecycle.plugin import Plugin
 from lifecycle.sqlite_journal import SqliteJournal
 from observability.setup import ObservabilityConfig, observe
@@ -183,13 +184,20 @@ def test_units_are_not_kept_where_nobody_wants_them(tmp_path: Path, journal: str
     close()
 
 
-def test_units_that_cannot_be_kept(tmp_path: Path) -> None:
-    """A record that cannot be written is refused with the way out; nothing stays behind."""
+async def test_units_that_cannot_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record that cannot be written is one warning with the way out, and the bot runs."""
     journal = SqliteJournal(tmp_path / "bot.sqlite3")
     units_path(journal.path).mkdir()
-    app = Application([], journal=journal)
-    with pytest.raises(ConfigError, match=r"\[observability\] units: .*bot\.units\.jsonl.*false"):
-        observe(app, ObservabilityConfig())
+    config = {"observability": {"format": "json"}}
+    async with Application([Quiet], config=config, journal=journal) as app:
+        assert app.plugins["quiet"].state is State.STARTED
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (warning,) = [line["event"] for line in lines if line["level"] == "warning"]
+    assert warning.startswith("[observability] units: ")
+    assert str(units_path(journal.path)) in warning
+    assert warning.endswith("mend it, or set units = false")
     assert not app.bus.subscriptions
 
 
