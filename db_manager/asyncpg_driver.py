@@ -1,13 +1,17 @@
 """asyncpg's connection, with an ear for what the server really answered to COMMIT."""
 
 import asyncio
+import re
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from db_manager.deadlines import Deadlines
 from db_manager.errors import TransactionAbortedError
+
+#: Goes back to a savepoint, and is answered as the end of a transaction is.
+_PART: Final = re.compile(r"\s*ROLLBACK(?:\s+WORK|\s+TRANSACTION)?\s+TO\b", re.IGNORECASE)
 
 
 class CheckedConnection(asyncpg.Connection):
@@ -19,6 +23,8 @@ class CheckedConnection(asyncpg.Connection):
 
     #: Says to the unit that it need not ask the server itself.
     hears_rollback = True
+    #: How many transactions ended on it so far.
+    ends = 0
 
     def __init__(self, protocol: Any, transport: Any, loop: Any, *args: Any) -> None:
         if isinstance(loop, _PatientLoop):  # the protocol's alone: it is nobody's running loop
@@ -32,8 +38,12 @@ class CheckedConnection(asyncpg.Connection):
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
         status: str = await super().execute(query, *args, timeout=timeout)
-        if status == "ROLLBACK" and query == "COMMIT;":
-            raise TransactionAbortedError
+        if status == "COMMIT":
+            self.ends += 1
+        elif status == "ROLLBACK" and not _PART.match(query):
+            self.ends += 1
+            if query == "COMMIT;":
+                raise TransactionAbortedError
         return status
 
 

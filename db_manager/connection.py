@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db_manager.lanes import Unit, execute_core, refuse
+from db_manager.lanes import Unit, execute_core, refuse, refuse_end
 
 
 class _Unconnected:
@@ -89,6 +89,11 @@ class UnitConnection(AsyncConnection):
             return await unit.greenlets.run(
                 execute_core, unit, statement, parameters, execution_options
             )
+
+        async def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:
+            """Execute the driver's own SQL."""
+            refuse_end(self._unit, statement)
+            return await super().exec_driver_sql(statement, *args, **kwargs)
 
     async def run_sync(self, fn: Callable[..., Any], *arg: Any, **kw: Any) -> Any:
         """Run a function that takes SQLAlchemy's synchronous connection."""

@@ -216,8 +216,12 @@ class Database:
 
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
-        self._connections.pop(connection, None)
+        self.forget(connection)
         connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Count what is said on *connection* to no unit any more."""
+        self._connections.pop(connection, None)
 
     def free_writer(self) -> None:
         """Let the next unit write, on SQLite."""
@@ -284,10 +288,11 @@ class Database:
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
         unit = self._connections.get(connection) if connection is not None else None
-        if unit is not None and connection is not None:
+        # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
+        if unit is not None and connection is not None and context.statement is not None:
             wrong = context.sqlalchemy_exception or error
             unit.statement_failed(wrong)
-            if context.execution_context is not None and context.statement is not None:
+            if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, one_line(wrong))
 
     def _refuse_when_closed(self, *_: object) -> None:
@@ -301,8 +306,10 @@ class Database:
         if not self.open or self._loop is None:
             return
         now = time.perf_counter()
-        for unit in tuple(self.open.values()):
-            if not unit.warned and now - unit.began_at >= self.settings.slow_unit:
+        for task, unit in tuple(self.open.items()):
+            if task.done():
+                unit.abandon()
+            elif not unit.warned and now - unit.began_at >= self.settings.slow_unit:
                 unit.warned = True
                 if self.slow.handlers:
                     self.slow.publish(
@@ -365,6 +372,9 @@ class Database:
         if self._loop is not loop:
             self._move_to(loop)
         self.state = "closed"
+        for task, unit in tuple(self.open.items()):
+            if task.done():
+                unit.abandon()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -1,10 +1,10 @@
-"""The driver's own connection below SQLAlchemy's: how to begin on it, how to drop it."""
+"""The driver's own connection below SQLAlchemy's: begin on it, look at it, drop it."""
 
 import sqlite3
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.sqlite import SqliteConnection
@@ -38,44 +38,126 @@ def begin_for_driver(connection: Connection) -> Any:
     return proxy.driver_connection
 
 
-def is_aborted(connection: Connection) -> bool:
+class Ends(NamedTuple):
+    """How many transactions ended on a connection so far, where its driver counts them.
+
+    Args:
+        said: By COMMIT or ROLLBACK.
+        implicit: By another statement that commits what was before it, as DDL on MariaDB.
+    """
+
+    said: int
+    implicit: int
+
+
+def ends_of(connection: PoolProxiedConnection) -> Ends:
+    """Return how many transactions ended on *connection* so far."""
+    driver = connection.driver_connection
+    return Ends(getattr(driver, "ends", 0), getattr(driver, "implicit_commits", 0))
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Return True when each statement of *connection* commits itself; asks nobody.
+
+    Args:
+        connection: A connection that was just checked out.
+    """
+    adapter: Any = connection.connection.dbapi_connection
+    if isinstance(adapter.driver_connection, SqliteConnection):
+        return False  # it begins a transaction all the same
+    setting = getattr(adapter, "autocommit", None)
+    if isinstance(setting, bool):  # asyncpg, psycopg
+        return setting
+    if setting is None:  # the stock aiosqlite
+        return getattr(adapter, "isolation_level", "") is None
+    return bool(adapter.get_autocommit())  # asyncmy
+
+
+def was_ended(connection: PoolProxiedConnection, before: Ends) -> bool:
+    """Return True when the transaction of a unit is over before COMMIT; asks nobody.
+
+    Args:
+        connection: The pooled connection of the unit.
+        before: What `ends_of` said when the unit got it.
+    """
+    adapter: Any = connection.dbapi_connection
+    driver: Any = connection.driver_connection
+    if adapter is None or driver is None:
+        return False  # closed: the server has undone it
+    if getattr(driver, "ends", before.said) != before.said:
+        return True
+    # Private to SQLAlchemy's adapter of asyncpg: the transaction that it began.
+    begun = getattr(adapter, "_transaction", None) is not None
+    return begun and not driver.is_closed() and not driver.is_in_transaction()
+
+
+def was_cut(connection: PoolProxiedConnection, before: Ends) -> bool:
+    """Return True when a statement of the unit committed all that was before it.
+
+    Args:
+        connection: The pooled connection of the unit.
+        before: What `ends_of` said when the unit got it.
+    """
+    driver = connection.driver_connection
+    return bool(getattr(driver, "implicit_commits", before.implicit) != before.implicit)
+
+
+def transaction_id(connection: PoolProxiedConnection) -> int | None:
+    """Return PostgreSQL's id of the transaction, 0 when it wrote nothing, None elsewhere.
+
+    Args:
+        connection: The pooled connection of a unit; runs inside a greenlet.
+    """
+    driver: Any = connection.driver_connection
+    if not hasattr(driver, "is_in_transaction") and not hasattr(driver, "pgconn"):
+        return None
+    return int(_scalar(connection, "SELECT pg_current_xact_id_if_assigned()::text") or 0)
+
+
+def is_aborted(connection: PoolProxiedConnection, *, drove: bool) -> bool:
     """Return True when a statement failed that went past SQLAlchemy, on PostgreSQL.
 
     psycopg knows it from the last answer. Our own asyncpg connection hears it in the answer to
     COMMIT; only another asyncpg connection has to be asked. Runs inside a greenlet.
 
     Args:
-        connection: A connection whose driver was used directly.
+        connection: The pooled connection of a unit.
+        drove: Its driver was used directly.
+
+    Raises:
+        InterfaceError: It is a connection to SQLite that somebody closed, which undid its
+            transaction; SQLAlchemy would skip its COMMIT in silence.
     """
-    driver: Any = connection.connection.driver_connection
+    driver: Any = connection.driver_connection
     if hasattr(driver, "pgconn"):
         return bool(driver.info.transaction_status == driver.info.transaction_status.INERROR)
-    if connection.dialect.driver != "asyncpg" or hasattr(driver, "hears_rollback"):
+    if isinstance(driver, SqliteConnection) and driver.closed:
+        raise sqlite3.InterfaceError("the connection is closed")
+    if not drove or not hasattr(driver, "is_in_transaction") or hasattr(driver, "hears_rollback"):
         return False
     try:
-        connection.exec_driver_sql("SELECT 1")
-    except DBAPIError as error:
-        return getattr(error.orig, "sqlstate", None) == "25P02"
+        _scalar(connection, "SELECT 1")
+    except Exception as error:
+        if getattr(error, "sqlstate", None) == "25P02":
+            return True
+        raise
     return False
 
 
-def refuse_closed(connection: Connection) -> None:
-    """Raise when somebody closed a SQLite connection, which undid its transaction.
-
-    SQLAlchemy would skip its COMMIT in silence; the other drivers refuse it themselves.
-
-    Args:
-        connection: A connection to SQLite that is to commit.
-
-    Raises:
-        InterfaceError: It is closed.
-    """
-    if getattr(connection.connection.driver_connection, "closed", False):
-        raise InterfaceError("COMMIT", None, sqlite3.InterfaceError("the connection is closed"))
+def _scalar(connection: PoolProxiedConnection, sql: str) -> Any:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(sql)
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return row[0] if row else None
 
 
 def terminate(connection: Connection) -> None:
-    """Drop the connection to the server without another word.
+    """Drop the connection to the server without another word, and free its place in the pool.
+
+    To be called outside of a greenlet: nobody waits for anything.
 
     Args:
         connection: A connection whose polite close did not end.
@@ -83,10 +165,9 @@ def terminate(connection: Connection) -> None:
     if connection.closed or connection.invalidated:
         return
     driver: Any = connection.connection.driver_connection
-    for name in ("terminate", "stop", "close"):  # asyncpg, aiosqlite, asyncmy
-        drop = getattr(driver, name, None)
-        if drop is not None:
-            result = drop()
-            if hasattr(result, "close"):  # a coroutine: nobody will wait for it
-                result.close()
-            return
+    if hasattr(driver, "pgconn"):  # psycopg; SQLAlchemy would wait for it
+        driver.pgconn.finish()
+        connection.connection.detach()
+    else:  # SQLAlchemy's `terminate` of asyncpg, aiosqlite, asyncmy
+        connection.invalidate()
+        connection.close()

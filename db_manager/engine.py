@@ -276,7 +276,10 @@ def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[st
                 "prepared_statement_name_func": lambda: f"db_manager_{uuid.uuid4().hex}",
             }
         return arguments
+    from db_manager.psycopg_driver import CountingConnection  # noqa: PLC0415 -- only when used
+
     arguments = {
+        "async_creator_fn": CountingConnection.connect,
         "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
         "application_name": settings.pop("application_name"),
         "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
@@ -303,6 +306,10 @@ def _mysql(config: DatabaseConfig, url: URL) -> dict[str, Any]:
     }
     if context := tls_context(config, url):
         arguments["ssl"] = context
+    if url.get_driver_name() == "asyncmy":
+        from db_manager.asyncmy_driver import connect  # noqa: PLC0415 -- only when used
+
+        arguments["async_creator_fn"] = connect
     return arguments
 
 

@@ -48,7 +48,8 @@ class UnitOfWorkTaskError(DbManagerError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"the unit of work belongs to task {self.owner!r} and was used by task {self.user!r}; "
-            f"open a unit of its own in each task, and await child tasks before the block ends"
+            f"open a unit of its own in each task, and await child tasks before the block ends "
+            f"(asyncio.wait_for makes a task on Python 3.11; asyncio.timeout makes none)"
         )
 
 
@@ -76,6 +77,55 @@ class TransactionAbortedError(DbManagerError):
         )
 
 
+class TransactionEndedError(DbManagerError):
+    """The transaction of a unit was ended in the middle of its block, behind the unit's back.
+
+    By a COMMIT or ROLLBACK of the bare driver, for example. What went through SQLAlchemy is
+    refused at once instead, as `UnitOfWorkStateError`.
+
+    Args:
+        what: What is known of it.
+        undone: True when nothing of the unit is written; False when nobody here can know.
+    """
+
+    def __init__(self, what: str, *, undone: bool) -> None:
+        self.what = what
+        self.undone = undone
+        super().__init__(what, undone)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ended, self.args
+
+    def __str__(self) -> str:
+        written = "nothing of it is written" if self.undone else "what it wrote may be there or not"
+        return (
+            f"{self.what} before the block was over: {written}; leave COMMIT and ROLLBACK to the "
+            f"unit, and do in a block of its own what shall be committed by itself"
+        )
+
+
+def _ended(what: str, undone: bool) -> TransactionEndedError:  # noqa: FBT001 -- called by pickle
+    return TransactionEndedError(what, undone=undone)
+
+
+class EndTimeoutError(DbManagerError, TimeoutError):
+    """The end of a unit took longer than `exit_timeout`, and COMMIT had not been sent.
+
+    Args:
+        seconds: The `exit_timeout`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(seconds)
+
+    def __str__(self) -> str:
+        return (
+            f"the last flush of the unit and what listens to it took longer than exit_timeout, "
+            f"{self.seconds:g} s: COMMIT was not sent, everything was rolled back"
+        )
+
+
 class CommitOutcomeUnknownError(DbManagerError):
     """COMMIT was sent and no answer came: the rows may be there or not.
 
@@ -85,7 +135,8 @@ class CommitOutcomeUnknownError(DbManagerError):
     Args:
         unit: Number of the unit.
         reason: What happened to the answer, in one line.
-        xid: PostgreSQL's transaction id, when the unit was asked to keep it (`resolvable`).
+        xid: PostgreSQL's transaction id, when the unit was asked to keep it (`resolvable`); 0
+            when it had written nothing.
     """
 
     def __init__(self, unit: int, reason: str, xid: int | None = None) -> None:
@@ -96,9 +147,11 @@ class CommitOutcomeUnknownError(DbManagerError):
 
     def __str__(self) -> str:
         how = (
-            f"ask `await resolve(engine, error)` (transaction {self.xid})"
-            if self.xid is not None
-            else "look for its rows, or open such units with resolvable=True"
+            "look for its rows, or open such units with resolvable=True"
+            if self.xid is None
+            else f"ask `await resolve(engine, error)` (transaction {self.xid})"
+            if self.xid
+            else "it had written nothing"
         )
         return f"unit {self.unit}: COMMIT was sent, its outcome is unknown ({self.reason}); {how}"
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import tenacity
@@ -86,6 +87,7 @@ class UnitOfWorkFactory:
         Raises:
             RetriesExhaustedError: Every attempt failed with an error that is worth a retry.
             CommitOutcomeUnknownError: COMMIT was sent and no answer came: not retried.
+            ValueError: *isolation_level* is AUTOCOMMIT.
         """
         started = time.perf_counter()
         retrying = tenacity.AsyncRetrying(
@@ -97,11 +99,15 @@ class UnitOfWorkFactory:
             before_sleep=lambda state: self._report(state, unit),
             retry_error_callback=lambda state: _give_up(state, started),
         )
-        unit: UnitOfWork
+        make = partial(
+            self, read_only=read_only, isolation_level=isolation_level, resolvable=resolvable
+        )
+        unit = make()  # an option that is refused is refused here
 
         async def attempt() -> T:
             nonlocal unit
-            unit = self(read_only=read_only, isolation_level=isolation_level, resolvable=resolvable)
+            if unit.state != "new":
+                unit = make()
             unit.attempt = retrying.statistics["attempt_number"]
             unit.defer_callbacks = True
             async with unit:

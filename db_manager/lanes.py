@@ -1,12 +1,22 @@
 """What the lanes of a unit have in common: what they need of it, and what they refuse."""
 
-from typing import Any, NoReturn, Protocol
+import re
+from typing import Any, Final, NoReturn, Protocol
 
+from sqlalchemy import TextClause
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
+
+#: Begins a statement that would begin or end a transaction; parts of one (SAVEPOINT, RELEASE,
+#: ROLLBACK TO) are none.
+_ENDS: Final = re.compile(
+    r"\s*(?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION"
+    r"|ROLLBACK(?!(?:\s+WORK|\s+TRANSACTION)?\s+TO\b))\b",
+    re.IGNORECASE,
+)
 
 
 class Unit(Protocol):
@@ -50,8 +60,21 @@ def refuse(unit: Unit, what: str) -> NoReturn:
     )
 
 
+def refuse_end(unit: Unit, statement: object) -> None:
+    """Raise when *statement* is a COMMIT or a ROLLBACK in plain SQL.
+
+    Raises:
+        UnitOfWorkStateError: It is one.
+    """
+    sql = statement.text if isinstance(statement, TextClause) else statement
+    if isinstance(sql, str) and (found := _ENDS.match(sql)):
+        refuse(unit, " ".join(found[0].upper().split()))
+
+
 def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any) -> Any:
     """Execute a Core statement on the unit's connection; runs inside a greenlet."""
+    if isinstance(statement, TextClause):
+        refuse_end(unit, statement)
     result = unit.connect().execute(statement, parameters, execution_options=options)
     context = getattr(result, "context", None)
     if context is not None and context.execution_options.get("stream_results"):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from db_manager import events as facts
 from db_manager.database import Database
-from db_manager.errors import one_line
+from db_manager.errors import CommitOutcomeUnknownError, one_line
 from db_manager.transaction import Transaction, UnitState
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def report_end(
             _report_rollback(unit, transaction, database, error)
     elif database.unknown.handlers:
         database.unknown.publish(
-            facts.UnitOutcomeUnknown(unit=unit.number, reason=_said(error), xid=transaction.xid)
+            facts.UnitOutcomeUnknown(
+                unit=unit.number, reason=_reason(transaction), xid=transaction.xid
+            )
         )
     if database.ended.handlers:
         database.ended.publish(
@@ -83,6 +85,13 @@ def _report_rollback(
             rollback_error=_said(transaction.rollback_error),
         )
     )
+
+
+def _reason(transaction: Transaction) -> str:
+    lost = transaction.error
+    if isinstance(lost, CommitOutcomeUnknownError):
+        return lost.reason
+    return _said(transaction.ended)
 
 
 def _said(error: BaseException | None) -> str:

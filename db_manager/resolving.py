@@ -10,7 +10,7 @@ from db_manager.errors import CommitOutcomeUnknownError, DbManagerError
 
 _STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
 
-Resolution = Literal["committed", "rolled_back", "outcome_unknown"]
+Resolution = Literal["committed", "rolled_back", "outcome_unknown", "wrote_nothing"]
 
 
 async def resolve(
@@ -28,7 +28,7 @@ async def resolve(
 
     Returns:
         `committed`, `rolled_back`, or `outcome_unknown` when the server does not know either: it
-        forgot it, or still works on it.
+        forgot it, or still works on it; `wrote_nothing` when there was nothing to commit.
 
     Raises:
         DbManagerError: The unit kept no transaction id.
@@ -38,6 +38,9 @@ async def resolve(
             f"unit {error.unit} kept no transaction id; open it with resolvable=True, or set "
             f"[database] resolvable = true (PostgreSQL only)"
         )
+
+    if error.xid == 0:
+        return "wrote_nothing"
 
     async def ask() -> str | None:
         async with engine.connect() as connection:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 
-from db_manager.lanes import Unit, execute_core, refuse
+from db_manager.lanes import Unit, execute_core, refuse, refuse_end
 
 
 class SyncUnitSession(Session):
@@ -46,22 +46,24 @@ class SyncUnitSession(Session):
         """Return the one connection of the unit."""
         return self.unit.connect()
 
+    def _begin_statement(self, statement: Any) -> None:
+        self.unit.check()
+        refuse_end(self.unit, statement)
+        self.unit.statement = statement
+
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute, when the unit allows it."""
-        self.unit.check()
-        self.unit.statement = statement
+        self._begin_statement(statement)
         return super().execute(statement, *args, **kwargs)
 
     def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute and return one value, when the unit allows it."""
-        self.unit.check()
-        self.unit.statement = statement
+        self._begin_statement(statement)
         return super().scalar(statement, *args, **kwargs)
 
     def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute and return the first values, when the unit allows it."""
-        self.unit.check()
-        self.unit.statement = statement
+        self._begin_statement(statement)
         return super().scalars(statement, *args, **kwargs)
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
@@ -86,6 +88,14 @@ class SyncUnitSession(Session):
     def close(self) -> None:
         """Refuse: the unit closes."""
         refuse(self.unit, "session.close()")
+
+    def invalidate(self) -> None:
+        """Refuse: a connection that is broken is noticed by the unit."""
+        refuse(self.unit, "session.invalidate()")
+
+    def reset(self) -> None:
+        """Refuse: the unit closes."""
+        refuse(self.unit, "session.reset()")
 
     def begin(self, nested: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
         """Begin a savepoint; refuse to begin anything else: the unit has begun."""

@@ -70,6 +70,8 @@ class SqliteConnection(aiosqlite.Connection):
         #: A statement of the transaction failed; PostgreSQL would refuse its COMMIT.
         self._failed = False
         self._query_only = False
+        #: How many transactions ended on it so far.
+        self.ends = 0
         #: The next crossing to the thread begins the transaction, whatever it is for.
         self._begin_next = False
         self._stopping: asyncio.Future[Any] | None = None
@@ -86,7 +88,7 @@ class SqliteConnection(aiosqlite.Connection):
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         in_transaction = self._in_transaction or self._begin_next
         begins, self._begin_next = self._begin_next, False
-        call = _Call(partial(self._after_begin, fn) if begins else fn)
+        call = _Call(self, partial(self._after_begin, fn) if begins else fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except asyncio.CancelledError:
@@ -107,6 +109,11 @@ class SqliteConnection(aiosqlite.Connection):
     def cursor(self) -> "SqliteCursor":  # type: ignore[override]  # SQLAlchemy needs no more of it
         """Return a cursor; nothing crosses to the thread before its first statement."""
         return SqliteCursor(self)
+
+    def executescript(self, sql_script: str) -> Any:
+        """Run a script; Python commits an open transaction before its first statement."""
+        self.ends += int(self._in_transaction or self._begin_next)
+        return super().executescript(sql_script)
 
     def begin_with_next(self) -> None:
         """Begin the transaction in the same crossing as the next statement, on whatever lane."""
@@ -200,16 +207,23 @@ class SqliteConnection(aiosqlite.Connection):
 class _Call:
     """A call for the driver's thread that is not made once it was cancelled."""
 
-    __slots__ = ("cancelled", "fn")
+    __slots__ = ("_connection", "cancelled", "fn")
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, connection: SqliteConnection, fn: Callable[..., Any]) -> None:
+        self._connection = connection
         self.fn = fn
         self.cancelled = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.cancelled:
             return None
-        return self.fn(*args, **kwargs)
+        opened = self._connection._conn  # noqa: SLF001 -- the call is a part of the connection
+        begun = opened.in_transaction
+        result = self.fn(*args, **kwargs)
+        # A statement that fails can end the transaction too, but never commits it.
+        if begun and not opened.in_transaction:
+            self._connection.ends += 1
+        return result
 
 
 class SqliteCursor:

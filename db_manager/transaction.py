@@ -2,29 +2,46 @@
 
 import asyncio
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager import classify
 from db_manager.connection import UnitConnection
-from db_manager.driver import begin_for_driver, is_aborted, refuse_closed, terminate
+from db_manager.driver import (
+    Ends,
+    begin_for_driver,
+    ends_of,
+    is_aborted,
+    is_autocommit,
+    terminate,
+    transaction_id,
+    was_cut,
+    was_ended,
+)
 from db_manager.errors import (
     CommitOutcomeUnknownError,
+    EndTimeoutError,
     TransactionAbortedError,
+    TransactionEndedError,
+    UnitOfWorkStateError,
     UnitOfWorkTaskError,
     one_line,
 )
 from db_manager.events import Cause
+from db_manager.guard import Guard, Guarded, Send
+from db_manager.lanes import refuse
 from db_manager.session import SyncUnitSession, UnitSession
 
 if TYPE_CHECKING:
     from db_manager.database import Database
     from db_manager.uow import UnitOfWork
 
-_XID: Final = text("SELECT pg_current_xact_id_if_assigned()::text")
+_NO_ANSWER: Final = "no answer in time"
+_CUT: Final = "a statement of this unit committed what was before it (DDL does on MariaDB)"
+_BEHIND: Final = "somebody ended the transaction of this unit at the bare driver"
 
 
 class UnitState(StrEnum):
@@ -54,13 +71,20 @@ class Transaction:
 
     __slots__ = (
         "_database",
+        "_ending",
+        "_ends",
         "_isolation_level",
+        "_lent",
+        "_pooled",
+        "_refusal",
         "_resolvable",
+        "_undone",
         "_unit",
         "cause",
         "connection",
         "core",
         "drove",
+        "ended",
         "error",
         "failed",
         "holds_writer",
@@ -98,7 +122,15 @@ class Transaction:
         #: What a listener of SQLAlchemy's raised after COMMIT had been answered.
         self.listener_error: BaseException | None = None
         self.xid: int | None = None
+        #: Set when somebody ended the transaction before its unit did, nobody knows how.
+        self.ended: TransactionEndedError | None = None
         self.holds_writer = self.drove = False
+        #: The connection below SQLAlchemy's, and how many transactions had ended on it before.
+        self._pooled: PoolProxiedConnection | None = None
+        self._ends = Ends(0, 0)
+        self._lent: dict[PoolProxiedConnection, Guarded] = {}
+        self._refusal: BaseException | None = None  # what the driver raised for COMMIT
+        self._ending = self._undone = False
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
@@ -106,13 +138,25 @@ class Transaction:
         if connection is None:
             self._unit.check()
             try:
-                connection = self.connection = self._database.connect(self._unit, self)
-                if self._isolation_level is not None:
-                    connection.execution_options(isolation_level=self._isolation_level)
+                connection = self._database.connect(self._unit, self)
+                self._hold(connection)
             except BaseException as error:
                 self.mark_failed(error)  # the block may swallow it, and lose the statement
                 raise
+        elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
+            raise self._mark_undone("the connection of this unit was given up")
         return connection
+
+    def _hold(self, connection: Connection) -> None:
+        self.connection = connection
+        self._pooled = pooled = connection.connection
+        self._lent = Guard.of(connection.dialect).lent
+        self._lent[pooled] = self
+        self._ends = ends_of(pooled)
+        if self._isolation_level is not None:
+            connection.execution_options(isolation_level=self._isolation_level)
+        if not self._unit.read_only and is_autocommit(connection):
+            self.refuse("an engine in AUTOCOMMIT")
 
     def drive(self) -> object:
         """Return the driver's connection, with the transaction begun; in a greenlet."""
@@ -134,61 +178,89 @@ class Transaction:
 
     def finish(self) -> None:
         """Commit, or roll back when there is a cause to; give the connection back."""
+        self._ending = True
         if self.cause:
             self._roll_back()
         else:
             self._commit()
         self._release()
 
+    # -- COMMIT ---------------------------------------------------------------------------
+
     def _commit(self) -> None:
+        """Flush, let listeners do what they like, send COMMIT, and learn what became of it."""
         session = self.session.sync_session if self.session is not None else None
         try:
-            connection = self._prepare(session)
-        except BaseException as error:  # noqa: BLE001 -- it reaches the caller after the rollback
-            self._fail(error)
-            return
-        if connection is None:
-            self.state = UnitState.COMMITTED
-            return
-        self.state = UnitState.COMMITTING
-        begun = connection.get_transaction()
-        try:
+            self._refuse_to_commit(session)
             if session is not None and session.takes_part:
-                Session.commit(session)
-            if connection.in_transaction():
-                connection.commit()
-        except BaseException as error:  # noqa: BLE001 -- as above
-            # SQLAlchemy forgets a transaction only when its COMMIT was answered: what came later
-            # is an error of a listener, and the rows are there.
-            if begun is not None and connection.get_transaction() is None:
-                self.listener_error = error
+                Session.commit(session)  # flushes until nothing is pending, then `commit_by`
+            if self.connection is None:
                 self.state = UnitState.COMMITTED
-            elif classify.commit_is_undone(error):
+            elif self.state is UnitState.ACTIVE:
+                if not self.connection.in_transaction():  # somebody went past SQLAlchemy
+                    self.connection.begin()
+                self.connection.commit()  # as above
+        except BaseException as error:  # noqa: BLE001 -- it reaches the caller after the rollback
+            self._judge(error)
+
+    def _refuse_to_commit(self, session: SyncUnitSession | None) -> None:
+        if self.failed is not None or (session is not None and not session.is_active):
+            if isinstance(self.failed, TransactionEndedError):
+                raise self.failed
+            raise TransactionAbortedError from self.failed
+        if self.connection is not None and (self.connection.closed or self.connection.invalidated):
+            raise TransactionEndedError("the connection of this unit was closed", undone=True)
+
+    def commit_by(self, send: Send) -> None:
+        """Send COMMIT by *send*: from here to its answer the outcome is the server's.
+
+        Raises:
+            UnitOfWorkStateError: It is not the unit that ends, but somebody in its block.
+            TransactionEndedError: The transaction that the unit began is there no more.
+            TransactionAbortedError: A statement failed that went past SQLAlchemy.
+        """
+        pooled = self._pooled
+        if not self._ending or pooled is None:
+            self.refuse("COMMIT")
+        self._look()
+        if self.ended is not None:
+            raise self.ended
+        if is_aborted(pooled, drove=self.drove):
+            raise TransactionAbortedError
+        if self._resolvable:
+            self.xid = transaction_id(pooled)
+        self.state = UnitState.COMMITTING
+        try:
+            send(pooled)
+        except BaseException as error:
+            self._refusal = error
+            raise
+        finally:
+            self._ends = ends_of(pooled)
+        self.state = UnitState.COMMITTED
+
+    def _judge(self, error: BaseException) -> None:
+        """Say what *error* of the end means: by what was sent and what was answered."""
+        if self.state is UnitState.COMMITTED:  # a listener's, and the rows are there
+            self.listener_error = error
+        elif self.state is UnitState.ACTIVE:  # COMMIT was not sent
+            self._fail(error)
+        else:
+            # A listener may have put its own error in the place of the driver's.
+            said = error if classify.origin(error) is self._refusal else self._refusal or error
+            if classify.commit_is_undone(said):
                 self._fail(error)
             else:
-                self._lose(one_line(error) or "no answer in time", error)
-        else:
-            self.state = UnitState.COMMITTED
-
-    def _prepare(self, session: SyncUnitSession | None) -> Connection | None:
-        """Do all that may fail before COMMIT is sent."""
-        if self.failed is not None or (session is not None and not session.is_active):
-            raise TransactionAbortedError from self.failed
-        if session is not None and session.takes_part:
-            session.flush()
-        connection = self.connection
-        if connection is not None and self.holds_writer:
-            refuse_closed(connection)
-        if connection is not None and self.drove and is_aborted(connection):
-            raise TransactionAbortedError
-        if connection is not None and self._resolvable and connection.dialect.name == "postgresql":
-            self.xid = int(connection.execute(_XID).scalar_one() or 0) or None
-        return connection
+                late = isinstance(said, asyncio.CancelledError)
+                self._lose(_NO_ANSWER if late else one_line(said), error)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
         if classify.is_other_task_busy(error):
             self.error = UnitOfWorkTaskError(self._unit.owner_name, "one that is still at work")
+            self.error.__cause__ = error
+        elif isinstance(error, asyncio.CancelledError) and self._unit.is_late:
+            self.error = EndTimeoutError(self._database.settings.exit_timeout)
             self.error.__cause__ = error
         self.cause = "error"
         self._roll_back()
@@ -198,8 +270,13 @@ class Transaction:
         self.error.__cause__ = error
         self.state = UnitState.OUTCOME_UNKNOWN
 
+    # -- ROLLBACK -------------------------------------------------------------------------
+
     def _roll_back(self) -> None:
         self.state = UnitState.ROLLING_BACK
+        self._look()
+        if self._pooled is not None and was_cut(self._pooled, self._ends):
+            self.ended = self.ended or TransactionEndedError(_CUT, undone=False)
         if self.drove and self.cause == "cancelled":
             self._drop()  # SQLAlchemy does so itself for what goes through it
         try:
@@ -207,11 +284,59 @@ class Transaction:
                 Session.rollback(self.session.sync_session)
             if self.connection is not None and self.connection.in_transaction():
                 self.connection.rollback()
+            # After a COMMIT that was refused SQLAlchemy sends no ROLLBACK, but SQLite keeps its
+            # transaction then, and so does every database whose COMMIT we refused.
+            if not self._undone and self.connection is not None:
+                self._roll_back_at_driver(self.connection)
         except BaseException as error:  # noqa: BLE001 -- the block's own error is what matters
             self.rollback_error = error
             self._drop()
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         self.state = UnitState.ROLLED_BACK
+        if self.ended is not None:
+            self.error = self.error or self.ended
+            self.state = UnitState.OUTCOME_UNKNOWN
+
+    def _roll_back_at_driver(self, connection: Connection) -> None:
+        if not (connection.closed or connection.invalidated):
+            connection.dialect.do_rollback(connection.connection)
+
+    def roll_back_by(self, send: Send) -> None:
+        """Send ROLLBACK by *send*: in the block of a unit it ends everything."""
+        if not self._ending:
+            self._mark_undone("somebody sent ROLLBACK for this unit")
+        self._look()
+        pooled = self._pooled
+        if pooled is not None:
+            try:
+                send(pooled)
+            finally:
+                self._ends = ends_of(pooled)
+            self._undone = self._ending
+
+    def _look(self) -> None:
+        """Notice that somebody ended the transaction at the bare driver; asks nobody."""
+        if self.ended is None and self._pooled is not None and was_ended(self._pooled, self._ends):
+            self.ended = TransactionEndedError(_BEHIND, undone=False)
+
+    def _mark_undone(self, what: str) -> TransactionEndedError:
+        error = TransactionEndedError(what, undone=True)
+        self.mark_failed(error)
+        return error
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise: *what* is not for the block of a unit.
+
+        Raises:
+            UnitOfWorkStateError: Always; swallowed, it lets nothing be committed.
+        """
+        try:
+            refuse(self._unit, what)
+        except UnitOfWorkStateError as error:
+            self.mark_failed(error)
+            raise
+
+    # -- letting go -----------------------------------------------------------------------
 
     def _drop(self) -> None:
         """Close the connection instead of giving it back: nobody knows what is open on it."""
@@ -220,6 +345,8 @@ class Transaction:
             connection.invalidate()
 
     def _release(self) -> None:
+        if self.ended is not None:
+            self._drop()  # the driver and SQLAlchemy do not agree on what is open on it
         try:
             if self.session is not None:
                 Session.close(self.session.sync_session)
@@ -236,18 +363,25 @@ class Transaction:
         if self.holds_writer:
             self.holds_writer = False
             self._database.free_writer()
-        self.session = self.core = self.connection = None
+        if self._pooled is not None:
+            self._lent.pop(self._pooled, None)
+        self.session = self.core = self.connection = self._pooled = None
 
     def give_up(self) -> None:
         """Drop the line: even the polite close of a broken connection did not end."""
-        if self.connection is not None:
-            terminate(self.connection)
         if self.state is UnitState.COMMITTING:
-            self._lose("no answer in time", None)
+            self._lose(_NO_ANSWER, None)
         elif self.state in {UnitState.ACTIVE, UnitState.ROLLING_BACK}:
-            self.cause = self.cause or "cancelled"
-            self.error = self.error or asyncio.CancelledError()
+            self.cause = self.cause or "error"
+            self.error = self.error or EndTimeoutError(self._database.settings.exit_timeout)
             self.state = UnitState.ROLLED_BACK
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the line without a word; outside of a greenlet, so nobody waits."""
+        if self.connection is not None:
+            self._database.forget(self.connection)
+            terminate(self.connection)
         self._let_go()
 
     def mark_failed(self, error: BaseException) -> None:

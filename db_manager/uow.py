@@ -3,9 +3,9 @@
 import asyncio
 import itertools
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import Token
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ from db_manager.protect import protect
 from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
 from db_manager.transaction import Transaction, UnitState
-from lifecycle.events import Correlation, current_correlation, pop_correlation, set_correlation
+from lifecycle.events import Scope, current_correlation, end_correlation, set_correlation
 
 _numbers = itertools.count(1)
 
@@ -58,9 +58,10 @@ class UnitOfWork:
         "__weakref__",
         "_callbacks",
         "_database",
+        "_late_at",
         "_owner",
+        "_scope",
         "_task",
-        "_token",
         "_transaction",
         "attempt",
         "began_at",
@@ -99,14 +100,14 @@ class UnitOfWork:
         self._callbacks: Callbacks | None = None
         self._owner: asyncio.Task[Any] | None = None
         self._task: asyncio.Task[Any] | None = None  # the owner; at the end the task that ends it
-        self._token: Token[Correlation]
+        self._scope: Scope
         self.number = next(_numbers)
         self.read_only: ReadOnly = read_only
         self.attempt = 1
         self.correlation = current_correlation()
         self.statements = 0
         self.statement: object = ""  # the last one; turned into text only when somebody asks
-        self.database_time = self.sent_at = self.began_at = self.waited = 0.0
+        self.database_time = self.sent_at = self.began_at = self.waited = self._late_at = 0.0
         self.warned = self.defer_callbacks = False
 
     def __repr__(self) -> str:
@@ -139,7 +140,7 @@ class UnitOfWork:
         self._transaction.state = UnitState.ACTIVE
         self.began_at = time.perf_counter()
         self.correlation = replace(current_correlation(), unit=self.number)
-        self._token = set_correlation(self.correlation)
+        self._scope = set_correlation(self.correlation)
         if database.began.handlers:
             report_begin(self, database)
         return self
@@ -309,6 +310,11 @@ class UnitOfWork:
         """Name of the task that entered the unit."""
         return _name(self._owner)
 
+    @property
+    def is_late(self) -> bool:
+        """True when its end took longer than `exit_timeout`."""
+        return time.perf_counter() >= self._late_at
+
     def statement_failed(self, error: BaseException) -> None:
         """Count a failed statement, and remember it in case the block swallows its error."""
         self.statements += 1
@@ -335,6 +341,21 @@ class UnitOfWork:
 
     # -- the end --------------------------------------------------------------------------
 
+    def abandon(self) -> None:
+        """Roll back without a word: the task that entered the unit is over and did not leave it."""
+        error = UnitOfWorkStateError(
+            self.state,
+            f"task {self.owner_name!r} ended without leaving its unit",
+            "enter units by `async with` only",
+        )
+        warnings.warn(str(error), ResourceWarning, stacklevel=2)
+        transaction = self._transaction
+        transaction.cause, transaction.state = "error", UnitState.ROLLED_BACK
+        transaction.abandon()
+        self._database.leave(self._owner)
+        report_end(self, transaction, self._database, error)
+        end_correlation(self._scope)
+
     async def _end(self, exc: BaseException | None) -> None:
         """End the unit; *exc* is what left the block, and reaches the caller by itself."""
         transaction, task = self._transaction, asyncio.current_task()
@@ -355,8 +376,7 @@ class UnitOfWork:
             report_failure("a listener of SQLAlchemy's", self.number, self._database.bus, late)
         if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
-        if task is self._owner:
-            pop_correlation(self._token)
+        end_correlation(self._scope)
         if exc is not None:
             self._note(exc)
         elif transaction.error is not None:
@@ -365,14 +385,17 @@ class UnitOfWork:
             raise interrupted
 
     def _note(self, exc: BaseException) -> None:
-        wrong = self._transaction.rollback_error
+        wrong, ended = self._transaction.rollback_error, self._transaction.ended
         if wrong is not None:
             exc.add_note(f"the rollback failed as well: {one_line(wrong)}")
+        if ended is not None:
+            exc.add_note(str(ended))
 
     async def _finish(self) -> asyncio.CancelledError | None:
         """End the transaction, deaf to cancellations; return the one that came meanwhile."""
         transaction, interrupted = self._transaction, None
         patience = self._database.settings.exit_timeout
+        self._late_at = time.perf_counter() + patience
         worker = self.greenlets.take()
         awaited = worker.begin(transaction.finish)
         if worker.busy and transaction.state is UnitState.COMMITTING and self._database.in_place:

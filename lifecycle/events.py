@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import Any, ClassVar, Literal, dataclass_transform
+from contextvars import ContextVar
+from typing import Any, ClassVar, Final, Literal, dataclass_transform
 
 import msgspec
 
@@ -33,14 +33,52 @@ class Correlation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return {k: v for k, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
-_NOWHERE = Correlation()
-_correlation: ContextVar[Correlation] = ContextVar("lifecycle_correlation", default=_NOWHERE)
+class Scope:
+    """A time in which a correlation holds.
 
-#: Return the correlation of the running task.
-current_correlation = _correlation.get
+    Args:
+        correlation: What holds.
+        outer: What holds when it is over; by default the scope itself, which is never over.
+    """
+
+    __slots__ = ("correlation", "outer", "over")
+
+    def __init__(self, correlation: Correlation, outer: "Scope | None" = None) -> None:
+        self.correlation = correlation
+        self.outer = self if outer is None else outer
+        self.over = False
 
 
-def push_correlation(**fields: Any) -> Token[Correlation]:
+_NOWHERE: Final = Scope(Correlation())
+_scope: ContextVar[Scope] = ContextVar("lifecycle_correlation", default=_NOWHERE)
+
+
+def current_correlation() -> Correlation:
+    """Return the correlation of the running task; what is over holds no longer."""
+    scope = _scope.get()
+    while scope.over:
+        scope = scope.outer
+    return scope.correlation
+
+
+def set_correlation(correlation: Correlation) -> Scope:
+    """Let *correlation* hold from here on, instead of the present one.
+
+    Args:
+        correlation: What holds.
+
+    Returns:
+        What `pop_correlation` needs to end it.
+    """
+    outer = _scope.get()
+    while outer.over:
+        outer = outer.outer
+    scope = Scope(correlation, outer)
+    _scope.set(scope)
+    return scope
+
+
+def push_correlation(**fields: Any) -> Scope:
     """Add *fields* to the correlation from here on; `correlate` is the same for a block.
 
     Args:
@@ -49,14 +87,29 @@ def push_correlation(**fields: Any) -> Token[Correlation]:
     Returns:
         What `pop_correlation` needs to take them away again.
     """
-    return _correlation.set(msgspec.structs.replace(_correlation.get(), **fields))
+    return set_correlation(msgspec.structs.replace(current_correlation(), **fields))
 
 
-#: Let a correlation hold from here on, instead of the present one; `pop_correlation` goes back.
-set_correlation = _correlation.set
+def pop_correlation(scope: Scope) -> None:
+    """Go back to what held before *scope*; tasks that were started in it keep it.
 
-#: Take away what `push_correlation` added; to be called in the same task.
-pop_correlation = _correlation.reset
+    Args:
+        scope: What `set_correlation` or `push_correlation` returned.
+    """
+    if _scope.get() is scope:
+        _scope.set(scope.outer)
+
+
+def end_correlation(scope: Scope) -> None:
+    """End *scope* for every task, in whatever task and order: what comes later is not part of it.
+
+    Args:
+        scope: What `set_correlation` or `push_correlation` returned.
+    """
+    scope.over = True
+    while scope.outer.over:
+        scope.outer = scope.outer.outer
+    pop_correlation(scope)
 
 
 @contextmanager
@@ -69,11 +122,11 @@ def correlate(**fields: Any) -> Iterator[Correlation]:
     Yields:
         The correlation that holds inside the block.
     """
-    token = push_correlation(**fields)
+    scope = push_correlation(**fields)
     try:
-        yield _correlation.get()
+        yield scope.correlation
     finally:
-        pop_correlation(token)
+        pop_correlation(scope)
 
 
 #: Every event class by its topic; filled as the classes are defined.

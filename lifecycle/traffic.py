@@ -97,7 +97,7 @@ class Traffic(BaseMiddleware):
         origin = Correlation(
             update_id=event.update_id, update_type=kind, chat_type=_chat_type(event, kind)
         )
-        token = set_correlation(origin)
+        scope = set_correlation(origin)
         try:
             work = self.in_flight.begin(event.update_id)
             lingers = False
@@ -110,7 +110,7 @@ class Traffic(BaseMiddleware):
                 if work is not None:
                     self.in_flight.end(work, lingers=lingers)
         finally:
-            pop_correlation(token)
+            pop_correlation(scope)
 
     async def name_handler(
         self, handler: Handler, event: TelegramObject, data: dict[str, Any]
@@ -127,11 +127,11 @@ class Traffic(BaseMiddleware):
         if self.owners:
             plugin = self._owner(data.get("event_router")) or plugin
         here = replace(current_correlation(), handler=name, plugin=plugin)
-        token = set_correlation(here)
+        scope = set_correlation(here)
         try:
             return await handler(event, data)
         finally:
-            pop_correlation(token)
+            pop_correlation(scope)
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start the application, then call the startup hooks; take back when one fails."""

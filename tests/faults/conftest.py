@@ -39,6 +39,8 @@ _CRITERIA: Final = {
     "U20": "each key takes effect exactly once",
     "U21": "no update is lost; the next unit writes within 1 s",
     "U22": "no error",
+    "U23": "refused or told; the state fits the rows; the next unit is well",
+    "U24": "before COMMIT: rolled back with its error; after it: committed, and reported",
     "B1": "the sum is exact at every sample; acknowledged ⊆ there ⊆ acknowledged + unknown",
     "B2": "the sum is exact; acknowledged ⊆ there; each start within 2 s",
     "B3": "nothing acknowledged is lost; first acknowledgement within 3 s",

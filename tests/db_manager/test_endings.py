@@ -1,0 +1,262 @@
+"""Ends of units that nobody plans: deadlines, tasks that go away, generators that are left."""
+
+import asyncio
+import gc
+import pickle
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.util import await_only
+
+from db_manager.base import Base
+from db_manager.database import Database
+from db_manager.errors import (
+    CommitOutcomeUnknownError,
+    EndTimeoutError,
+    TransactionEndedError,
+    UnitOfWorkTaskError,
+)
+from db_manager.factory import UnitOfWorkFactory
+from db_manager.guard import Guard
+from db_manager.resolving import resolve
+from db_manager.transaction import UnitState
+from db_manager.uow import UnitOfWork
+from lifecycle.events import current_correlation
+from observability.testing import EventRecorder
+
+
+class Thing(Base):
+    """A row."""
+
+    __tablename__ = "endings_test__thing"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
+def url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, for each that there is."""
+    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
+    found: URL = request.getfixturevalue(f"{kind}_database")
+    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+
+
+def used(database: Database) -> int:
+    """Return how many connections are out of the pool."""
+    return int(database.pool_levels()["used"])
+
+
+async def make_table(database: Database) -> None:
+    """Create the table."""
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables[Thing.__tablename__].create)
+
+
+# -- deadlines -------------------------------------------------------------------------------
+
+
+async def test_a_flush_that_takes_too_long_rolls_back(
+    database_url: URL, open_database: object
+) -> None:
+    """What is not sent within exit_timeout is an EndTimeoutError, not somebody's cancellation."""
+    database: Database = open_database(database_url, exit_timeout=0.1)  # type: ignore[operator]  # the fixture's function
+    await make_table(database)
+    uow = UnitOfWork(database)
+
+    def hang(_session: Session) -> None:
+        await_only(asyncio.Event().wait())
+
+    with pytest.raises(EndTimeoutError, match=r"0\.1 s: COMMIT was not sent"):
+        async with uow:
+            uow.session.add(Thing(id=1))
+            event.listen(uow.session.sync_session, "before_commit", hang)
+    assert (uow.state, used(database)) == (UnitState.ROLLED_BACK, 0)
+
+
+async def test_an_answer_that_does_not_come_in_time_is_called_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch, events: EventRecorder
+) -> None:
+    """The reason of an unknown outcome by the deadline is "no answer in time"."""
+    await make_table(database)
+    uow = UnitOfWork(database)
+    patience = database.settings.exit_timeout
+    object.__setattr__(database.settings, "exit_timeout", 0.1)
+
+    def hang(_connection: object) -> None:
+        await_only(asyncio.Event().wait())
+
+    with pytest.raises(CommitOutcomeUnknownError) as caught:
+        async with uow:
+            uow.session.add(Thing(id=1))
+            await uow.session.flush()
+            monkeypatch.setattr(Guard.of(database.engine.dialect), "_commit", hang)
+    object.__setattr__(database.settings, "exit_timeout", patience)
+    assert caught.value.reason == "no answer in time"
+    assert uow.state is UnitState.OUTCOME_UNKNOWN
+    assert events.only(topic="uow.unknown").events[0].reason == caught.value.reason  # type: ignore[attr-defined]  # of this event
+    assert used(database) == 0
+
+
+async def test_a_unit_that_wrote_nothing_is_resolved_as_such(postgres_database: URL) -> None:
+    """Resolve says `wrote_nothing` for a unit whose COMMIT had nothing to do."""
+    engine = create_async_engine(postgres_database)
+    unit = UnitOfWork(engine, resolvable=True)
+    async with unit:
+        await unit.session.execute(text("SELECT 1"))
+    assert unit._transaction.xid == 0
+    error = CommitOutcomeUnknownError(unit.number, "no answer in time", 0)
+    assert "it had written nothing" in str(error)
+    assert await resolve(engine, error) == "wrote_nothing"
+    await engine.dispose()
+
+
+# -- tasks and generators that go away -------------------------------------------------------------
+
+
+async def test_a_unit_whose_task_is_over_gives_its_connection_back(
+    url: URL, open_database: object
+) -> None:
+    """A unit that was entered by hand and never left is a ResourceWarning, and rolled back."""
+    database: Database = open_database(url, slow_unit=0.05, pool_size=1, max_overflow=0)  # type: ignore[operator]  # the fixture's function
+    await make_table(database)
+    closed = asyncio.Event()
+    database.bus.subscribe("uow.close", lambda _event: closed.set())
+
+    async def forget() -> UnitOfWork:
+        uow = UnitOfWork(database)
+        await uow.__aenter__()
+        await uow.connection.execute(text("INSERT INTO endings_test__thing VALUES (1)"))
+        return uow
+
+    uow = await asyncio.create_task(forget(), name="careless")
+    with pytest.warns(ResourceWarning, match="'careless' ended without leaving its unit"):
+        await asyncio.wait_for(closed.wait(), 5)
+    assert (uow.state, used(database), database.open) == (UnitState.ROLLED_BACK, 0, {})
+    async with UnitOfWork(database) as after:
+        assert await after.session.scalar(text("SELECT count(*) FROM endings_test__thing")) == 0
+
+
+async def test_a_forgotten_unit_is_told_at_the_end_of_the_engine(database: Database) -> None:
+    """Closing the connections tells of a unit that nobody left."""
+
+    async def forget() -> None:
+        await UnitOfWork(database).__aenter__()
+
+    await asyncio.create_task(forget())
+    with pytest.warns(ResourceWarning, match="ended without leaving its unit"):
+        await database.dispose()
+    assert database.open == {}
+
+
+async def numbers(factory: UnitOfWorkFactory) -> AsyncGenerator[int, None]:
+    """Yield numbers inside of a unit."""
+    async with factory() as uow:
+        while True:
+            yield uow.number
+
+
+async def test_a_generator_left_by_break_leaves_no_correlation(database: Database) -> None:
+    """What happens after its unit is over belongs to the unit no longer."""
+    factory, before = UnitOfWorkFactory(database), current_correlation()
+    closed = asyncio.Event()
+    database.bus.subscribe("uow.close", lambda _event: closed.set())
+    async for number in numbers(factory):
+        assert current_correlation().unit == number
+        break
+    gc.collect()  # its finalizer closes it in a task of its own
+    async with asyncio.timeout(5):
+        await closed.wait()
+    assert current_correlation() == before
+    async with aclosing(numbers(factory)) as closing:
+        async for number in closing:
+            assert current_correlation().unit == number
+            break
+    assert current_correlation() == before
+
+
+async def test_units_that_overlap_leave_no_correlation(sqlite_database: URL) -> None:
+    """Units of two engines may end in any order."""
+    before = current_correlation()
+    one, two = (Database(create_async_engine(sqlite_database)) for _ in range(2))
+    first, second = UnitOfWork(one), UnitOfWork(two)
+    await first.__aenter__()
+    await second.__aenter__()
+    assert current_correlation().unit == second.number
+    await first.__aexit__(None, None, None)
+    assert current_correlation().unit == second.number
+    await second.__aexit__(None, None, None)
+    assert current_correlation() == before
+    for database in (one, two):
+        await database.dispose()
+
+
+async def test_a_child_task_outlives_the_correlation_of_its_unit(database: Database) -> None:
+    """A task that was started in a unit belongs to the unit as long as that is open."""
+    go = asyncio.Event()
+
+    async def child() -> list[int | None]:
+        seen = [current_correlation().unit]
+        await go.wait()
+        return [*seen, current_correlation().unit]
+
+    async with UnitOfWork(database) as uow:
+        task = asyncio.create_task(child())
+        await asyncio.sleep(0)
+    go.set()
+    assert await task == [uow.number, None]
+
+
+# -- refusals and errors --------------------------------------------------------------------------
+
+
+async def test_run_refuses_autocommit_as_a_unit_does(database: Database) -> None:
+    """An option that a unit refuses is refused by `run` in the same words."""
+    with pytest.raises(ValueError, match="cannot be AUTOCOMMIT"):
+        await UnitOfWorkFactory(database).run(
+            lambda _uow: asyncio.sleep(0), isolation_level="autocommit"
+        )
+
+
+async def test_the_refusal_of_another_task_names_wait_for(database: Database) -> None:
+    """`asyncio.wait_for` makes a task on Python 3.11; who is refused reads what to use instead."""
+    with pytest.raises(UnitOfWorkTaskError, match=r"asyncio\.wait_for .* asyncio\.timeout"):
+        async with UnitOfWork(database) as uow:
+            await asyncio.create_task(uow.session.execute(text("SELECT 1")))
+
+
+@pytest.mark.parametrize(
+    "sql", ["COMMIT", "end", " rollback ;", "Rollback Work", "BEGIN", "start  transaction", "ABORT"]
+)
+async def test_plain_sql_does_not_end_the_unit(database: Database, sql: str) -> None:
+    """COMMIT and its like are refused on every lane of SQLAlchemy, before they are sent."""
+    for lane in ("session", "connection"):
+        uow = UnitOfWork(database)
+        with pytest.raises(RuntimeError, match="is not for the block"):
+            async with uow:
+                await getattr(uow, lane).execute(text(sql))
+        assert used(database) == 0
+
+
+async def test_parts_in_plain_sql_are_allowed(database: Database) -> None:
+    """SAVEPOINT, ROLLBACK TO and RELEASE end nothing."""
+    await make_table(database)
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(text("SAVEPOINT part"))
+        await uow.session.execute(text("INSERT INTO endings_test__thing VALUES (1)"))
+        await uow.session.execute(text("ROLLBACK TO part"))
+        await uow.session.execute(text("RELEASE part"))
+        await uow.session.execute(text("INSERT INTO endings_test__thing VALUES (2)"))
+    async with UnitOfWork(database) as uow:
+        assert list(await uow.session.scalars(text("SELECT id FROM endings_test__thing"))) == [2]
+
+
+def test_errors_of_ends_can_be_pickled() -> None:
+    """They reach the parent of a worker process whole."""
+    for error in (TransactionEndedError("x", undone=True), EndTimeoutError(2.0)):
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 -- our own
+        assert (type(copy), str(copy)) == (type(error), str(error))
