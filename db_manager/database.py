@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -147,7 +148,7 @@ class Database:
         if not self._counts and (self.ended.handlers or self.answered.handlers):
             self._count_statements()
         if self._watch is None:
-            self._watch = loop.call_later(self.settings.slow_unit, self._warn_of_slow_units)
+            self._watch_units(loop, self.settings.slow_unit)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         pool = self.engine.sync_engine.pool
@@ -321,7 +322,11 @@ class Database:
                             correlation=unit.correlation,
                         )
                     )
-        self._watch = self._loop.call_later(self.settings.slow_unit / 2, self._warn_of_slow_units)
+        self._watch_units(self._loop, self.settings.slow_unit / 2)
+
+    def _watch_units(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        # In a context of its own: it would keep the variables of whoever came first alive.
+        self._watch = loop.call_later(delay, self._warn_of_slow_units, context=Context())
 
     async def drain(self, deadline: float, rollback_time: float) -> facts.DatabaseDrained:
         """Refuse new units and wait for the open ones.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 #: Seconds by which a deadline may be late: those of one such moment share a timer of the loop.
@@ -59,7 +60,8 @@ class Deadlines:
         moment = self._moments.get(number)
         if moment is None:
             moment = self._moments[number] = set()
-            self.loop.call_at(number * GRAIN, self._reach, number)
+            # In a context of its own: it would keep the variables of whoever came first alive.
+            self.loop.call_at(number * GRAIN, self._reach, number, context=Context())
         return Deadline(moment, callback, args)
 
     def _reach(self, number: int) -> None:

@@ -19,6 +19,25 @@ T = TypeVar("T")
 _KEPT: Final = 100
 
 
+#: What a `Worker` hands over instead of something to wait for: its function is done.
+_RESTING: Final = object()
+
+
+def _work(results: list[Any]) -> None:
+    """Call one function after another; the body of a `Worker`.
+
+    It knows nothing of its worker: a suspended greenlet is beyond the garbage collector, so that
+    one whose frame refers to it is there for ever. Nor does it hold a result, or what raised.
+
+    Args:
+        results: Where the result of the last function is put.
+    """
+    while True:
+        function, args, kwargs = getcurrent().parent.switch(_RESTING)  # type: ignore[union-attr]  # a worker has one
+        results.append(function(*args, **kwargs))
+        del function, args, kwargs  # what rests keeps nothing alive
+
+
 class Worker(greenlet):
     """A greenlet that calls one function after another; the first that raises ends it."""
 
@@ -26,12 +45,12 @@ class Worker(greenlet):
     __sqlalchemy_greenlet_provider__ = True
 
     def __init__(self) -> None:
-        self._home = getcurrent()
-        super().__init__(self._work, self._home)
+        super().__init__(_work)
         #: True from the begin of a function to its end.
         self.busy = False
-        self._result: Any = None
-        self.switch()  # up to its first rest
+        self._results: list[Any] = []
+        self.switch(self._results)  # up to its first rest
+        self.gr_context = None
 
     def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call *function* up to its first wait.
@@ -44,13 +63,21 @@ class Worker(greenlet):
         Returns:
             Its result when `busy` is False now, else what it waits for, for `finish`.
         """
-        self.parent = self._home = home = getcurrent()
+        self.parent = home = getcurrent()
         self.gr_context = home.gr_context
         self.busy = True
-        return self._collect(self.switch(function, args, kwargs))
+        try:  # `_switch` in line: each statement comes this way
+            awaited = self.switch(function, args, kwargs)
+        except BaseException:
+            self.busy = False
+            raise
+        return self._rest() if awaited is _RESTING else awaited
 
     async def finish(self, awaited: Any) -> Any:
         """Go on from *awaited* to the end of the function.
+
+        When nobody waits any more, because this coroutine is closed, the function gets
+        CancelledError wherever it waits, and cannot wait again.
 
         Args:
             awaited: What `begin` returned.
@@ -61,11 +88,14 @@ class Worker(greenlet):
         while self.busy:
             try:
                 value = await awaited
+            except GeneratorExit:
+                self._abandon()
+                raise
             except BaseException:  # noqa: BLE001 -- the function is where it is handled
-                awaited = self.throw(*sys.exc_info())
+                awaited = self._throw(*sys.exc_info())
             else:
-                awaited = self.switch(value)
-        return self._collect(awaited)
+                awaited = self._switch(value)
+        return awaited
 
     async def advance(self, awaited: Any, wait: Callable[[Any], Awaitable[Any]]) -> Any:
         """Go on from *awaited* to the end of the function, or to the first error.
@@ -75,14 +105,17 @@ class Worker(greenlet):
             wait: Waits for what the function waits for.
 
         Returns:
-            What it waits for next, for `finish`, when `busy` is still True.
+            What it waits for next, for `finish`, when `busy` is still True; else its result.
         """
         while self.busy:
             try:
                 value = await wait(awaited)
+            except GeneratorExit:
+                self._abandon()
+                raise
             except BaseException:  # noqa: BLE001 -- the function is where it is handled
-                return self.throw(*sys.exc_info())
-            awaited = self.switch(value)
+                return self._throw(*sys.exc_info())
+            awaited = self._switch(value)
         return awaited
 
     async def cancel(self, awaited: Any) -> None:
@@ -91,25 +124,38 @@ class Worker(greenlet):
         Args:
             awaited: What `begin` returned; nobody has waited for it.
         """
-        if hasattr(awaited, "close"):  # a coroutine
-            awaited.close()
+        _close(awaited)
         await self.finish(_cancelled())
 
-    def _collect(self, awaited: Any) -> Any:
-        if self.busy:
-            return awaited
-        result, self._result = self._result, None
-        return result
+    def _switch(self, *values: Any) -> Any:
+        """Go on in the function; return what it waits for, or its result when it is done."""
+        try:
+            awaited = self.switch(*values)
+        except BaseException:
+            self.busy = False
+            raise
+        return self._rest() if awaited is _RESTING else awaited
 
-    def _work(self) -> None:
-        while True:
-            # A result that were passed here would stay alive until the next call.
-            function, args, kwargs = self._home.switch()
+    def _throw(self, *error: Any) -> Any:
+        """Raise *error* in the function where it waits; return as `_switch` does."""
+        try:
+            awaited = self.throw(*error)
+        except BaseException:
+            self.busy = False
+            raise
+        return self._rest() if awaited is _RESTING else awaited
+
+    def _rest(self) -> Any:
+        self.busy = False
+        self.gr_context = None  # it would keep the variables of the last task alive
+        return self._results.pop()
+
+    def _abandon(self) -> None:
+        while self.busy:
             try:
-                self._result = function(*args, **kwargs)
-            finally:
-                self.busy = False
-            del function, args, kwargs  # what rests keeps nothing alive
+                _close(self._throw(asyncio.CancelledError))
+            except asyncio.CancelledError:
+                return
 
 
 class Spawned:
@@ -141,6 +187,12 @@ class Spawned:
 
 async def _cancelled() -> None:
     raise asyncio.CancelledError
+
+
+def _close(awaited: Any) -> None:
+    """Let *awaited* go, for which nobody will wait."""
+    if hasattr(awaited, "close"):  # a coroutine
+        awaited.close()
 
 
 def supported() -> bool:

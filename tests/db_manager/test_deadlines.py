@@ -1,6 +1,9 @@
 """Deadlines in moments: in order, not early, and forgotten when they are cancelled."""
 
 import asyncio
+import gc
+import weakref
+from contextvars import ContextVar
 from typing import Any, cast
 
 import asyncpg
@@ -21,11 +24,31 @@ async def test_a_deadline_is_not_early() -> None:
     assert await reached - begun >= 0.05
 
 
+async def test_a_deadline_keeps_no_context_alive() -> None:
+    """The timer of a moment does not hold the variables of the task that armed it."""
+
+    class Thing:
+        pass
+
+    held: ContextVar[Thing] = ContextVar("held")
+    deadlines = Deadlines(asyncio.get_running_loop())
+
+    async def arm() -> weakref.ref[Thing]:
+        held.set(thing := Thing())
+        deadlines.call_later(30, print)
+        return weakref.ref(thing)
+
+    watched = await asyncio.create_task(arm())
+    await asyncio.sleep(0)  # the loop lets go of the task
+    gc.collect()
+    assert watched() is None
+
+
 async def test_deadlines_of_one_moment_share_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand deadlines arm as many timers of the loop as there are moments."""
     loop = asyncio.get_running_loop()
     timers: list[float] = []
-    monkeypatch.setattr(loop, "call_at", lambda when, *_: timers.append(when))
+    monkeypatch.setattr(loop, "call_at", lambda when, *_, **__: timers.append(when))
     deadlines = Deadlines(loop)
     begun = loop.time()
     for _ in range(1000):
