@@ -180,21 +180,23 @@ class Database:
         try:
             if writer is not None:
                 self._enter_writer(unit, writer)
-            connection = self._check_out_holding(unit, writer)
+            connection = self._check_out_holding(unit, writer, transaction.isolation_level)
         finally:
             unit.waited = time.perf_counter() - asked
         transaction.holds_writer = writer is not None
         return connection
 
-    def _check_out_holding(self, unit: "UnitOfWork", writer: object) -> Connection:
+    def _check_out_holding(
+        self, unit: "UnitOfWork", writer: object, level: str | None
+    ) -> Connection:
         try:
-            return self._check_out(unit)
+            return self._check_out(unit, level)
         except BaseException:
             if writer is not None:
                 self.free_writer()
             raise
 
-    def _check_out(self, unit: "UnitOfWork") -> Connection:
+    def _check_out(self, unit: "UnitOfWork", level: str | None) -> Connection:
         engine = self._reading_engine() if unit.read_only else self.engine
         try:
             connection = engine.sync_engine.connect()
@@ -207,9 +209,13 @@ class Database:
             self.on_lost(reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
-        if unit.read_only and (engine is self.engine or unit.read_only == "snapshot"):
+        snapshot = unit.read_only and (engine is self.engine or unit.read_only == "snapshot")
+        if level is not None or snapshot:
             try:
-                _begin_read_only(connection)
+                if level is not None:
+                    connection.execution_options(isolation_level=level)
+                if snapshot:
+                    _begin_read_only(connection, level)
             except BaseException:
                 self.give_back(connection)
                 raise
@@ -404,12 +410,14 @@ def _one_writer() -> FairQueue[None]:
     return place
 
 
-def _begin_read_only(connection: Connection) -> None:
+def _begin_read_only(connection: Connection, level: str | None) -> None:
     """Give the unit one snapshot of the data, and let the server refuse writes."""
     name = connection.dialect.name
     driver = connection.connection.driver_connection
     if name == "postgresql":
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection.execution_options(
+            isolation_level=level or "REPEATABLE READ", postgresql_readonly=True
+        )
     elif name in {"mysql", "mariadb"}:
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
     elif isinstance(driver, SqliteConnection):

@@ -1,7 +1,7 @@
 """Waits in place, deaf to cancellation, for an answer that must be heard."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from types import coroutine
 from typing import Any
@@ -14,8 +14,8 @@ class Deaf:
     CancelledError when the future is done. Beside `asyncio.shield` in a task of its own it saves
     that task and a turn of the event loop, some 10 % of a unit (docs/performance.md).
 
-    Only for coroutines that do not cancel their own task, as `asyncio.timeout` does: what waits
-    for COMMIT in asyncpg and aiosqlite.
+    Only for what does not cancel its own task, as `asyncio.timeout` does: what waits for COMMIT
+    in asyncpg and aiosqlite.
     """
 
     __slots__ = ("_asked", "_asyncio_future_blocking", "_expired", "_future", "interrupted")
@@ -27,18 +27,20 @@ class Deaf:
         self._asked = self._expired = False
 
     @coroutine
-    def wait(self, awaited: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    def wait(self, awaited: Awaitable[Any]) -> Generator[Any, Any, Any]:
         """Run *awaited* to its end in the running task.
 
         Args:
-            awaited: What nobody has waited for yet.
+            awaited: What nobody has waited for yet: mostly a coroutine; SQLAlchemy also waits
+                for plain futures, as `asyncio.shield` returns one.
 
         Returns:
             Its result.
         """
+        steps: Any = awaited if hasattr(awaited, "send") else _steps(awaited)
         while True:
             try:
-                self._future = future = awaited.send(None)
+                self._future = future = steps.send(None)
             except StopIteration as end:
                 return end.value
             if future is not None:  # else it only lets others run
@@ -52,7 +54,7 @@ class Deaf:
                 if self._asked or future is None:
                     self.interrupted, self._asked = error, False
             except GeneratorExit:
-                awaited.close()
+                steps.close()
                 raise
             except BaseException:  # noqa: BLE001, S110 -- the future's: *awaited* asks it itself
                 pass
@@ -80,3 +82,7 @@ class Deaf:
         """Refuse; the task raises its CancelledError when the future is done."""
         self._asked = True
         return False
+
+
+async def _steps(awaited: Awaitable[Any]) -> Any:
+    return await awaited

@@ -63,12 +63,10 @@ def is_autocommit(connection: Connection) -> bool:
         connection: A connection that was just checked out.
     """
     adapter: Any = connection.connection.dbapi_connection
-    if isinstance(adapter.driver_connection, SqliteConnection):
-        return False  # it begins a transaction all the same
     setting = getattr(adapter, "autocommit", None)
     if isinstance(setting, bool):  # asyncpg, psycopg
         return setting
-    if setting is None:  # the stock aiosqlite
+    if setting is None:  # aiosqlite
         return getattr(adapter, "isolation_level", "") is None
     return bool(adapter.get_autocommit())  # asyncmy
 

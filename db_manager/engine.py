@@ -328,7 +328,9 @@ def _sqlite(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[str, A
             path = name  # SQLAlchemy made a path of the file system of it
         arguments = {"timeout": config.lock_timeout, **arguments}
         open_file = connector(path, synchronous=config.sqlite_synchronous, **arguments)
-        connection = SqliteConnection(open_file, read_only=read_only)
+        connection = SqliteConnection(
+            open_file, read_only=read_only, lock_timeout=arguments["timeout"]
+        )
         # The process may end while a connection is open, as it may with every other driver.
         connection._thread.daemon = True  # noqa: SLF001 -- what SQLAlchemy itself sets
         async with asyncio.timeout(config.connect_timeout):

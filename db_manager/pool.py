@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any, TypeVar
 
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
@@ -115,7 +116,45 @@ def _expire(waiter: asyncio.Future[Any]) -> None:
         waiter.set_exception(Empty())
 
 
+class Entry(_ConnectionRecord):  # private there; guarded by a test
+    """An entry of a pool that is never lost.
+
+    SQLAlchemy forgets an entry when a step of its return raises: what resets an isolation level,
+    or a listener of `checkin`. Ten times, and a pool of ten serves nobody any more.
+
+    Args:
+        pool: The pool it belongs to.
+    """
+
+    def __init__(self, pool: "FairQueuePool") -> None:
+        super().__init__(pool)
+        self._owner = pool
+        #: True once the pool has it back.
+        self.returned = False
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Give the entry back, without its connection when that cannot be made clean."""
+        self.returned = False
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException as error:
+            if not self.returned:
+                try:
+                    self.invalidate(error)
+                finally:
+                    self._owner._return_conn(self)  # noqa: SLF001 -- the last step of SQLAlchemy's checkin
+            raise
+
+
 class FairQueuePool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's pool for asyncio, with a line instead of a scramble."""
+    """SQLAlchemy's pool for asyncio, with a line instead of a scramble, that loses no entry."""
 
     _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        return Entry(self)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if isinstance(record, Entry):
+            record.returned = True
+        super()._do_return_conn(record)

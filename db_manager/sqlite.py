@@ -8,16 +8,19 @@ rows back, and COMMIT is the second and last crossing.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final
+from weakref import WeakSet
 
 import aiosqlite
 
 from db_manager.errors import TransactionAbortedError
+from db_manager.sqlite_cursor import FIRST_ROWS, SqliteCursor
+from db_manager.sqlite_locks import SLICE, Patience
 
-#: Rows that come back with the statement itself; more are fetched when they are asked for.
-FIRST_ROWS = 1000
+#: How SQLAlchemy sets and asks an isolation level: about the connection, outside of transactions.
+_LEVEL: Final = "PRAGMA read_uncommitted"
 
 
 def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:
@@ -32,10 +35,13 @@ def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], 
     Returns:
         A function for the driver's thread.
     """
+    options = {"uri": path.startswith("file:"), "factory": _Opened, **arguments}
+    options["timeout"] = min(SLICE, options.get("timeout", SLICE))
 
     def connect() -> sqlite3.Connection:
-        options = {"uri": path.startswith("file:"), **arguments, "isolation_level": None}
-        connection: sqlite3.Connection = sqlite3.connect(path, **options)
+        connection: sqlite3.Connection = sqlite3.connect(
+            path, **options | {"isolation_level": None}
+        )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
@@ -48,15 +54,40 @@ def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], 
     return connect
 
 
+class _Opened(sqlite3.Connection):
+    """Keeps what SQLAlchemy says about isolation from the driver.
+
+    To the driver `isolation_level` tells when to begin transactions of its own; we begin them.
+    """
+
+    #: None when SQLAlchemy asked for AUTOCOMMIT: then nothing begins a transaction.
+    asked: str | None = ""
+
+    @property  # type: ignore[override]  # a plain attribute of fewer values there
+    def isolation_level(self) -> str | None:
+        return self.asked
+
+    @isolation_level.setter
+    def isolation_level(self, level: str | None) -> None:
+        self.asked = level
+
+
 class SqliteConnection(aiosqlite.Connection):
     """aiosqlite's connection with one crossing per statement.
 
     Args:
         connect: Opens the database in the driver's thread.
         read_only: Refuse writes, and begin no transaction: each statement sees the newest rows.
+        lock_timeout: Seconds to wait for the lock of another process.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], *, read_only: bool) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        read_only: bool,
+        lock_timeout: float = 5.0,
+    ) -> None:
         super().__init__(self._open, iter_chunk_size=64)
         self._connect_here = connect
         self._opened: sqlite3.Connection | None = None
@@ -69,7 +100,13 @@ class SqliteConnection(aiosqlite.Connection):
         self._in_transaction = False
         #: A statement of the transaction failed; PostgreSQL would refuse its COMMIT.
         self._failed = False
-        self._query_only = False
+        #: What the connection was told last; None when it has to be told again.
+        self._query_only: bool | None = False
+        #: Cursors that may have rows left, which keep a snapshot of the database.
+        self._unread: WeakSet[sqlite3.Cursor] = WeakSet()
+        self._patience = Patience(lock_timeout)
+        #: What the driver's thread does.
+        self.crossing: _Call | None = None
         #: How many transactions ended on it so far.
         self.ends = 0
         #: The next crossing to the thread begins the transaction, whatever it is for.
@@ -86,9 +123,23 @@ class SqliteConnection(aiosqlite.Connection):
         self._begin, self._read_only = "BEGIN", True
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Make a call of aiosqlite's own: of the driver's lane."""
+        return await self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
+
+    async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call *fn* in the driver's thread.
+
+        Args:
+            fn: What talks to the database.
+            args: Its arguments.
+            kwargs: The same by name.
+
+        Returns:
+            Its result.
+        """
         in_transaction = self._in_transaction or self._begin_next
         begins, self._begin_next = self._begin_next, False
-        call = _Call(self, partial(self._after_begin, fn) if begins else fn)
+        call = _Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except asyncio.CancelledError:
@@ -102,49 +153,87 @@ class SqliteConnection(aiosqlite.Connection):
             self._failed = self._failed or in_transaction
             raise
 
-    def _interrupt(self) -> None:
-        if self._connection is not None:
-            self._connection.interrupt()
-
-    def cursor(self) -> "SqliteCursor":  # type: ignore[override]  # SQLAlchemy needs no more of it
-        """Return a cursor; nothing crosses to the thread before its first statement."""
-        return SqliteCursor(self)
+    def counting(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the driver's thread: call *fn*, and count the transaction that it ends."""
+        begun = self._in_transaction
+        result = fn(*args, **kwargs)
+        # A statement that fails can end the transaction too, but never commits it.
+        if begun and not self._in_transaction:
+            self.ends += 1
+        return result
 
     def executescript(self, sql_script: str) -> Any:
         """Run a script; Python commits an open transaction before its first statement."""
         self.ends += int(self._in_transaction or self._begin_next)
         return super().executescript(sql_script)
 
+    def _interrupt(self) -> None:
+        if self._connection is not None:
+            self._connection.interrupt()
+
+    def cursor(self) -> SqliteCursor:  # type: ignore[override]  # SQLAlchemy needs no more of it
+        """Return a cursor; nothing crosses to the thread before its first statement."""
+        return SqliteCursor(self)
+
     def begin_with_next(self) -> None:
         """Begin the transaction in the same crossing as the next statement, on whatever lane."""
         self._begin_next = not self._in_transaction
 
-    def _after_begin(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _of_driver(self, fn: Callable[..., Any], begins: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 -- what follows is the driver's
+        connection = self._conn
         try:
-            self._begin_here()
-            return fn(*args, **kwargs)
+            if begins:
+                self._begin_here()
+            if self._patience.is_touched(fn, args):
+                result = self._patience.untouched(connection, fn, *args, **kwargs)
+            elif self._patience.is_statement(fn):
+                result = self._patiently(fn, *args, **kwargs)
+            else:
+                result = fn(*args, **kwargs)
         finally:
-            self._in_transaction = self._conn.in_transaction
+            self._in_transaction = connection.in_transaction
+        if isinstance(result, sqlite3.Cursor):
+            self._unread.add(result)
+        return result
 
     def _begin_here(self) -> None:
         connection = self._conn
         if self._query_only is not self._read_only:
             connection.execute(f"PRAGMA query_only = {int(self._read_only)}")
             self._query_only = self._read_only
-        if self._begin and not connection.in_transaction:
-            connection.execute(self._begin)
+        if self._begin and not connection.in_transaction and self._begins(connection):
+            self._patiently(connection.execute, self._begin)
+
+    @staticmethod
+    def _begins(connection: sqlite3.Connection) -> bool:
+        return getattr(connection, "asked", "") is not None
+
+    def _patiently(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except sqlite3.OperationalError as error:
+            return self._patience.again(partial(fn, *args, **kwargs), error, self._is_wanted)
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """In the driver's thread: begin when needed, execute, bring the first rows along."""
         connection = self._conn
-        self._begin_here()
+        if not sql.startswith(_LEVEL):
+            self._begin_here()
         try:
             if self._failed and sql.startswith("SAVEPOINT"):
                 raise sqlite3.OperationalError("a statement failed before this savepoint")
-            cursor: sqlite3.Cursor = getattr(connection, method)(sql, parameters)
+            execute = getattr(connection, method)
+            call: Callable[..., Any] = self._patiently
+            if "busy_timeout" in sql:
+                call = partial(self._patience.untouched, connection)
+            cursor: sqlite3.Cursor
+            rows: list[Any]
+            cursor, rows = call(_executed, execute, sql, parameters)
             if sql.startswith("ROLLBACK TO"):
                 self._failed = False
-            return cursor, cursor.fetchmany(FIRST_ROWS) if cursor.description else []
+            if len(rows) == FIRST_ROWS:
+                self._unread.add(cursor)
+            return cursor, rows
         finally:
             self._in_transaction = connection.in_transaction
 
@@ -157,30 +246,41 @@ class SqliteConnection(aiosqlite.Connection):
         if self._failed:
             await self.rollback()
             raise TransactionAbortedError
-        self._begin, self._read_only = self._usual
-        self._begin_next = False
-        if self._in_transaction:
-            await self._execute(self._end, "COMMIT")
+        await self._end("COMMIT")
 
     async def rollback(self) -> None:
         """Roll back, without a crossing when nothing was begun."""
-        self._begin, self._read_only = self._usual
-        self._failed = self._begin_next = False
-        if self._in_transaction:
-            await self._execute(self._end, "ROLLBACK")
+        self._failed = False
+        await self._end("ROLLBACK")
 
-    def _end(self, sql: str) -> None:
+    async def _end(self, sql: str) -> None:
+        self._begin, self._read_only = self._usual
+        self._begin_next = False
+        if self._query_only:
+            self._query_only = None  # somebody may have switched it off
+        if self._in_transaction or self._unread:
+            await self.cross(self._end_here, sql)
+
+    def _end_here(self, sql: str) -> None:
         connection = self._conn
         try:
+            # What was not read to its end would keep its snapshot, and the log could only grow.
+            for cursor in list(self._unread):
+                cursor.close()
+            self._unread.clear()
             if connection.in_transaction:  # some errors end the transaction by themselves
-                connection.execute(sql)
+                self._patiently(connection.execute, sql)
         finally:
             self._in_transaction = connection.in_transaction
 
     def _open(self) -> sqlite3.Connection:
         """In the driver's thread: open, and remember it for a caller that does not wait."""
-        self._opened = self._connect_here()
+        self._opened = self._patience.open(self._connect_here, self._is_wanted)
         return self._opened
+
+    def _is_wanted(self) -> bool:
+        """In the driver's thread: whether somebody still waits for what it does."""
+        return self._running and not (self.crossing is not None and self.crossing.cancelled)
 
     def _close_opened(self) -> None:
         if self._opened is not None:
@@ -204,97 +304,29 @@ class SqliteConnection(aiosqlite.Connection):
             await stopping
 
 
-class _Call:
-    """A call for the driver's thread that is not made once it was cancelled."""
+def _executed(
+    execute: Callable[..., sqlite3.Cursor], sql: str, parameters: Any
+) -> tuple[sqlite3.Cursor, list[Any]]:
+    cursor = execute(sql, parameters)
+    return cursor, cursor.fetchmany(FIRST_ROWS) if cursor.description else []
 
-    __slots__ = ("_connection", "cancelled", "fn")
+
+class _Call:
+    """A call for the driver's thread that is not made, or given up, once it was cancelled."""
+
+    __slots__ = ("_connection", "_fn", "cancelled")
 
     def __init__(self, connection: SqliteConnection, fn: Callable[..., Any]) -> None:
         self._connection = connection
-        self.fn = fn
+        self._fn = fn
         self.cancelled = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.cancelled:
             return None
-        opened = self._connection._conn  # noqa: SLF001 -- the call is a part of the connection
-        begun = opened.in_transaction
-        result = self.fn(*args, **kwargs)
-        # A statement that fails can end the transaction too, but never commits it.
-        if begun and not opened.in_transaction:
-            self._connection.ends += 1
-        return result
-
-
-class SqliteCursor:
-    """The cursor that SQLAlchemy sees: its rows are here already.
-
-    Args:
-        connection: The connection it belongs to.
-    """
-
-    arraysize = 1
-
-    def __init__(self, connection: SqliteConnection) -> None:
-        self._connection = connection
-        self._cursor: sqlite3.Cursor | None = None
-        self._rows: list[Any] = []
-        self._more = False
-        self.description: Any = None
-        self.rowcount = -1
-        self.lastrowid: int | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> Self:
-        """Execute one statement, beginning the transaction when it is the first."""
-        return await self._run("execute", sql, parameters)
-
-    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Self:
-        """Execute one statement for every row of *parameters*."""
-        return await self._run("executemany", sql, parameters)
-
-    async def _run(self, method: str, sql: str, parameters: Any) -> Self:
         connection = self._connection
-        cursor, self._rows = await connection._execute(connection.run, method, sql, parameters)  # noqa: SLF001 -- the cursor is the connection's other half
-        self._cursor = cursor
-        self._more = len(self._rows) == FIRST_ROWS
-        self.description = cursor.description
-        self.rowcount = cursor.rowcount
-        self.lastrowid = cursor.lastrowid
-        return self
-
-    async def _fetch(self, size: int | None) -> Sequence[Any]:
-        if self._more and (size is None or len(self._rows) < size) and self._cursor is not None:
-            run = self._connection._execute  # noqa: SLF001 -- as above
-            if size is None:
-                self._rows += await run(self._cursor.fetchall)
-                self._more = False
-            else:
-                rows = await run(self._cursor.fetchmany, max(size, FIRST_ROWS))
-                self._rows += rows
-                self._more = len(rows) == max(size, FIRST_ROWS)
-        size = len(self._rows) if size is None else size
-        taken, self._rows = self._rows[:size], self._rows[size:]
-        return taken
-
-    async def fetchall(self) -> Sequence[Any]:
-        """Return the remaining rows."""
-        return await self._fetch(None)
-
-    async def fetchmany(self, size: int | None = None) -> Sequence[Any]:
-        """Return the next *size* rows."""
-        return await self._fetch(size or self.arraysize)
-
-    async def fetchone(self) -> Any:
-        """Return the next row, or None."""
-        rows = await self._fetch(1)
-        return rows[0] if rows else None
-
-    async def close(self) -> None:
-        """Forget the rows; a cursor that was not read to its end is closed in its thread."""
-        if self._more and self._cursor is not None:
-            self._more = False
-            await self._connection._execute(self._cursor.close)  # noqa: SLF001 -- as above
-        self._rows = []
+        connection.crossing = self
+        try:
+            return connection.counting(self._fn, *args, **kwargs)
+        finally:
+            connection.crossing = None

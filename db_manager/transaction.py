@@ -73,7 +73,6 @@ class Transaction:
         "_database",
         "_ending",
         "_ends",
-        "_isolation_level",
         "_lent",
         "_pooled",
         "_refusal",
@@ -88,6 +87,7 @@ class Transaction:
         "error",
         "failed",
         "holds_writer",
+        "isolation_level",
         "listener_error",
         "rollback_error",
         "savepoints",
@@ -106,7 +106,7 @@ class Transaction:
     ) -> None:
         self._unit = unit
         self._database = database
-        self._isolation_level = isolation_level
+        self.isolation_level = isolation_level
         self._resolvable = resolvable
         self.state = UnitState.NEW
         self.connection: Connection | None = None
@@ -119,7 +119,8 @@ class Transaction:
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None
-        #: What a listener of SQLAlchemy's raised after COMMIT had been answered.
+        #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
+        #: connection was given back; it is reported and changes nothing.
         self.listener_error: BaseException | None = None
         self.xid: int | None = None
         #: Set when somebody ended the transaction before its unit did, nobody knows how.
@@ -153,8 +154,6 @@ class Transaction:
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
         self._ends = ends_of(pooled)
-        if self._isolation_level is not None:
-            connection.execution_options(isolation_level=self._isolation_level)
         if not self._unit.read_only and is_autocommit(connection):
             self.refuse("an engine in AUTOCOMMIT")
 
@@ -350,12 +349,14 @@ class Transaction:
         try:
             if self.session is not None:
                 Session.close(self.session.sync_session)
-        except BaseException:  # noqa: BLE001 -- the outcome stands
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
             self._drop()
         try:
             if self.connection is not None:
                 self._database.give_back(self.connection)
-        except BaseException:  # noqa: BLE001 -- the outcome stands
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
             self._drop()
         self._let_go()
 

@@ -57,6 +57,17 @@ async def database(database_url: URL, open_database: OpenDatabase) -> Database:
     return open_database(database_url)
 
 
+@pytest.fixture(params=["aiosqlite", "memory", "asyncpg", "psycopg", "asyncmy"])
+def any_database_url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, once for every driver, and in memory."""
+    if request.param == "memory":
+        return URL.create("sqlite+aiosqlite", database=":memory:")
+    backends = {"aiosqlite": "sqlite", "asyncmy": "mariadb"}
+    backend = backends.get(request.param, "postgres")
+    url: URL = request.getfixturevalue(f"{backend}_database")
+    return url.set(drivername=f"postgresql+{request.param}") if backend == "postgres" else url
+
+
 @pytest.fixture
 async def uow_factory(database: Database) -> UnitOfWorkFactory:
     """Makes units on that database."""

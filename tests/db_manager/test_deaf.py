@@ -24,7 +24,7 @@ async def turn() -> None:
 async def listen(deaf: Deaf, awaited: Awaitable[str], log: list[object]) -> None:
     """Wait deafly, and log what came of it."""
     try:
-        log.append(await deaf.wait(awaited))  # type: ignore[arg-type]  # any coroutine
+        log.append(await deaf.wait(awaited))
     except BaseException as error:
         log.append(type(error))
         raise
@@ -120,3 +120,22 @@ async def test_a_task_that_is_thrown_away_ends_the_coroutine() -> None:
     next(iter(waiting))
     waiting.close()
     assert ended == ["closed"]
+
+
+async def test_plain_futures_are_heard_as_well() -> None:
+    """What waits may be a future, as SQLAlchemy hands over some; it is no less deaf."""
+    future = asyncio.get_running_loop().create_future()
+    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    task = asyncio.create_task(listen(deaf, future, log))
+    await turn()
+    task.cancel("stop")
+    await turn()
+    assert not task.done()
+    future.set_result("yes")
+    await task
+    assert log == ["yes"]
+    assert isinstance(deaf.interrupted, asyncio.CancelledError)
+    failed = asyncio.get_running_loop().create_future()
+    failed.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await Deaf().wait(failed)

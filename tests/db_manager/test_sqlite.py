@@ -19,7 +19,8 @@ from db_manager.base import Base
 from db_manager.database import Database
 from db_manager.errors import TransactionAbortedError
 from db_manager.factory import UnitOfWorkFactory
-from db_manager.sqlite import FIRST_ROWS, SqliteConnection
+from db_manager.sqlite import SqliteConnection
+from db_manager.sqlite_cursor import FIRST_ROWS
 from db_manager.uow import UnitOfWork
 
 ROWS = FIRST_ROWS * 2 + 500

@@ -1,0 +1,182 @@
+"""Giving a connection back: whatever a unit asked of it, the pool has its entry again."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import QueuePool
+
+from db_manager.database import Database, ReadOnly
+from db_manager.uow import UnitOfWork
+from observability.testing import EventRecorder
+
+Open = Callable[..., Database]
+
+SELECT = text("SELECT 1")
+#: More than every pool here holds.
+UNITS = 7
+
+
+def used(database: Database) -> int:
+    """Return how many connections the pools of *database* miss."""
+    engines = [database.engine, database._reader]
+    pools = [engine.sync_engine.pool for engine in engines if engine is not None]
+    return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+
+
+async def use(uow: UnitOfWork, lane: str) -> None:
+    """Say one statement on *lane* of *uow*."""
+    if lane == "session":
+        await uow.session.execute(SELECT)
+    elif lane == "connection":
+        await uow.connection.execute(SELECT)
+    else:
+        driver: Any = await uow.driver()
+        if hasattr(driver, "cursor") and not hasattr(driver, "execute"):  # asyncmy
+            async with driver.cursor() as cursor:
+                await cursor.execute("SELECT 1")
+        else:
+            await driver.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "other"])
+@pytest.mark.parametrize("read_only", [False, True, "snapshot"])
+@pytest.mark.parametrize("lane", ["session", "connection", "driver"])
+async def test_a_unit_with_an_isolation_level_gives_its_connection_back(
+    any_database_url: URL, open_database: Open, level: str, read_only: ReadOnly, lane: str
+) -> None:
+    """More such units than the pool holds are served, however they end, by one connection."""
+    if level == "other":
+        sqlite = any_database_url.get_backend_name() == "sqlite"
+        level = "READ UNCOMMITTED" if sqlite else "READ COMMITTED"
+    database = open_database(any_database_url, pool_size=2, max_overflow=0, pool_timeout=1)
+    opened: list[object] = []
+    engine = database._reading_engine() if read_only else database.engine
+    event.listen(engine.sync_engine, "connect", lambda driver, _record: opened.append(driver))
+    for number in range(UNITS):
+        unit = UnitOfWork(database, isolation_level=level, read_only=read_only)
+        try:
+            async with unit:
+                await use(unit, lane)
+                if number % 3 == 2:
+                    raise ZeroDivisionError  # noqa: TRY301 -- the block is what raises
+        except ZeroDivisionError:
+            assert unit.state == "rolled_back"
+        else:
+            assert unit.state == "committed"
+        assert used(database) == 0
+    assert len(opened) == 1
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(SELECT)
+
+
+async def test_an_isolation_level_of_sqlite_holds_no_lock_afterwards(
+    sqlite_database: URL, open_database: Open
+) -> None:
+    """When such a unit is over, another program can write at once, and updates are not lost."""
+    database = open_database(sqlite_database, pool_size=1, max_overflow=0)
+    other = open_database(sqlite_database, lock_timeout=0.001)
+    async with UnitOfWork(other) as uow:
+        await uow.session.execute(text("CREATE TABLE t (id INTEGER)"))
+    for level in ("READ UNCOMMITTED", "SERIALIZABLE"):
+        async with UnitOfWork(database, isolation_level=level) as uow:
+            await uow.session.execute(SELECT)
+            driver = await uow.driver()
+            assert driver.in_transaction  # BEGIN IMMEDIATE all the same
+        for unit in (UnitOfWork(other), UnitOfWork(database), UnitOfWork(other)):
+            async with unit as uow:
+                await uow.session.execute(text("INSERT INTO t VALUES (1)"))
+
+
+async def test_autocommit_on_an_engine_of_sqlite_begins_nothing(
+    sqlite_database: URL, open_database: Open
+) -> None:
+    """`engine.connect()` with AUTOCOMMIT can VACUUM; the next unit has its transaction again."""
+    database = open_database(sqlite_database, pool_size=1, max_overflow=0)
+    async with database.engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text("VACUUM"))
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(SELECT)
+        assert (await uow.driver()).in_transaction
+    assert used(database) == 0
+
+
+@pytest.mark.parametrize("where", ["checkin", "finalizer", "reset"])
+@pytest.mark.parametrize("size", [1, 2])
+async def test_a_return_that_fails_loses_no_entry(
+    any_database_url: URL, open_database: Open, where: str, size: int
+) -> None:
+    """Whatever raises while a connection is given back is told, and the next unit has one."""
+    database = open_database(any_database_url, pool_size=size, max_overflow=0, pool_timeout=1)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(where)
+
+    if where != "finalizer":
+        event.listen(database.engine.sync_engine, where, fail)
+    events = EventRecorder(database.bus, "uow.callback_failed")
+    for _ in range(UNITS):
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(SELECT)
+            raw = await uow.connection.get_raw_connection()
+            if where == "finalizer":
+                raw._connection_record.finalize_callback.append(fail)
+        assert used(database) == 0
+    if where != "reset":  # SQLAlchemy logs that by itself, and replaces the connection
+        assert [getattr(told, "error", "") for told in events.events] == [
+            f"RuntimeError: {where}"
+        ] * UNITS
+    if where != "finalizer":
+        event.remove(database.engine.sync_engine, where, fail)
+
+
+@pytest.mark.parametrize("how", ["terminate", "stop", "close", "invalidate"])
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_connection_that_was_dropped_inside_of_a_unit_is_replaced(
+    sqlite_database: URL, open_database: Open, how: str, read_only: bool
+) -> None:
+    """After `terminate`, `stop`, `close` or `invalidate` the pool misses none and serves on."""
+    database = open_database(sqlite_database, pool_size=1, max_overflow=0, pool_timeout=1)
+    for _ in range(UNITS):
+        unit = UnitOfWork(database, read_only=read_only)
+        try:
+            async with unit:
+                await unit.session.execute(SELECT)
+                if how == "invalidate":
+                    await unit.connection.invalidate()
+                elif how == "terminate":
+                    raw: Any = await unit.connection.get_raw_connection()
+                    raw.dbapi_connection.terminate()
+                else:
+                    ending = getattr(await unit.driver(), how)()
+                    if how == "close":
+                        await ending
+        except Exception:  # noqa: BLE001, S110 -- what it says is not the matter here
+            pass
+        assert used(database) == 0
+    async with UnitOfWork(database, read_only=read_only) as uow:
+        assert await uow.session.scalar(SELECT) == 1
+
+
+async def test_units_that_are_cancelled_while_they_give_back_lose_no_entry(
+    any_database_url: URL, open_database: Open
+) -> None:
+    """A cancellation at any turn of a unit with an isolation level costs the pool nothing."""
+    database = open_database(any_database_url, pool_size=1, max_overflow=0, pool_timeout=5)
+
+    async def work() -> None:
+        async with UnitOfWork(database, isolation_level="SERIALIZABLE") as uow:
+            await uow.session.execute(SELECT)
+
+    for turns in range(25):
+        task = asyncio.create_task(work())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        assert used(database) == 0
+    await work()
