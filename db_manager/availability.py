@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import sqlalchemy.exc
 import tenacity
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager import classify
 from db_manager.database import Database
@@ -17,7 +19,7 @@ from lifecycle.plugin import PluginContext
 
 #: Seconds before the second question, and at most between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-#: Seconds that a server may take for an answer: psycopg would wait on a silent line for ever.
+#: Seconds that a server may take for an answer.
 PING_TIMEOUT = 10.0
 _PING: Final = text("SELECT 1")
 
@@ -25,8 +27,10 @@ _PING: Final = text("SELECT 1")
 class Availability:
     """Whether the database of a started plugin is there.
 
-    While it is not, the plugin is degraded and units fail at once with
-    `DatabaseUnavailableError`; one task asks again, with growing pauses.
+    It is lost when an engine has no connection and gets none: then the plugin is degraded and the
+    units of that engine fail at once with `DatabaseUnavailableError`; a task asks again, with
+    growing pauses. The first pause grows, too, when what had come back is lost again at once, so
+    that a server that comes and goes does not fill the journal.
 
     Args:
         database: The database.
@@ -40,7 +44,8 @@ class Availability:
         self._database = database
         self._context = context
         self._prepare = prepare
-        self._asking: asyncio.Task[Any] | None = None
+        self._pause = FIRST_WAIT
+        self._recovered_at = -LONGEST_WAIT
 
     async def begin(self) -> None:
         """Prepare the database now, or begin to wait for it.
@@ -48,51 +53,60 @@ class Availability:
         Raises:
             DBAPIError: It is there and refuses us: a wrong password, an unknown database.
         """
-        self._database.lost = ""
+        self._database.lost.clear()
+        engine = self._database.engine
         try:
-            await self._try()
+            await self._try(engine)
         except DatabaseUnavailableError as error:
-            self.lost(error.reason)
+            self.lost(engine, error.reason)
         self._database.on_lost = self.lost
 
-    def lost(self, reason: str) -> None:
-        """Note that a connection attempt failed because of *reason*."""
-        if self._database.lost:
+    def lost(self, engine: AsyncEngine, reason: str) -> None:
+        """Note that *engine* has no connection, and gets none because of *reason*."""
+        lost = self._database.lost
+        if engine in lost:
             return
-        self._database.lost = reason
-        self._context.degraded(reason)
+        if not lost:
+            self._context.degraded(reason)
+        lost[engine] = reason
         # Not in the context of the update that found out.
-        self._asking = contextvars.Context().run(
-            self._context.spawn, self._wait_for_it(), "db_manager.reconnect"
+        contextvars.Context().run(
+            self._context.spawn, self._wait_for_it(engine), "db_manager.reconnect"
         )
 
     def end(self) -> None:
         """Stop noticing."""
-        self._database.on_lost = lambda _reason: None
+        self._database.on_lost = lambda _engine, _reason: None
 
-    async def _wait_for_it(self) -> None:
+    async def _wait_for_it(self, engine: AsyncEngine) -> None:
+        loop = asyncio.get_running_loop()
         retrying = tenacity.AsyncRetrying(
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
             # Also one that refuses us now: it let us in before, or somebody mends it.
             retry=tenacity.retry_if_exception_type((OSError, sqlalchemy.exc.SQLAlchemyError)),
-            before_sleep=self._still_lost,
+            before_sleep=partial(self._still_lost, engine),
         )
-        await asyncio.sleep(FIRST_WAIT)
-        await retrying(self._try)
-        self._database.lost = ""
-        self._context.recovered()
+        soon = loop.time() - self._recovered_at < LONGEST_WAIT
+        self._pause = min(2 * self._pause, LONGEST_WAIT) if soon else FIRST_WAIT
+        await asyncio.sleep(self._pause)
+        await retrying(self._try, engine)
+        self._recovered_at = loop.time()
+        del self._database.lost[engine]
+        if not self._database.lost:
+            self._context.recovered()
 
-    def _still_lost(self, state: tenacity.RetryCallState) -> None:
+    def _still_lost(self, engine: AsyncEngine, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if error is not None:
-            self._database.lost = getattr(error, "reason", "") or one_line(error)
+            self._database.lost[engine] = getattr(error, "reason", "") or one_line(error)
 
-    async def _try(self) -> None:
+    async def _try(self, engine: AsyncEngine) -> None:
         with unavailable_errors():
-            await ping(self._database)
-            await self._prepare()
+            await ping(engine)
+            if engine is self._database.engine:
+                await self._prepare()
 
 
 @contextlib.contextmanager
@@ -106,12 +120,15 @@ def unavailable_errors() -> Iterator[None]:
         raise DatabaseUnavailableError(one_line(error)) from error
 
 
-async def ping(database: Database) -> None:
+async def ping(engine: AsyncEngine) -> None:
     """Ask the server for a 1, on a connection of its own.
+
+    Args:
+        engine: The engine that the connection is of.
 
     Raises:
         OSError: It cannot be reached.
         DBAPIError: It refuses us.
     """
-    async with asyncio.timeout(PING_TIMEOUT), database.engine.connect() as connection:
+    async with asyncio.timeout(PING_TIMEOUT), engine.connect() as connection:
         await connection.execute(_PING)

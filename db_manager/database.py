@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool
 from sqlalchemy.util.queue import Empty
 
-from db_manager import classify
+from db_manager import classify, liveness
 from db_manager import events as facts
 from db_manager.deadlines import Deadlines
 from db_manager.errors import (
@@ -27,7 +27,7 @@ from db_manager.errors import (
     one_line,
 )
 from db_manager.greenlets import Greenlets
-from db_manager.pool import FairQueue
+from db_manager.line import FairQueue
 from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
 from lifecycle.bus import EventBus
@@ -85,12 +85,13 @@ class Database:
         #: The open unit of each task: a task has at most one.
         self.open: dict[asyncio.Task[Any], UnitOfWork] = {}
         self.state: Literal["open", "stopping", "closed"] = "open"
-        self.lost: str = ""
+        #: The engines that have no connection and get none, and why.
+        self.lost: dict[AsyncEngine, str] = {}
         #: Of the loop that the units run in, known from the first of them on.
         self.greenlets: Greenlets
         self.deadlines: Deadlines
-        #: Called when a connection attempt finds the server unavailable.
-        self.on_lost: Callable[[str], None] = lambda _reason: None
+        #: Called when an engine has no connection, and the server is unavailable for a new one.
+        self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
         self.began = self.bus.channel(facts.UnitBegun)
         self.committed = self.bus.channel(facts.UnitCommitted)
         self.rolled_back = self.bus.channel(facts.UnitRolledBack)
@@ -170,11 +171,9 @@ class Database:
         """Check a connection out for *unit*; runs inside a greenlet.
 
         Raises:
-            DatabaseUnavailableError: The server cannot be reached, or is known to be lost.
+            DatabaseUnavailableError: There is no connection, and the server gives none.
             PoolExhaustedError: No connection came free in time.
         """
-        if self.lost:
-            raise DatabaseUnavailableError(self.lost)
         writer = None if unit.read_only else self.writer
         asked = time.perf_counter()
         try:
@@ -198,6 +197,8 @@ class Database:
 
     def _check_out(self, unit: "UnitOfWork", level: str | None) -> Connection:
         engine = self._reading_engine() if unit.read_only else self.engine
+        if self.lost and engine in self.lost:
+            raise DatabaseUnavailableError(self.lost[engine])
         try:
             connection = engine.sync_engine.connect()
         except sqlalchemy.exc.TimeoutError:
@@ -206,7 +207,7 @@ class Database:
             if not classify.is_unavailable(error):
                 raise
             reason = one_line(error)
-            self.on_lost(reason)
+            self.on_lost(engine, reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
         snapshot = unit.read_only and (engine is self.engine or unit.read_only == "snapshot")
@@ -253,7 +254,10 @@ class Database:
         self, waiter: "UnitOfWork", engine: AsyncEngine | None = None
     ) -> PoolExhaustedError:
         pool: Any = engine.sync_engine.pool if engine else None
-        size = pool.size() + max(0, pool.overflow()) if pool else 1
+        refusal = getattr(pool, "refusal", "")
+        size = (
+            pool.checkedout() if refusal else pool.size() + max(0, pool.overflow()) if pool else 1
+        )
         holders = [
             unit
             for unit in self.open.values()
@@ -265,6 +269,7 @@ class Database:
             pool.timeout() if pool else self.settings.pool_timeout,
             [unit.describe() for unit in holders],
             what="connections" if pool else "SQLite's one writer",
+            refusal=refusal,
         )
         self.bus.publish(facts.PoolExhausted(size=error.size, holders=error.holders))
         return error
@@ -293,6 +298,9 @@ class Database:
             # SQLAlchemy would give this connection back with its transaction open, and every
             # later unit on it would fail.
             context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+        if context.is_disconnect and not liveness.is_silent(error):
+            # The others hear it themselves when the server leaves them; they may be well.
             context.invalidate_pool_on_disconnect = False
         unit = self._connections.get(connection) if connection is not None else None
         # Without a statement it is a COMMIT or ROLLBACK, which judges itself.

@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import re
-import select
 import ssl
 import uuid
 from typing import Any
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from db_manager.config import DatabaseConfig
 from db_manager.errors import ConfigError
+from db_manager.liveness import is_dead
 from db_manager.pool import FairQueuePool
 from db_manager.sqlite import SqliteConnection, connector
 
@@ -125,7 +125,8 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
         def add_password(_d: object, _r: object, _args: object, cparams: dict[str, Any]) -> None:
             cparams["password"] = password
 
-    event.listen(engine.sync_engine, "checkout", _refuse_dead)
+    if not isinstance(engine.sync_engine.pool, FairQueuePool):
+        event.listen(engine.sync_engine, "checkout", _refuse_dead)
     return engine
 
 
@@ -157,32 +158,9 @@ def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
 
 
 def _refuse_dead(dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Replace a connection that is closed, or still in somebody's transaction, without asking it.
-
-    asyncpg and psycopg know from the last answer, asyncpg also from the socket; it costs no round
-    trip. psycopg does not look at the socket of an idle connection, so we do: an idle server says
-    nothing but good-bye.
-    """
-    driver = dbapi_connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):  # asyncpg
-        dead = driver.is_closed() or driver.is_in_transaction()
-    elif hasattr(driver, "pgconn"):  # psycopg
-        idle = not driver.closed and driver.info.transaction_status == 0
-        dead = not idle or _is_readable(driver.pgconn.socket)
-    elif isinstance(driver, SqliteConnection):
-        dead = driver.closed
-    else:
-        return
-    if dead:
+    """Replace a connection that died while it was idle; our own pool looks for itself."""
+    if is_dead(dbapi_connection.driver_connection):
         raise exc.DisconnectionError("the connection was lost while it was idle")
-
-
-def _is_readable(file: int) -> bool:
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([file], [], [], 0)[0])
-    poller = select.poll()  # select() refuses the files of a process with more than 1024 of them
-    poller.register(file, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def is_local(host: str | None) -> bool:

@@ -164,20 +164,29 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         waited: Seconds the unit waited.
         holders: Who holds them, a line each, the longest first.
         what: What there is too little of: `connections`, or `SQLite's one writer`.
+        refusal: What the server said when the pool wanted more connections, if it refused.
     """
 
     def __init__(
-        self, size: int, waited: float, holders: Iterable[str], what: str = "connections"
+        self,
+        size: int,
+        waited: float,
+        holders: Iterable[str],
+        what: str = "connections",
+        refusal: str = "",
     ) -> None:
         self.size = size
         self.waited = waited
         self.holders = tuple(holders)
         self.what = what
-        super().__init__(size, waited, self.holders, what)
+        self.refusal = refusal
+        super().__init__(size, waited, self.holders, what, refusal)
 
     def __str__(self) -> str:
         busy = f"all {self.size} connections were"
         fix = "Make units shorter (no Telegram call inside), or raise [database] pool_size"
+        if self.refusal:
+            fix = f"The server refuses more: {self.refusal}"
         if self.what != "connections":
             busy = f"{self.what} was"
             fix = "Make units shorter, or open those that only read with read_only=True"

@@ -102,7 +102,7 @@ class DatabasePlugin(Plugin):
             DatabaseUnavailableError: It does not answer.
         """
         with unavailable_errors():
-            await ping(self._database)
+            await ping(self._database.engine)
         return {"driver": self._database.engine.url.drivername, **self._database.pool_levels()}
 
     async def _prepare(self, context: PluginContext) -> None:

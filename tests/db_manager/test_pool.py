@@ -11,7 +11,8 @@ from sqlalchemy.util.queue import Empty, Full
 from db_manager.database import Database
 from db_manager.errors import PoolExhaustedError
 from db_manager.events import UnitClosed
-from db_manager.pool import FairQueue, FairQueuePool
+from db_manager.line import FairQueue
+from db_manager.pool import FairQueuePool
 from db_manager.uow import UnitOfWork
 from observability.testing import EventRecorder
 
