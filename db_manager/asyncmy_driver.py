@@ -1,10 +1,35 @@
-"""asyncmy's connection, which counts the transactions that ended on it."""
+"""asyncmy's connection, with a deadline for answers and an eye for ends of transactions."""
 
+import asyncio
 import re
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
-from asyncmy.connection import Connection
 from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_IN_TRANS
+from asyncmy.errors import OperationalError
+
+from db_manager.deadlines import Deadlines
+
+if TYPE_CHECKING:
+
+    class Connection:
+        """What we use of asyncmy's connection; its own types leave it out."""
+
+        _proto: Any
+        _transport: Any
+        server_status: int
+
+        def __init__(self, **kwargs: Any) -> None: ...
+        async def connect(self) -> object: ...  # noqa: D102 -- asyncmy's
+        async def query(self, sql: Any, unbuffered: bool = False) -> Any: ...  # noqa: D102, FBT001, FBT002 -- as above
+        async def begin(self) -> None: ...  # noqa: D102 -- as above
+        async def commit(self) -> None: ...  # noqa: D102 -- as above
+        async def rollback(self) -> None: ...  # noqa: D102 -- as above
+        async def _fill_buffer(self, need: int) -> None: ...
+
+else:
+    from asyncmy.connection import Connection
+
 
 #: Ends a transaction, also where another one begins in the same breath. Whatever else ends one,
 #: DDL for example, commits it.
@@ -14,26 +39,45 @@ _SAID: Final = re.compile(
 )
 
 
-class CountingConnection(Connection):
-    """Notices the end of a transaction, whoever asked for it."""
+class PatientConnection(Connection):
+    """Gives its line up when an answer does not come, and counts the transactions that end.
 
-    server_status: int  # of the last answer
+    asyncmy's own `read_timeout` costs a task for each answer on Python 3.11.
+
+    Args:
+        answer_timeout: Seconds that the server may take for an answer, or for more of it.
+        **kwargs: For asyncmy.
+    """
 
     #: How many transactions were ended on it so far.
     ends = 0
     #: How many were committed by a statement that is about something else.
     implicit_commits = 0
 
+    def __init__(self, *, answer_timeout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._answer_timeout = answer_timeout
+        self._deadlines = Deadlines(asyncio.get_running_loop())
+
+    @property
+    def _in_transaction(self) -> bool:
+        return bool(self.server_status & SERVER_STATUS_IN_TRANS)
+
     async def query(self, sql: Any, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
         """Send a statement and wait for its answer."""
         begun = self._in_transaction
         try:
-            return await super().query(sql, unbuffered)  # type: ignore[no-untyped-call]  # as there
+            return await super().query(sql, unbuffered)
         finally:
             if begun and isinstance(sql, str) and _SAID.match(sql):
                 self.ends += 1
             elif begun and not self._in_transaction:
                 self.implicit_commits += 1
+
+    async def begin(self) -> None:
+        """Begin; what was begun before is committed."""
+        self.ends += self._in_transaction
+        await super().begin()
 
     async def commit(self) -> None:
         """Commit."""
@@ -45,22 +89,44 @@ class CountingConnection(Connection):
         self.ends += self._in_transaction
         await super().rollback()
 
-    async def begin(self) -> None:
-        """Begin; what was begun before is committed."""
-        self.ends += self._in_transaction
-        await super().begin()
+    async def _fill_buffer(self, need: int) -> None:
+        """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test)."""
+        deadline = self._deadlines.call_later(self._answer_timeout, self._give_up)
+        try:
+            await super()._fill_buffer(need)
+        except OperationalError as error:
+            if isinstance(self._proto.exc, TimeoutError):
+                raise error from self._proto.exc
+            raise
+        finally:
+            deadline.cancel()
 
-    @property
-    def _in_transaction(self) -> bool:
-        return bool(self.server_status & SERVER_STATUS_IN_TRANS)
+    def _give_up(self) -> None:
+        if self._transport is not None:
+            # It ends the wait as an OperationalError of asyncmy's: 2013, the connection is lost.
+            self._proto.exc = TimeoutError(f"no answer within {self._answer_timeout:g} s")
+            self._transport.abort()
 
 
-async def connect(**arguments: Any) -> CountingConnection:
-    """Connect as `asyncmy.connect` does.
+def connect(
+    *, answer_timeout: float, connect_timeout: float, **kwargs: Any
+) -> Coroutine[Any, Any, PatientConnection]:
+    """Connect as `asyncmy.connect` does, with a deadline for answers and for the whole login.
+
+    It is not `async`: a frame of ours that waits would show the password beside a traceback.
 
     Args:
-        **arguments: For asyncmy.
+        answer_timeout: Seconds that the server may take for an answer.
+        connect_timeout: Seconds for everything up to the end of the login.
+        **kwargs: For asyncmy.
+
+    Returns:
+        What gives the connection when it is awaited.
     """
-    connection = CountingConnection(**arguments)  # type: ignore[no-untyped-call]  # as there
-    await connection.connect()
+    return _opened(PatientConnection(answer_timeout=answer_timeout, **kwargs), connect_timeout)
+
+
+async def _opened(connection: PatientConnection, connect_timeout: float) -> PatientConnection:
+    async with asyncio.timeout(connect_timeout):
+        await connection.connect()
     return connection

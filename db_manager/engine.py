@@ -254,10 +254,9 @@ def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[st
                 "prepared_statement_name_func": lambda: f"db_manager_{uuid.uuid4().hex}",
             }
         return arguments
-    from db_manager.psycopg_driver import CountingConnection  # noqa: PLC0415 -- only when used
-
     arguments = {
-        "async_creator_fn": CountingConnection.connect,
+        "async_creator_fn": _connect_psycopg,
+        "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
         "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
         "application_name": settings.pop("application_name"),
         "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
@@ -272,22 +271,43 @@ def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[st
     return arguments
 
 
+def _connect_psycopg(*args: Any, **kwargs: Any) -> Any:
+    from db_manager.psycopg_driver import connect  # noqa: PLC0415 -- only when installed
+
+    return connect(*args, **kwargs)
+
+
+def _connect_asyncmy(*args: Any, **kwargs: Any) -> Any:
+    from db_manager.asyncmy_driver import connect  # noqa: PLC0415 -- only when installed
+
+    return connect(*args, **kwargs)
+
+
 def _libpq_mode(config: DatabaseConfig) -> str:
     return "require" if config.tls == "require" else "verify-full"
 
 
 def _mysql(config: DatabaseConfig, url: URL) -> dict[str, Any]:
-    seconds = max(1, round(config.lock_timeout))
+    lock = max(1, round(config.lock_timeout))
+    longest = max(0.001, config.statement_timeout)
     arguments: dict[str, Any] = {
-        "connect_timeout": max(1, round(config.connect_timeout)),
-        "init_command": f"SET SESSION innodb_lock_wait_timeout = {seconds}",
+        # MariaDB reads the first comment and MySQL the second; each is blank for the other.
+        "init_command": (
+            f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}"
+            f" /*M!100101 , max_statement_time = {longest:.3f} */"
+            f" /*!50708 , max_execution_time = {longest * 1000:.0f} */"
+        ),
     }
+    if url.get_driver_name() == "asyncmy":
+        arguments |= {
+            "async_creator_fn": _connect_asyncmy,
+            "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "connect_timeout": config.connect_timeout,
+        }
+    else:
+        arguments["connect_timeout"] = max(1, round(config.connect_timeout))
     if context := tls_context(config, url):
         arguments["ssl"] = context
-    if url.get_driver_name() == "asyncmy":
-        from db_manager.asyncmy_driver import connect  # noqa: PLC0415 -- only when used
-
-        arguments["async_creator_fn"] = connect
     return arguments
 
 

@@ -59,6 +59,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self._attempts: dict[asyncio.Task[None], None] = {}  # the oldest first
         #: What the server said to the last attempt, in one line, when that failed.
         self.refusal = ""
+        self._refused_at = 0.0
         self._pause = FIRST_PAUSE
         #: The end of the pause after a refusal.
         self._next_attempt: asyncio.TimerHandle | None = None
@@ -88,9 +89,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         attempts = tuple(self._attempts)
         for attempt in self._wanted_attempts():
             attempt.cancel()
-        if self._next_attempt is not None:
-            self._next_attempt.cancel()
-            self._next_attempt = None
+        self._end_pause()
         if attempts and in_greenlet():
             await_only(asyncio.wait(attempts, timeout=_CANCEL_TIME))
         super().dispose()
@@ -216,19 +215,25 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             attempt.add_done_callback(self._attempt_ended)
 
     def _end_pause(self) -> None:
-        self._next_attempt = None
+        if self._next_attempt is not None:
+            self._next_attempt.cancel()
+            self._next_attempt = None
+
+    def _ask_again(self) -> None:
+        self._end_pause()
         self._open_more()
 
     def _attempt(self) -> None:
         """Open a connection for the first of the line; runs in a task of its own."""
+        began = self._loop.time()
         entry = self._create_connection()
         del self._attempts[asyncio.current_task()]  # type: ignore[arg-type]  # it runs in one
         self._entries.add(entry)
-        self.refusal, self._pause = "", FIRST_PAUSE
-        if self._next_attempt is not None:
-            self._next_attempt.cancel()
+        if began >= self._refused_at:  # else the server has said no to a later one
+            self._end_pause()
+            self.refusal, self._pause = "", FIRST_PAUSE
         self._do_return_conn(entry)
-        self._end_pause()
+        self._open_more()
 
     def _attempt_ended(self, attempt: "asyncio.Task[None]") -> None:
         error = None if attempt.cancelled() else attempt.exception()
@@ -239,10 +244,10 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             self._free_place()
             return
         self._dec_overflow()
-        self.refusal = one_line(error)
+        self.refusal, self._refused_at = one_line(error), self._loop.time()
         if self._next_attempt is None:  # those that fail together are one refusal
             pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 -- not for secrecy
-            self._next_attempt = self._loop.call_later(pause, self._end_pause)
+            self._next_attempt = self._loop.call_later(pause, self._ask_again)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         if not self._attempts and not self.has_connection():
             self._pool.fail(error)

@@ -1,23 +1,107 @@
-"""psycopg's connection, which counts the transactions that ended on it."""
+"""psycopg's connection, with a deadline for answers and an eye for ends of transactions."""
 
+import asyncio
+import socket
+from collections.abc import Coroutine
 from typing import Any, Final
 
-from psycopg import AsyncConnection, pq
+import psycopg
+from psycopg.pq import TransactionStatus
 
-_OPEN: Final = frozenset({pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR})
+from db_manager.deadlines import Deadline, Deadlines
+
+#: The server owes no answer: whoever waits now waits for a notification.
+_OWES_NOTHING: Final = frozenset(
+    {TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR}
+)
 
 
-class CountingConnection(AsyncConnection[Any]):
-    """Notices the end of a transaction, whoever asked for it."""
+_OPEN: Final = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
+
+
+class PatientConnection(psycopg.AsyncConnection[Any]):
+    """Gives its line up when an answer does not come, and counts the transactions that end.
+
+    Every wait of psycopg, on every lane, comes through `wait`.
+    """
 
     #: How many transactions ended on it so far.
     ends = 0
+    #: Seconds that an answer may take; `connect` sets it.
+    answer_timeout: float
+    _deadlines: Deadlines | None = None
+    _deadline: Deadline | None = None
+    _gave_up = False
 
-    async def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """Let the generator of a command talk to the server until it is answered."""
+    async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait for what the server has to say.
+
+        Args:
+            gen: What psycopg is about to do.
+            *args: For psycopg.
+            **kwargs: For psycopg.
+
+        Returns:
+            What *gen* returns.
+
+        Raises:
+            OperationalError: There was no answer in time, and the connection is closed now.
+        """
+        if self._deadlines is None:
+            self._deadlines = Deadlines(asyncio.get_running_loop())
+        self._arm(self._deadlines)
         begun = self.pgconn.transaction_status in _OPEN
         try:
-            return await super().wait(*args, **kwargs)
+            return await super().wait(gen, *args, **kwargs)
+        except psycopg.OperationalError as error:
+            if self._gave_up:
+                raise psycopg.OperationalError(
+                    f"no answer from the server within {self.answer_timeout:g} s: "
+                    f"the connection is closed"
+                ) from TimeoutError(str(error))
+            raise
         finally:
-            if begun and self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            if begun and self.pgconn.transaction_status == TransactionStatus.IDLE:
                 self.ends += 1
+            if self._deadline is not None:
+                self._deadline.cancel()
+
+    def _arm(self, deadlines: Deadlines) -> None:
+        self._deadline = deadlines.call_later(self.answer_timeout, self._give_up, deadlines)
+
+    def _give_up(self, deadlines: Deadlines) -> None:
+        if self.closed:
+            return
+        if self.pgconn.transaction_status in _OWES_NOTHING:
+            self._arm(deadlines)
+            return
+        self._gave_up = True
+        # psycopg waits for its socket: an end of the line is something that it can read.
+        with socket.fromfd(self.pgconn.socket, -1, -1, -1) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+
+def connect(
+    *args: Any, answer_timeout: float, **kwargs: Any
+) -> Coroutine[Any, Any, PatientConnection]:
+    """Connect as `psycopg.AsyncConnection.connect` does, with a deadline for answers.
+
+    It is not `async`: a frame of ours that waits would show the password beside a traceback.
+
+    Args:
+        *args: For psycopg.
+        answer_timeout: Seconds that the server may take for an answer.
+        **kwargs: For psycopg.
+
+    Returns:
+        What gives the connection when it is awaited.
+    """
+    return _opened(PatientConnection.connect(*args, **kwargs), answer_timeout)
+
+
+async def _opened(
+    connecting: Coroutine[Any, Any, PatientConnection], answer_timeout: float
+) -> PatientConnection:
+    connection = await connecting
+    connection.answer_timeout = answer_timeout
+    return connection

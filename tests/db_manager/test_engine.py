@@ -97,12 +97,24 @@ async def test_asyncpg_defaults() -> None:
 
 
 async def test_mysql_defaults() -> None:
-    """A MariaDB session waits for a lock as long as the configuration says."""
+    """One statement sets every timeout that MariaDB or MySQL knows; the driver has its own."""
     sent = await sent_to_driver(
         DatabaseConfig(driver="mysql+asyncmy", database="bot", lock_timeout=4.0)
     )
-    assert sent["init_command"] == "SET SESSION innodb_lock_wait_timeout = 4"
-    assert sent["connect_timeout"] == 5
+    assert sent["init_command"] == (
+        "SET SESSION innodb_lock_wait_timeout = 4, lock_wait_timeout = 4"
+        " /*M!100101 , max_statement_time = 15.000 */"
+        " /*!50708 , max_execution_time = 15000 */"
+    )
+    assert (sent["connect_timeout"], sent["answer_timeout"]) == (5, 20.0)
+
+
+async def test_psycopg_defaults() -> None:
+    """The driver psycopg gives up some time after the server would."""
+    sent = await sent_to_driver(
+        DatabaseConfig(driver="postgresql+psycopg", database="bot", connect_timeout=3.0)
+    )
+    assert (sent["connect_timeout"], sent["answer_timeout"]) == (3, 20.0)
 
 
 async def test_a_reading_engine_refuses_writes_at_the_server() -> None:
