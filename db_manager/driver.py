@@ -164,8 +164,8 @@ def terminate(connection: Connection) -> None:
         return
     driver: Any = connection.connection.driver_connection
     if hasattr(driver, "pgconn"):  # psycopg; SQLAlchemy would wait for it
-        driver.pgconn.finish()
         connection.connection.detach()
+        getattr(driver, "terminate", driver.pgconn.finish)()
     else:  # SQLAlchemy's `terminate` of asyncpg, aiosqlite, asyncmy
         connection.invalidate()
         connection.close()

@@ -32,6 +32,7 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
     _deadlines: Deadlines | None = None
     _deadline: Deadline | None = None
     _gave_up = False
+    _waits = _terminated = False
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for what the server has to say.
@@ -50,7 +51,7 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         if self._deadlines is None:
             self._deadlines = Deadlines(asyncio.get_running_loop())
         self._arm(self._deadlines)
-        begun = self.pgconn.transaction_status in _OPEN
+        begun, self._waits = self.pgconn.transaction_status in _OPEN, True
         try:
             return await super().wait(gen, *args, **kwargs)
         except psycopg.OperationalError as error:
@@ -65,6 +66,9 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
                 self.ends += 1
             if self._deadline is not None:
                 self._deadline.cancel()
+            self._waits = False
+            if self._terminated:
+                self.pgconn.finish()
 
     def _arm(self, deadlines: Deadlines) -> None:
         self._deadline = deadlines.call_later(self.answer_timeout, self._give_up, deadlines)
@@ -76,9 +80,20 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             self._arm(deadlines)
             return
         self._gave_up = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         # psycopg waits for its socket: an end of the line is something that it can read.
         with socket.fromfd(self.pgconn.socket, -1, -1, -1) as line:
             line.shutdown(socket.SHUT_RDWR)
+
+    def terminate(self) -> None:
+        """Drop the line without a word, also while somebody waits for an answer."""
+        if self._waits and not self.closed:
+            self._terminated = True  # the event loop still looks at its socket
+            self._hang_up()
+        else:
+            self.pgconn.finish()
 
 
 def connect(
