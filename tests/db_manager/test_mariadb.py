@@ -56,12 +56,12 @@ async def test_a_killed_idle_connection_is_replaced(
 ) -> None:
     """A connection that the server ended while it was idle costs no unit and no ping."""
     database = open_database(mariadb_database)
-    async with UnitOfWork(database) as uow:
-        number = await uow.session.scalar(text("SELECT CONNECTION_ID()"))
-    async with database.engine.connect() as _taken, database.engine.connect() as admin:
+    async with database.engine.connect() as admin:
+        async with UnitOfWork(database) as uow:
+            number = await uow.session.scalar(text("SELECT CONNECTION_ID()"))
         await admin.execute(text(f"KILL {number}"))
         gone = text(f"SELECT count(*) FROM information_schema.processlist WHERE id = {number}")
         while await admin.scalar(gone):
             pass
-    async with UnitOfWork(database) as uow:
-        assert await uow.session.scalar(text("SELECT CONNECTION_ID()")) != number
+        async with UnitOfWork(database) as uow:
+            assert await uow.session.scalar(text("SELECT CONNECTION_ID()")) != number
