@@ -217,14 +217,15 @@ class SqliteConnection(aiosqlite.Connection):
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """In the driver's thread: begin when needed, execute, bring the first rows along."""
         connection = self._conn
-        if not sql.startswith(_LEVEL):
+        about_waiting = "busy_timeout" in sql
+        if not about_waiting and not sql.startswith(_LEVEL):
             self._begin_here()
         try:
             if self._failed and sql.startswith("SAVEPOINT"):
                 raise sqlite3.OperationalError("a statement failed before this savepoint")
             execute = getattr(connection, method)
             call: Callable[..., Any] = self._patiently
-            if "busy_timeout" in sql:
+            if about_waiting:
                 call = partial(self._patience.untouched, connection)
             cursor: sqlite3.Cursor
             rows: list[Any]
@@ -259,7 +260,10 @@ class SqliteConnection(aiosqlite.Connection):
         if self._query_only:
             self._query_only = None  # somebody may have switched it off
         if self._in_transaction or self._unread:
-            await self.cross(self._end_here, sql)
+            try:
+                await self.cross(self._end_here, sql)
+            finally:
+                self._failed = False  # it is over, whatever became of its COMMIT
 
     def _end_here(self, sql: str) -> None:
         connection = self._conn
@@ -270,6 +274,11 @@ class SqliteConnection(aiosqlite.Connection):
             self._unread.clear()
             if connection.in_transaction:  # some errors end the transaction by themselves
                 self._patiently(connection.execute, sql)
+        except sqlite3.Error:
+            # SQLite keeps a transaction whose COMMIT it refused, and the next unit would be in it.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
         finally:
             self._in_transaction = connection.in_transaction
 

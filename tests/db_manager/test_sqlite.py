@@ -252,6 +252,26 @@ async def test_an_engine_commits_no_failed_transaction(database: Database) -> No
     assert await books(database) == 0
 
 
+async def test_a_refused_commit_leaves_nothing_to_the_next_unit(
+    sqlite_database: URL, open_database: Callable[..., Database]
+) -> None:
+    """A constraint that is checked at COMMIT undoes its unit alone, as on PostgreSQL."""
+    database = open_database(sqlite_database, pool_size=1, max_overflow=0)
+    async with UnitOfWork(database) as uow:
+        await uow.connection.execute(text("CREATE TABLE p (id INTEGER PRIMARY KEY)"))
+        await uow.connection.execute(
+            text("CREATE TABLE c (p INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
+        )
+    unit = UnitOfWork(database)
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        async with unit:
+            await unit.session.execute(text("INSERT INTO c VALUES (7)"))
+    assert unit.state == "rolled_back"
+    async with UnitOfWork(database) as uow:
+        assert await uow.session.scalar(text("SELECT count(*) FROM c")) == 0
+        await uow.session.execute(text("INSERT INTO p VALUES (1)"))
+
+
 async def test_a_failed_begin_is_no_failed_statement(
     database: Database, open_database: Callable[..., Database]
 ) -> None:
