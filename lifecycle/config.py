@@ -127,8 +127,8 @@ def read_sections(
     for name in config:
         if name in owned or name not in known:
             continue
-        observer = entry_points[name].load()
         try:
+            observer = _observer(entry_points[name])
             model = getattr(observer, "config_model", None)
             observers.append((observer, _checked(config, name, model)))
         except ConfigError as error:
@@ -141,6 +141,19 @@ def read_sections(
     if problems:
         raise ConfigError("\n".join(problems))
     return configs, observers
+
+
+def _observer(entry_point: importlib.metadata.EntryPoint) -> Observer:
+    try:
+        found: Observer = entry_point.load()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"[{entry_point.name}]: what reads it, {entry_point.value}, cannot be imported: "
+            f"{error_text(error)}; mend that, or take the section out"
+        ) from error
+    return found
 
 
 def section_name(plugin: "Plugin") -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TextIO
@@ -13,7 +14,7 @@ from msgspec.structs import asdict, astuple
 from lifecycle.bus import EventBus
 from lifecycle.events import EVENT_TYPES, Correlation, Event, Level
 from lifecycle.subscription import Subscription
-from observability.forms import ConsoleForm, JsonForm
+from observability.forms import ConsoleForm, JsonForm, step_aside
 from observability.joining import add_correlation, join_stdlib, join_structlog
 from observability.writer import LineWriter
 
@@ -25,8 +26,6 @@ _Make = Callable[[], dict[str, Any]]
 _Emit = Callable[[Level, str, _Make], None]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-#: Names that a line has for itself: an event's field of such a name gets a `_` at its end.
-_RESERVED: Final = ("timestamp", "level", "event")
 #: Multiples of it, modulo 1, lie evenly: of any row of units the share that is shown is right.
 _GOLDEN_RATIO: Final = 0.618033988749895
 #: The levels of lines that a sample may leave out.
@@ -174,7 +173,9 @@ def attach(
     )
 
     def render(level: Level, topic: str, make: _Make) -> str:
-        return form(None, level, {**make(), "event": topic})
+        fields = make()
+        moment = datetime.fromtimestamp(fields.pop("at"), UTC)
+        return form.line(moment, level, topic, fields)
 
     def emit(level: Level, topic: str, make: _Make) -> None:
         writer.write(partial(render, level, topic, make))
@@ -197,9 +198,7 @@ def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
         value = line.get(name)
         if isinstance(value, float):
             line[name] = round(value, 6)
-    for name in shape.reserved:
-        if name in line:
-            line[f"{name}_"] = line.pop(name)
+    step_aside(line)
     known = zip(_CORRELATION, astuple(where), strict=True)
     line |= {k: v for k, v in known if v is not None and k not in own}
     if "run" not in own:
@@ -222,7 +221,6 @@ class _Shape(NamedTuple):
     of_unit: bool
     ends_unit: bool
     measures: tuple[str, ...]
-    reserved: tuple[str, ...]
 
     @classmethod
     def of(cls, kind: type[Event]) -> Self:
@@ -235,7 +233,6 @@ class _Shape(NamedTuple):
             of_unit=of_unit,
             ends_unit=of_unit and "duration" in kind.measures,
             measures=kind.measures,
-            reserved=tuple(name for name in _RESERVED if name in own),
         )
 
     @property

@@ -142,26 +142,29 @@ class Metrics:
             self._count_waiting()
 
     def _count_waiting(self) -> None:
-        while self._waiting:
-            try:
-                event = self._waiting.popleft()
-            except IndexError:  # another thread counts, too
-                return
-            try:
-                self._count(event)
-            except Exception:  # noqa: BLE001 -- one event is not counted; the others are
-                _log.exception("an event %s cannot be counted", event.topic)
+        failed: list[tuple[str, Exception]] = []
+        with self._lock:
+            while self._waiting:
+                try:
+                    event = self._waiting.popleft()
+                except IndexError:  # a finalizer published, and counted the last ones
+                    break
+                try:
+                    self._count(event)
+                except Exception as error:  # noqa: BLE001 -- one event is not counted; the others are
+                    failed.append((event.topic, error))
+        for topic, why in failed:  # without the lock: where logs go may block
+            _log.error("an event %s cannot be counted", topic, exc_info=why)
 
     def _count(self, event: Event) -> None:
         kind = self._kinds.get(type(event))
         if kind is None:  # the event's class is not the one that is known by its topic
             kind = self._kinds[type(event)] = _Kind.of(type(event))
         key = kind.key(event)
-        with self._lock:
-            counter, distributions = kind.cells.get(key) or self._resolve(kind, key)
-            counter.value += 1
-            for field, distribution in distributions:
-                distribution.add(getattr(event, field))
+        counter, distributions = kind.cells.get(key) or self._resolve(kind, key)
+        counter.value += 1
+        for field, distribution in distributions:
+            distribution.add(getattr(event, field))
 
     def _resolve(self, kind: "_Kind", key: Any) -> _Cells:
         """Return the cells of labels that are new, and keep them for the next event."""

@@ -136,12 +136,12 @@ class LineWriter:
                 self._wake.set()
 
     def _put(self, taken: Sequence[Line | Event]) -> None:
-        lines = [line for each in taken for line in self._made(each)]
+        lines = self._made(taken)
         if lines:
             lost = self.lost - self._reported
             report = [self._report(lost)] if lost else []
             try:
-                self._out("".join(f"{line}\n" for line in (*report, *lines)))
+                self._out("\n".join((*report, *lines, "")))
             except Exception:  # noqa: BLE001 -- a stream may be anybody's object
                 self.lost += len(lines)
             else:
@@ -150,16 +150,17 @@ class LineWriter:
             if isinstance(each, Event):
                 each.set()
 
-    def _made(self, taken: Line | Event) -> tuple[str, ...]:
-        if isinstance(taken, Event):
-            return ()
-        if isinstance(taken, str):
-            return (taken,)
-        try:
-            return (taken(),)
-        except Exception:  # noqa: BLE001 -- one line is lost, and counted; the others go on
-            self.lost += 1
-            return ()
+    def _made(self, taken: Sequence[Line | Event]) -> list[str]:
+        lines = []
+        for each in taken:
+            if isinstance(each, str):
+                lines.append(each)
+            elif not isinstance(each, Event):
+                try:
+                    lines.append(each())
+                except Exception:  # noqa: BLE001 -- one line is lost, and counted; the others go on
+                    self.lost += 1
+        return lines
 
     def _out(self, text: str) -> None:
         try:

@@ -218,6 +218,25 @@ async def test_observers_that_fail_do_not_hide_each_other(
     assert list(app.journal.entries()) == []
 
 
+def test_an_observer_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said with its section and its place, and so are the other faults."""
+    installed = tmp_path / "lost-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: lost\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[db_manager.observers]\nlost = no_module:observe")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        Application([], config={"lost": {}, "nobody": {}})
+    nobody, lost = str(caught.value).splitlines()
+    assert nobody.startswith("[nobody]: nobody reads this section")
+    assert lost == (
+        "[lost]: what reads it, no_module:observe, cannot be imported: ModuleNotFoundError: "
+        "No module named 'no_module'; mend that, or take the section out"
+    )
+
+
 BAD_OBSERVERS = """
 import lifecycle
 

@@ -3,13 +3,14 @@
 import io
 import json
 import logging
+from typing import ClassVar
 
 import pytest
 import structlog
 from support.loglines import NOON, Output, Said, closed, ended
 
 from lifecycle.bus import EventBus
-from lifecycle.events import AppCrashed, PluginLoading
+from lifecycle.events import AppCrashed, Event, PluginLoading
 from observability import logs
 
 
@@ -86,6 +87,33 @@ def test_own_fields_win_and_reserved_names_step_aside() -> None:
         "run": 4,
     }
     assert crashed["run"] == 3
+
+
+class Twice(Event):
+    """Has a name that lines have for themselves, and the one it would step aside to."""
+
+    topic: ClassVar[str] = "forms.twice"
+
+    event: str
+    event_: str
+
+
+def test_no_field_is_lost_when_another_steps_aside() -> None:
+    """A field that steps aside gets as many `_` as it needs; the others keep their names."""
+    with Output() as output:
+        output.publish(Twice(event="mine", event_="mine too"))
+        (line,) = output.objects
+    assert line["event"] == "forms.twice"
+    assert (line["event_"], line["event__"]) == ("mine too", "mine")
+
+
+def test_a_time_that_is_none_loses_its_line_only() -> None:
+    """An event whose time cannot be shown is counted as lost; the next ones are written."""
+    with Output() as output:
+        output.publish(closed(at=1e20), closed(unit=4))
+        first, line, *_ = output.objects
+    assert (first["event"], first["lines"]) == ("log.lost", 1)
+    assert line["unit"] == 4
 
 
 #: A line break, ESC, C1's next line and CSI, Unicode's line breaks, marks of direction, DEL.

@@ -1,8 +1,10 @@
 """Lines of other loggers: the same form, their correlation, and how they are left."""
 
 import io
+import json
 import logging
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 import structlog
@@ -58,13 +60,32 @@ def test_structlogs_loggers_have_the_same_form() -> None:
     with Output(stdlib=True) as output, correlate(update_id=7):
         logger.debug("not shown")
         logger.info("hello", name="x")
-        logger.error("bad", exc_info=ValueError("boom"))
+        logger.error("bad", exc_info=ValueError("boom"), at="noon")
         hello, bad = output.objects
     del hello["timestamp"]
     assert hello == {"level": "info", "event": "hello", "name": "x", "update_id": 7, "run": 4}
-    assert bad["level"] == "error"
+    assert (bad["level"], bad["at"]) == ("error", "noon")
     assert bad["exception"].endswith("ValueError: boom")
     assert not structlog.is_configured()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("name", ["at", "level", "timestamp", "event_", "logger", "exc", "run"])
+@pytest.mark.parametrize("value", ["noon", None, -1, 1e99, [], object()])
+def test_no_field_of_a_caller_breaks_or_forges_a_line(
+    form: logs.Format, name: str, value: object
+) -> None:
+    """Whatever a field is called and holds, the line has its own time, level and event."""
+    with Output(stdlib=True, format=form) as output:
+        structlog.get_logger().warning("hello", **{name: value})
+        text = output.text
+    assert text.count("\n") == 1
+    if form == "json":
+        line = json.loads(text)
+        assert datetime.fromisoformat(line["timestamp"]).year > 2000
+        assert (line["level"], line["event"]) == ("warning", "hello")
+    else:
+        assert " warning hello " in text
 
 
 def test_a_configured_structlog_is_left_alone() -> None:
