@@ -69,6 +69,7 @@ class Application:
         self.journal = journal
         self._recorder = Recorder(self.journal, self.bus)
         self.probes["journal"] = self._recorder.levels
+        self.probes["journal_waiting"] = self._recorder.waiting
         self.plugins: Mapping[str, ManagedPlugin] = MappingProxyType(
             {
                 name: ManagedPlugin(

@@ -209,7 +209,7 @@ class Conductor:
             except Exception as error:  # noqa: BLE001 -- every one is closed, then all is raised
                 errors.append(error)
         try:
-            self._recorder.close()
+            await self._recorder.close()
         except Exception as error:  # noqa: BLE001 -- the same
             errors.append(error)
         return errors

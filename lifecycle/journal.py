@@ -42,7 +42,10 @@ class Journal(Protocol):
         ...
 
     def append(self, event: Event) -> JournalEntry:
-        """Keep *event*; when this returns, it outlives the death of the process if anything does.
+        """Keep *event*; when this returns, it is in the history, after all that was kept before.
+
+        It must not block. A journal whose medium does not answer may let events stand in line for
+        it; those a dying process loses.
 
         Returns:
             The entry it became.
@@ -65,6 +68,8 @@ class Journal(Protocol):
 
     def close(self, *, clean: bool) -> None:
         """End the run; nothing happens when none is open.
+
+        It may wait for what stands in line, for seconds: the application calls it in a thread.
 
         Args:
             clean: False leaves the run without an end, as a death of the process does.

@@ -38,6 +38,7 @@ SCHEMA: Final = (
     f"PRAGMA user_version = {VERSION}",
 )
 INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)"
+END: Final = "UPDATE runs SET ended_at = ?, events = ?, checksum = ? WHERE run = ?"
 
 #: Seconds to wait for a tool that looks at the lock at the very moment we take it.
 LOCK_TIMEOUT: Final = 0.1
@@ -130,4 +131,5 @@ def connect(path: Path, timeout: float = 1.0) -> sqlite3.Connection:
     # Never a file that is there: closing it would take SQLite's locks on it from this process.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    return sqlite3.connect(path, timeout=timeout, isolation_level=None)
+    # One thread opens a journal and another writes it, one at a time (journal_writer).
+    return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)

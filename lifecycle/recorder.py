@@ -1,8 +1,12 @@
 """Makes a fact of the lifecycle: appended to the journal, applied, published, in this order."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from threading import Thread
 from typing import Any
 
 from lifecycle.bus import EventBus
@@ -25,7 +29,7 @@ class Recorder:
         self.journal = journal
         self.bus = bus
         self.is_open = False
-        #: What the journal could not take any more in this run; applied, but never published.
+        #: What the journal refused, in order; applied, and published when it takes it after all.
         self.unrecorded: list[Event] = []
         self._broken: Exception | None = None
         self._reported = False
@@ -46,20 +50,23 @@ class Recorder:
         if crash is not None:
             self.record(crash)
 
-    def close(self) -> None:
-        """End the run of the journal.
+    async def close(self) -> None:
+        """End the run of the journal, in a thread: its file may not answer at once.
 
         Raises:
             JournalError: Its end cannot be written.
         """
         if self.is_open:
+            self._catch_up()
             self.is_open = False
-            self.journal.close(clean=self._broken is None)
+            await _in_thread(partial(self.journal.close, clean=self._broken is None))
 
     def record(
         self, event: Event, apply: Callable[[Any], None] | None = None, *, must: bool = True
     ) -> None:
         """Append *event* to the journal, apply it, publish it.
+
+        What the journal refused before is appended first, when it takes it now.
 
         Args:
             event: The fact.
@@ -69,6 +76,7 @@ class Recorder:
         Raises:
             JournalError: The journal does not take it; nothing was applied.
         """
+        self._catch_up()
         if must and self._broken is not None:
             raise JournalError(
                 f"the journal failed earlier in this run ({error_text(self._broken)}); "
@@ -84,6 +92,13 @@ class Recorder:
         if published:
             self.bus.publish(event)
 
+    def _catch_up(self) -> None:
+        while self.unrecorded:
+            if not self._append(self.unrecorded[0], must=False):
+                return
+            self.bus.publish(self.unrecorded.pop(0))
+        self._broken, self._reported = None, False
+
     def _append(self, event: Event, *, must: bool) -> bool:
         begun = time.perf_counter()
         try:
@@ -94,13 +109,17 @@ class Recorder:
             self._broken = error
             return False
         finally:
-            self._writes += 1
             self._write_time += time.perf_counter() - begun
+        self._writes += 1
         return True
 
     def levels(self) -> dict[str, float]:
-        """Return how many events were written to the journal, and the seconds that took."""
+        """Return how many events the journal has taken, and the seconds that took."""
         return {"writes_total": self._writes, "write_seconds_total": self._write_time}
+
+    def waiting(self) -> int:
+        """Return how many events are not where the journal keeps them yet."""
+        return len(self.unrecorded) + int(getattr(self.journal, "waiting", 0))
 
     def take_error(self) -> Exception | None:
         """Return what broke the journal in this run, once."""
@@ -108,3 +127,25 @@ class Recorder:
             return None
         self._reported = self._broken is not None
         return self._broken
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Run *work* in a thread of its own: the loop's may all be taken by what never ends."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: Exception | None) -> None:
+        if not ended.done():
+            ended.set_result(None) if error is None else ended.set_exception(error)
+
+    def run() -> None:
+        failure = None
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 -- raised to who waits
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(tell, failure)
+
+    Thread(target=run, name="end of the journal", daemon=True).start()
+    await ended

@@ -4,13 +4,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import get_ident
+from typing import Final
 
 from lifecycle.errors import JournalError, JournalLockedError
 from lifecycle.events import AppCrashed, Event
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import (
     BUSY,
+    END,
     INSERT,
     LOCK_TIMEOUT,
     SCHEMA,
@@ -24,13 +28,22 @@ from lifecycle.journal_file import (
     next_checksum,
 )
 from lifecycle.journal_reader import JournalReader
+from lifecycle.journal_writer import JournalWriter, Row
+
+#: Seconds that the end of a run waits for the file.
+CLOSE_LIMIT: Final = 2.0
 
 
 class SqliteJournal:
     """A journal in a SQLite file (WAL), which keeps every run.
 
-    What was appended survives the death of the process by any means. SQLite syncs at checkpoints
+    What is in the file survives the death of the process by any means. SQLite syncs at checkpoints
     only (`synchronous = NORMAL`): a power cut may take the last events, never ones in the middle.
+    An event is in the file when `append` returns, unless the file is locked by a stranger or does
+    not answer: after 0.03 s the event stands in line, with all that come after it, and the file
+    gets them in order as soon as it takes them. A process that dies before has a history that ends
+    earlier, without a hole.
+
     Each event carries a checksum over itself and all before it in its run. The file is readable
     by its owner only. One process writes at a time: it holds a lock on `<path>-lock`, which the
     operating system takes away when the process is gone; readers need no lock.
@@ -45,7 +58,8 @@ class SqliteJournal:
         self._seq = 0
         self._checksum = 0
         self._lock: sqlite3.Connection | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._writer: JournalWriter | None = None
+        self._thread = 0
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> JournalReader:
@@ -64,56 +78,76 @@ class SqliteJournal:
             JournalCorruptError: The last run was changed since it was written.
             JournalError: A run is open already, or the file cannot be used.
         """
-        if self._connection is not None:
+        if self._writer is not None:
             raise JournalError(f"journal {self.path} is open already")
-        with naming(self.path, "open it"):
-            self._lock = self._take_lock()
-            try:
-                self._connection = connect(self.path)
-                self._prepare(self._connection)
-                with JournalReader(self.path) as reader:
-                    crash = reader.crash()
-                self._begin(self._connection)
-            except BaseException:
-                self._release()
-                raise
+        with naming(self.path, "open it"), ExitStack() as held:
+            lock = held.enter_context(closing(self._take_lock()))
+            connection = held.enter_context(closing(connect(self.path)))
+            self._prepare(connection)
+            with JournalReader(self.path) as reader:
+                crash = reader.crash()
+            self._begin(connection)
+            self._writer = JournalWriter(self.path, connection)
+            self._lock, self._thread = lock, get_ident()
+            held.pop_all()
         return crash
 
     def append(self, event: Event) -> JournalEntry:
         """Keep *event*; see `Journal.append`."""
-        if self._connection is None:
+        if self._writer is None:
             raise JournalError(f"{event.topic} cannot be kept: journal {self.path} is not open")
+        if get_ident() != self._thread:
+            raise JournalError(f"{event.topic} cannot be kept: another thread than the journal's")
         entry = JournalEntry(seq=self._seq + 1, run=self.run, event=event)
         row = (entry.seq, float(event.at), event.topic, encode_event(event))
         checksum = next_checksum(self._checksum, *row)
         try:
-            self._connection.execute(INSERT, (self.run, *row, checksum))
-        except sqlite3.Error as error:
+            self._writer.write(Row(INSERT, (self.run, *row, checksum), entry))
+        except Exception as error:
             raise as_journal_error(self.path, f"keep {event.topic}", error) from error
         self._seq, self._checksum = entry.seq, checksum
         return entry
 
     def entries(self, run: int | None = None) -> Iterator[JournalEntry]:
-        """Yield the history; see `JournalReader.entries`."""
-        if not self.path.exists():
-            return
-        with JournalReader(self.path) as reader:
-            yield from reader.entries(run)
+        """Yield the history; see `JournalReader.entries`. What stands in line is a part of it."""
+        waiting = [] if self._writer is None else self._writer.waiting()
+        last = 0
+        if self.path.exists():
+            with JournalReader(self.path) as reader:
+                for entry in reader.entries(run):
+                    last = entry.seq if entry.run == self.run else 0
+                    yield entry
+        for entry in waiting:
+            if entry.seq > last and run in (None, self.run):
+                yield entry
 
     def close(self, *, clean: bool) -> None:
-        """End the run; see `Journal.close`."""
-        if self._connection is None:
+        """End the run; see `Journal.close`. What stands in line is waited for, for up to 2 s."""
+        if self._writer is None:
             return
-        try:
-            if clean:
-                now = time.time()
-                end = (now, self._seq, next_checksum(self._checksum, now, self._seq), self.run)
-                with naming(self.path, "keep the end of the run"):
-                    self._connection.execute(
-                        "UPDATE runs SET ended_at = ?, events = ?, checksum = ? WHERE run = ?", end
-                    )
-        finally:
-            self._release()
+        writer, self._writer, lock = self._writer, None, self._lock
+        self._lock = None
+        assert lock is not None  # noqa: S101 -- both or none
+        end = None
+        if clean:
+            now = time.time()
+            end = Row(
+                END, (now, self._seq, next_checksum(self._checksum, now, self._seq), self.run)
+            )
+        written = writer.finish(end, CLOSE_LIMIT)
+        left, hindrance = len(writer.waiting()) - int(clean), writer.hindrance
+        writer.close(lock.close, LOCK_TIMEOUT)
+        if not written:
+            raise JournalError(
+                f"journal {self.path}: the last {left} events and the end of run {self.run} are "
+                f"not kept: it did not answer within {CLOSE_LIMIT:g} s ({hindrance}); the next "
+                f"start will take this run for a dead one"
+            )
+
+    @property
+    def waiting(self) -> int:
+        """How many events stand in line for the file."""
+        return 0 if self._writer is None else len(self._writer.waiting())
 
     def __repr__(self) -> str:
         return f"<SqliteJournal {str(self.path)!r} run={self.run} open={self._lock is not None}>"
@@ -128,12 +162,12 @@ class SqliteJournal:
             if code_of(error) not in BUSY:
                 raise
             raise JournalLockedError(
-                f"journal {self.path} is written by {self._writer()}; stop that process, or give "
+                f"journal {self.path} is written by {self._holder()}; stop that process, or give "
                 f'this one a file of its own: [app] journal = "another.sqlite3"'
             ) from error
         return lock
 
-    def _writer(self) -> str:
+    def _holder(self) -> str:
         try:
             with JournalReader(self.path) as reader:
                 last = reader.runs()[-1]
@@ -162,9 +196,3 @@ class SqliteJournal:
         cursor = connection.execute("INSERT INTO runs (pid, started_at) VALUES (?, ?)", head)
         self.run = cursor.lastrowid or 0
         self._seq, self._checksum = 0, next_checksum(0, self.run, *head)
-
-    def _release(self) -> None:
-        for connection in (self._connection, self._lock):
-            if connection is not None:
-                connection.close()
-        self._connection = self._lock = None
