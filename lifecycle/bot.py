@@ -4,26 +4,19 @@ With `traffic`, on which it stands, it is all of `lifecycle` that imports aiogra
 """
 
 import asyncio
-import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from aiogram import Bot, Dispatcher, Router
 
 from lifecycle.application import Application
 from lifecycle.errors import LifecycleError
 from lifecycle.events import current_correlation, error_text
-from lifecycle.hooks import abandoned
+from lifecycle.last_resort import LastResort
+from lifecycle.signals import told_to_stop
 from lifecycle.traffic import Phase, Traffic, find_traffic
-
-#: Seconds between a stop that left a hook behind and the end of the process.
-LAST_WORDS: Final = 1.0
-
-_log = logging.getLogger("lifecycle")
 
 
 def attach(app: Application, dispatcher: Dispatcher) -> None:
@@ -56,8 +49,13 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
 
     Plugins are loaded before aiogram resolves the update types to ask for. A signal during the
     start takes back what had started; while running it stops the polling; a second one cuts the
-    drain short. The cancellation of this call means the same as a signal. When a hook ignores its
-    cancellation, the process ends a second later with exit code 1, instead of never.
+    drain short. Several bots in one process are stopped by the same signal. The cancellation of
+    this call means the same as a signal.
+
+    After one of them the process ends within `[app] grace`, give or take a second: what ignores
+    its cancellation then (a handler, a callback, a task, a thread of `run_in_executor`) is named
+    in the log, and the exit code is 1. A hook that does is waited for one second only. A program
+    that goes on after this call is left alone.
 
     Args:
         app: The application; its `[app] drain` is the time for updates in flight.
@@ -73,15 +71,16 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
     polling = _Polling(_attach(app, dispatcher), bot, options)
     task = asyncio.create_task(polling.run(), name="run_polling")
     cancelled: asyncio.CancelledError | None = None
-    with _signals(lambda: polling.stop(task)):
+    last_resort = polling.last_resort()
+    with told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop):
         while not task.done():
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as error:
                 cancelled = error
+                last_resort.told_to_stop()
                 polling.stop(task)
-    if polling.told_to_stop and (left := abandoned()):
-        _end_without(left)
+    last_resort.over()
     if cancelled is not None:
         raise cancelled from None if task.cancelled() else task.exception()
     if not task.cancelled():
@@ -114,22 +113,6 @@ def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
             traffic.owners.pop(router, None)
         dispatcher.sub_routers.remove(router)
         router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach a router
-
-
-def _end_without(left: list[str]) -> None:
-    """See to it that the process ends, although `asyncio.run` waits for what will not end.
-
-    Args:
-        left: Names of the hooks that ignored their cancellation.
-    """
-
-    def end() -> None:
-        _log.critical("ending the process: %s did not stop", ", ".join(left))
-        os._exit(1)
-
-    timer = threading.Timer(LAST_WORDS, end)
-    timer.daemon = True  # it says and does nothing when the process ends by itself
-    timer.start()
 
 
 class _Polling:
@@ -166,6 +149,13 @@ class _Polling:
         if traffic.failure is not None:
             raise traffic.failure
 
+    def last_resort(self) -> LastResort:
+        """Return what ends the process when it does not end by itself."""
+        app = self._traffic.app
+        return LastResort(
+            app.grace, self._traffic.in_flight.work, partial(app.journal.close, clean=False)
+        )
+
     def stop(self, task: asyncio.Task[None]) -> None:
         """End *task*, which runs this; asked again, let the drain be over.
 
@@ -190,22 +180,3 @@ def _attach(app: Application, dispatcher: Dispatcher) -> Traffic:
     elif traffic.app is not app:
         raise LifecycleError("this dispatcher is attached to another application; make a new one")
     return traffic
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call *stop* for SIGTERM and SIGINT during the block."""
-    loop = asyncio.get_running_loop()
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.getsignal(number)
-        # Windows has no such handlers; another thread than the main one may not set them.
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, stop)
-            before[number] = previous
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, previous)

@@ -62,6 +62,10 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._work)
 
+    def work(self) -> list[Work]:
+        """Return all of it."""
+        return list(self._work.values())
+
     def current(self) -> Work | None:
         """Return the work that the running task does."""
         task = asyncio.current_task()

@@ -39,7 +39,18 @@ class Interrupt:
 
 def abandoned() -> list[str]:
     """Return the names of the work that ignored its cancellation and still runs."""
-    return sorted(getattr(task.get_coro(), "__qualname__", task.get_name()) for task in _abandoned)
+    return sorted(map(name_of, _abandoned))
+
+
+def name_of(task: asyncio.Task[Any]) -> str:
+    """Return the name that somebody gave to *task*, else that of its work."""
+    name = task.get_name()
+    return name_of_work(task) if name.startswith("Task-") else name
+
+
+def name_of_work(task: asyncio.Task[Any]) -> str:
+    """Return the name of the coroutine that *task* runs."""
+    return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
 def in_hook() -> bool:
@@ -62,7 +73,11 @@ def plugin_task(work: Coroutine[Any, Any, T], name: str | None) -> asyncio.Task[
 
 
 async def call(
-    work: Coroutine[Any, Any, T], deadline: float, interrupt: Interrupt | None = None
+    work: Coroutine[Any, Any, T],
+    deadline: float,
+    interrupt: Interrupt | None = None,
+    *,
+    name: str | None = None,
 ) -> T:
     """Run *work* in a task of its own and return its result.
 
@@ -70,14 +85,17 @@ async def call(
         work: The coroutine of the hook.
         deadline: Seconds it may take; then it is cancelled.
         interrupt: Ends it earlier when it is requested.
+        name: Of work that is no hook: no command of the application waits for it, so that it may
+            give one.
 
     Raises:
         HookTimeoutError: It did not end in time, or ignored its cancellation.
     """
     holder: list[asyncio.Task[Any]] = []
     context = copy_context()
-    context.run(_hook.set, holder)
-    task = asyncio.create_task(work, context=context)
+    if name is None:
+        context.run(_hook.set, holder)
+    task = asyncio.create_task(work, name=name, context=context)
     holder.append(task)
     watched: set[asyncio.Future[Any]] = {task}
     if interrupt is not None:

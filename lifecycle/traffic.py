@@ -25,7 +25,7 @@ from lifecycle.events import (
     pop_correlation,
     set_correlation,
 )
-from lifecycle.hooks import PATIENCE
+from lifecycle.hooks import PATIENCE, call
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -157,8 +157,9 @@ class Traffic(BaseMiddleware):
             for router in list(self.dispatcher.chain_tail):
                 for hook in router.shutdown.handlers:
                     try:
-                        async with asyncio.timeout_at(max(time_over, _now() + PATIENCE)):
-                            await hook.call(*args, **{**kwargs, "router": router})
+                        called = hook.call(*args, **{**kwargs, "router": router})
+                        name = f"shutdown hook {_name(hook.callback)}"
+                        await call(called, max(time_over - _now(), PATIENCE), name=name)
                     except Exception as error:  # noqa: BLE001 -- all are called, then all is raised
                         error.add_note(f"in the shutdown hook {_name(hook.callback)} of {router}")
                         errors.append(error)

@@ -8,6 +8,8 @@ import asyncio
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,7 @@ from aiogram.types import Message
 
 from lifecycle.application import Application
 from lifecycle.bot import _attach, run_polling
+from lifecycle.events import AppDrained, Event
 from lifecycle.plugin import Plugin, PluginContext
 
 ADA = 7
@@ -62,9 +65,79 @@ class Holder(Plugin):
         if self.slow == "stop":
             await self.bot.send_message(ADA, "stopping")
             await self.bot.get_updates(timeout=30)
-        while self.slow == "for ever":
-            with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+        if self.slow == "for ever":
+            await for_ever()
+
+
+async def for_ever() -> None:
+    """Ignore every cancellation."""
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+held_tasks: list[asyncio.Task[None]] = []
+
+
+def deaf(app: Application, dispatcher: Dispatcher) -> None:  # noqa: C901 -- one after the other
+    """Add handlers, and what they start, that do not end when they are told to."""
+
+    @dispatcher.message(Command("handler"))
+    async def deaf_handler(message: Message) -> None:
+        await message.answer("working")
+        await for_ever()
+
+    @dispatcher.message(Command("executor"))
+    async def waiting_handler(message: Message) -> None:
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(None, stuck)
+        await message.answer("working")
+        await work
+
+    @dispatcher.message(Command("thread"))
+    async def starting_handler(message: Message) -> None:
+        threading.Thread(target=stuck, name="mine").start()
+        await message.answer("working")
+
+    @dispatcher.message(Command("task"))
+    async def leaving_handler(message: Message) -> None:
+        held_tasks.append(asyncio.create_task(for_ever()))
+        await message.answer("working")
+
+    @dispatcher.message(Command("subscriber"))
+    async def publishing_handler(message: Message) -> None:
+        async def deaf_subscriber(_: Event) -> None:
+            await for_ever()
+
+        app.bus.subscribe("app.drained", deaf_subscriber)
+        app.bus.publish(AppDrained(waited=0, duration=0))
+        await message.answer("working")
+
+    @dispatcher.message(Command("spawned"))
+    async def spawning_handler(message: Message) -> None:
+        context = app.plugins["holder"].context
+        if context is not None:
+            context.spawn(for_ever())
+        await message.answer("working")
+
+    @dispatcher.message(Command("hook"))
+    async def hooking_handler(message: Message) -> None:
+        async def deaf_hook() -> None:
+            await for_ever()
+
+        dispatcher.shutdown.register(deaf_hook)
+        await message.answer("working")
+
+    @dispatcher.message(Command("block"))
+    async def blocking_handler(message: Message) -> None:
+        await message.answer("working")
+        stuck()
+
+
+def stuck() -> None:
+    """Never return."""
+    while True:
+        time.sleep(60)
 
 
 async def main(url: str, token: str, folder: str, slow: str, config: dict[str, Any]) -> None:
@@ -87,7 +160,12 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
         await message.answer("still working")
         await asyncio.Event().wait()
 
+    deaf(app, dispatcher)
     await run_polling(app, dispatcher, bot)
+    if slow == "goes on":
+        await bot.send_message(ADA, "going on")
+        await bot.get_updates(timeout=30)
+        await bot.session.close()
 
 
 def serve() -> None:

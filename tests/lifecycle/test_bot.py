@@ -2,14 +2,9 @@
 
 import asyncio
 import functools
-import json
-import os
 import signal
-import sys
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +23,10 @@ from aiohttp.test_utils import TestServer
 
 from lifecycle.application import Application
 from lifecycle.bot import attach, include_router, run_polling
-from lifecycle.errors import LifecycleError, PluginFailedError
+from lifecycle.errors import HookTimeoutError, LifecycleError, PluginFailedError
 from lifecycle.events import AppDrained, Correlation, current_correlation
-from lifecycle.journal import JournalEntry
 from lifecycle.machine import State, replay
 from lifecycle.plugin import Plugin, PluginContext
-from lifecycle.sqlite_journal import SqliteJournal
 from lifecycle.traffic import find_traffic
 from observability.botapi import BotApiServer
 
@@ -79,13 +72,6 @@ class Steps(Plugin):
     async def unload(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
         """Write it down."""
         self.steps.append(f"{self.name} unload")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[BotApiServer]:
-    """Yield a running Bot API."""
-    async with BotApiServer() as server:
-        yield server
 
 
 def make_bot(server: BotApiServer) -> Bot:
@@ -379,7 +365,7 @@ async def test_failing_shutdown_hook_skips_nobody() -> None:
     await dispatcher.emit_startup(bot=offline_bot())
     with pytest.raises(ExceptionGroup) as both:
         await dispatcher.emit_shutdown()
-    assert [type(error) for error in both.value.exceptions] == [ValueError, TimeoutError]
+    assert [type(error) for error in both.value.exceptions] == [ValueError, HookTimeoutError]
     assert steps[-1] == "notes unload"
 
 
@@ -788,81 +774,6 @@ async def test_webhook_starts_drains_and_stops(server: BotApiServer) -> None:
     assert drained(app).waited == 1
 
 
-class Child:
-    """The bot of stopping_bot.py in a process of its own."""
-
-    def __init__(self, server: BotApiServer, folder: Path, nursery: Process, pid: int) -> None:
-        self.ada = server.user(id=7, name="Ada")
-        self.folder = folder
-        self.pid = pid
-        self.nursery = nursery
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        os.kill(self.pid, signal.SIGTERM)
-
-    async def says(self, text: str) -> None:
-        """Wait for a message of the bot."""
-        assert (await self.ada.reply(timeout=20)).text == text
-
-    async def history(self) -> list[JournalEntry]:
-        """Wait for the end, check that it is a good one, and return the journal."""
-        assert await read_number(self.nursery) == 0, (self.folder / "stderr").read_text()
-        assert (self.folder / "stderr").read_text() == ""
-        assert list((self.folder / "held").iterdir()) == []
-        with SqliteJournal.read(self.folder / "journal") as journal:
-            [run] = journal.runs()
-            entries = list(journal.entries())
-        assert run.ended_at is not None
-        assert replay(entries) == {"holder": State.UNLOADED}
-        assert entries[-1].event.topic == "plugin.unloaded"
-        return entries
-
-
-async def read_number(nursery: Process) -> int:
-    """Read a line of the process that forks the bots."""
-    assert nursery.stdout is not None
-    return int(await asyncio.wait_for(nursery.stdout.readline(), 30))
-
-
-@pytest.fixture(scope="module", autouse=True)  # its imports run beside the first tests
-async def nursery() -> AsyncIterator[Process]:
-    """Yield the process that forks the bots."""
-    pipe = asyncio.subprocess.PIPE
-    script = Path(__file__).parent / "stopping_bot.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, script, stdin=pipe, stdout=pipe)
-    yield process
-    process.kill()
-    await process.communicate()
-
-
-@pytest.fixture
-async def run_child(
-    nursery: Process, server: BotApiServer, tmp_path: Path
-) -> AsyncIterator[Callable[..., Any]]:
-    """Yield a function that starts the bot; what still runs at the end is killed."""
-    pids: list[int] = []
-
-    async def start(slow: str = "", **settings: float) -> Child:
-        (tmp_path / "held").mkdir()
-        arguments = {
-            "url": server.url,
-            "token": server.token,
-            "folder": str(tmp_path),
-            "slow": slow,
-            "config": {"app": {"journal": str(tmp_path / "journal"), **settings}},
-        }
-        assert nursery.stdin is not None
-        nursery.stdin.write(json.dumps(arguments).encode() + b"\n")
-        pids.append(await read_number(nursery))
-        return Child(server, tmp_path, nursery, pids[0])
-
-    yield start
-    with suppress(ProcessLookupError):
-        os.kill(pids[0], signal.SIGKILL)  # a test that failed half way
-        await read_number(nursery)
-
-
 async def test_process_told_to_stop_while_starting(run_child: Callable[..., Any]) -> None:
     """SIGTERM in a start hook: the process ends by itself, with everything given back."""
     child = await run_child(slow="start")
@@ -917,6 +828,6 @@ async def test_process_whose_hook_never_ends_ends_nevertheless(
     child = await run_child(slow="for ever", drain=0.1, grace=1.0)
     await polls(server)
     child.terminate()
-    assert await read_number(child.nursery) == 1
-    assert "ending the process: Holder.stop did not stop" in (child.folder / "stderr").read_text()
+    assert await child.exit_code() == 1
+    assert "ending the process: Holder.stop did not stop" in child.stderr
     assert list((child.folder / "held").iterdir()) == []

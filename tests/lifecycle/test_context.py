@@ -82,7 +82,7 @@ async def test_context_gives_everything_back() -> None:
     assert worker.left == ["task"]
     await app.unload()
     assert worker.left == ["task", "plain"]
-    assert app.probes.keys() == {"journal"}
+    assert app.probes.keys() == {"journal", "journal_waiting"}
     seen = len(worker.seen)
     app.bus.publish(PluginFailed(plugin="x", hook="load", error="", duration=0))
     assert len(worker.seen) == seen

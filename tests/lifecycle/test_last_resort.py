@@ -1,0 +1,99 @@
+"""A process that was told to stop ends, whatever in it does not want to."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiogram import Bot, Dispatcher
+
+from lifecycle import Application
+from lifecycle.bot import run_polling
+from observability.botapi import BotApiServer
+
+HANDLER = "deaf.<locals>"
+
+
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        ("handler", f"update 1 (__main__.{HANDLER}.deaf_handler)"),
+        ("executor", "thread asyncio_0 (in stuck)"),
+        ("thread", "thread mine (in stuck)"),
+        ("task", "for_ever"),
+        (
+            "subscriber",
+            f"subscriber __main__.{HANDLER}.publishing_handler.<locals>.deaf_subscriber",
+        ),
+        ("hook", f"shutdown hook __main__.{HANDLER}.hooking_handler.<locals>.deaf_hook"),
+    ],
+)
+async def test_what_does_not_end_is_named(
+    run_child: Callable[..., Any], what: str, named: str
+) -> None:
+    """It keeps the process for `grace` at most; the run was over, and the journal says so."""
+    child = await run_child(drain=0.2, grace=1.0)
+    await child.ada.say(f"/{what}")
+    await child.says("working")
+    child.terminate()
+    assert await asyncio.wait_for(child.exit_code(), 10) == 1
+    assert f"ending the process: {named} did not stop" in child.stderr
+    child.journal()
+
+
+async def test_a_task_of_a_plugin_that_does_not_end(run_child: Callable[..., Any]) -> None:
+    """It fails its plugin's stop, and is left behind: the process ends without it."""
+    child = await run_child(drain=0.2, grace=1.0)
+    await child.ada.say("/spawned")
+    await child.says("working")
+    child.terminate()
+    assert await asyncio.wait_for(child.exit_code(), 10) == 1
+    assert "ending the process: for_ever did not stop" in child.stderr
+    assert "plugin.failed" in [entry.event.topic for entry in child.journal()]
+
+
+async def test_a_blocked_loop_does_not_keep_the_process(run_child: Callable[..., Any]) -> None:
+    """Nobody can be stopped in order then: the process ends, and the next start says it died."""
+    child = await run_child(drain=0.2, grace=1.0)
+    await child.ada.say("/block")
+    await child.says("working")
+    child.terminate()
+    assert await asyncio.wait_for(child.exit_code(), 10) == 1
+    handler = f"update 1 (__main__.{HANDLER}.blocking_handler)"
+    assert f"{handler}, the main thread (in stuck) did not stop" in child.stderr
+
+
+async def test_a_program_that_goes_on_is_left_alone(
+    run_child: Callable[..., Any], server: BotApiServer
+) -> None:
+    """What a program does after its bot has no deadline of ours."""
+    child = await run_child(slow="goes on", drain=0.1, grace=0.3)
+    await server.wait(
+        lambda: [c for c in server.calls if c.method == "getUpdates"] or None, "getUpdates", 5
+    )
+    child.terminate()
+    await child.says("going on")
+    await asyncio.sleep(3.0)  # longer than grace and the last words together
+    await child.ada.say("end")
+    assert await child.exit_code() == 0
+    assert child.stderr == ""
+
+
+async def test_nothing_is_left_of_a_stop_that_nobody_asked_for(server: BotApiServer) -> None:
+    """A bot that ends by itself leaves no thread and no descriptor."""
+    import threading  # noqa: PLC0415 -- only here
+
+    from aiogram.client.session.aiohttp import AiohttpSession  # noqa: PLC0415 -- the same
+    from aiogram.client.telegram import TelegramAPIServer  # noqa: PLC0415 -- the same
+
+    dispatcher = Dispatcher()
+    bot = Bot(server.token, AiohttpSession(api=TelegramAPIServer.from_base(server.url)))
+    running = asyncio.create_task(run_polling(Application([]), dispatcher, bot))
+    await server.wait(
+        lambda: [c for c in server.calls if c.method == "getUpdates"] or None, "getUpdates", 5
+    )
+    [watch] = [each for each in threading.enumerate() if each.name == "last resort"][-1:]
+    await dispatcher.stop_polling()
+    await running
+    watch.join(5)
+    assert not watch.is_alive()
