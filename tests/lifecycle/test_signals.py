@@ -1,0 +1,220 @@
+"""One signal stops everybody in the process, and leaves the handlers that were there before."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import pytest
+from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.types import Message
+
+from lifecycle import AppDrained, Application, Plugin, PluginContext
+from lifecycle.bot import attach, run_polling
+from lifecycle.signals import told_to_stop
+from lifecycle.traffic import find_traffic
+from observability.botapi import BotApiServer
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Part(Plugin):
+    """A plugin that starts when it is let."""
+
+    name = "part"
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.starting = asyncio.Event()
+
+    async def start(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+        """Wait for the gate."""
+        self.starting.set()
+        await self.gate.wait()
+
+
+class Running:
+    """A bot that polls, with an application of its own."""
+
+    def __init__(self, server: BotApiServer, drain: float = 30.0) -> None:
+        self.server = server
+        self.part = Part()
+        config = {"app": {"journal": "memory", "drain": drain, "grace": 60.0}}
+        self.app = Application([self.part], config=config)
+        self.dispatcher = Dispatcher()
+        self.dispatcher.message.register(self.slow)
+        self.go_on = asyncio.Event()
+        self.ada = server.user(id=7, name="Ada")
+        session = AiohttpSession(api=TelegramAPIServer.from_base(server.url))
+        attach(self.app, self.dispatcher)
+        self.task = asyncio.create_task(
+            run_polling(self.app, self.dispatcher, Bot(server.token, session))
+        )
+
+    async def slow(self, message: Message) -> None:
+        """Answer, wait, answer again."""
+        await message.answer("working")
+        await self.go_on.wait()
+        await message.answer("done")
+
+    async def works(self) -> None:
+        """Give it an update that it works on when this returns."""
+        await self.ada.say("hello")
+        assert (await self.ada.reply()).text == "working"
+
+    async def draining(self) -> None:
+        """Return when it waits for its updates."""
+        traffic = find_traffic(self.dispatcher)
+        assert traffic is not None
+        await traffic.in_flight.draining.wait()
+
+    @property
+    def drained(self) -> AppDrained:
+        """How its updates ended."""
+        events = [entry.event for entry in self.app.journal.entries()]
+        [event] = [each for each in events if isinstance(each, AppDrained)]
+        return event
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[list[BotApiServer]]:
+    """Yield two local Bot APIs, one for each bot."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(BotApiServer()) for _ in range(2)]
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """See to it that the handlers of the signals are the same afterwards."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_one_signal_drains_both(servers: list[BotApiServer], number: int) -> None:
+    """Two bots get the signal, finish what they are at, and end."""
+    with unchanged():
+        bots = [Running(server) for server in servers]
+        for bot in bots:
+            await bot.works()
+        signal.raise_signal(number)
+        for bot in bots:
+            await bot.draining()
+            bot.go_on.set()
+            await bot.task
+            assert (await bot.ada.reply()).text == "done"
+            assert (bot.drained.waited, bot.drained.cancelled) == (1, ())
+
+
+async def test_a_second_signal_hurries_both(servers: list[BotApiServer]) -> None:
+    """Neither waits for its updates any more."""
+    with unchanged():
+        bots = [Running(server) for server in servers]
+        for bot in bots:
+            await bot.works()
+        signal.raise_signal(signal.SIGTERM)
+        for bot in bots:
+            await bot.draining()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*(bot.task for bot in bots)), 20)
+    assert [len(bot.drained.cancelled) for bot in bots] == [1, 1]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_one_that_ended_by_itself_leaves_the_other_its_signals(
+    servers: list[BotApiServer], first: int
+) -> None:
+    """The signal reaches the bot that is left, whichever began first."""
+    with unchanged():
+        bots = [Running(server) for server in servers]
+        for bot in bots:
+            await bot.works()
+            bot.go_on.set()
+            assert (await bot.ada.reply()).text == "done"
+        ending, staying = bots[first], bots[1 - first]
+        await ending.dispatcher.stop_polling()
+        await ending.task
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(staying.task, 20)
+
+
+async def test_one_that_starts_is_stopped_with_one_that_runs(servers: list[BotApiServer]) -> None:
+    """The start of one is taken back, the other drains."""
+    with unchanged():
+        running = Running(servers[0])
+        await running.works()
+        starting = Running(servers[1])
+        starting.part.gate.clear()
+        await starting.part.starting.wait()
+        signal.raise_signal(signal.SIGTERM)
+        running.go_on.set()
+        await running.task
+        await starting.task
+    topics = [entry.event.topic for entry in starting.app.journal.entries()]
+    assert "plugin.failed" in topics
+    assert "app.started" not in topics
+
+
+async def test_a_restart_in_between_changes_nothing(servers: list[BotApiServer]) -> None:
+    """After the restart of one application both still hear the signal."""
+    with unchanged():
+        bots = [Running(server) for server in servers]
+        for bot in bots:
+            await bot.works()
+            bot.go_on.set()
+        await bots[1].app.restart()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*(bot.task for bot in bots)), 20)
+
+
+async def test_a_bot_can_run_again_after_both(servers: list[BotApiServer]) -> None:
+    """The signal that stopped two bots does not stop one that begins later."""
+    with unchanged():
+        for _ in range(2):
+            bots = [Running(server) for server in servers]
+            for bot in bots:
+                await bot.works()
+                bot.go_on.set()
+                assert (await bot.ada.reply()).text == "done"
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.gather(*(bot.task for bot in bots))
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, "function", "loop"])
+async def test_the_handlers_of_the_program_come_back(handler: Any) -> None:
+    """What had been there for SIGTERM is there again, also one of the event loop."""
+    loop = asyncio.get_running_loop()
+    mine: list[object] = []
+    heard = asyncio.Event()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def hear() -> None:
+        mine.append("loop")
+        heard.set()
+
+    if handler == "loop":
+        loop.add_signal_handler(signal.SIGTERM, hear)
+    else:
+        own = (lambda *_: mine.append("function")) if handler == "function" else handler
+        signal.signal(signal.SIGTERM, own)
+    ours = asyncio.Semaphore(0)
+    try:
+        with unchanged():
+            with told_to_stop(ours.release, lambda: None), told_to_stop(ours.release, lambda: None):
+                signal.raise_signal(signal.SIGTERM)
+                await ours.acquire()
+                await ours.acquire()
+            assert mine == []
+        if handler in ("function", "loop"):
+            signal.raise_signal(signal.SIGTERM)
+            if handler == "loop":
+                await heard.wait()
+            assert mine == [handler]
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
