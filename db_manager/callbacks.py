@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from db_manager.errors import one_line
 from db_manager.events import UnitCallbackFailed
-from db_manager.protect import protect
+from db_manager.protect import is_left, protect
 from lifecycle.bus import EventBus
 
 Callback = Callable[[], Awaitable[object] | object]
@@ -36,7 +36,7 @@ class Callbacks:
 
 async def run_callbacks(
     callbacks: list[Callback], unit: int, bus: EventBus, deadline: float
-) -> asyncio.CancelledError | None:
+) -> BaseException | None:
     """Run *callbacks* one after the other; one that fails does not stop the others.
 
     Args:
@@ -46,22 +46,56 @@ async def run_callbacks(
         deadline: Seconds each of them has.
 
     Returns:
-        The cancellation of the running task that came meanwhile.
+        What is to be raised now that all of them ran: the first SystemExit or KeyboardInterrupt of
+        a callback, else the cancellation of the running task that came meanwhile.
     """
-    interrupted = None
+    ending: BaseException | None = None
+    interrupted: asyncio.CancelledError | None = None
     for callback in callbacks:
-        running = _call(callback, unit, bus)
+        call = _Call(callback, unit, bus)
+        running = call.run()
         interrupted = await protect(running, deadline) or interrupted
-    return interrupted
+        if is_left(running):
+            call.leave()
+        ending = ending or call.ending
+    return ending or interrupted
 
 
-async def _call(callback: Callback, unit: int, bus: EventBus) -> None:
-    try:
-        result = callback()
-        if inspect.isawaitable(result):
-            await result
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- reported, never raised
-        report_failure(getattr(callback, "__qualname__", repr(callback)), unit, bus, error)
+class _Call:
+    """One callback that runs, and what becomes of it."""
+
+    __slots__ = ("_bus", "_callback", "_left", "_unit", "ending")
+
+    def __init__(self, callback: Callback, unit: int, bus: EventBus) -> None:
+        self._callback = callback
+        self._unit = unit
+        self._bus = bus
+        self._left = False
+        #: Raised by the callback to end more than itself.
+        self.ending: BaseException | None = None
+
+    async def run(self) -> None:
+        """Run it; what it raises is reported, never raised: in a task it could stop the loop."""
+        try:
+            result = self._callback()
+            if inspect.isawaitable(result):
+                await result
+        except BaseException as error:  # noqa: BLE001 -- reported
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                self.ending = error
+            if not self._left:  # else it was reported when it was left behind
+                self._report(error)
+
+    def leave(self) -> None:
+        """Report that it ignores its cancellation."""
+        self._left = True
+        self._report(asyncio.CancelledError())
+
+    def _report(self, error: BaseException) -> None:
+        called = getattr(self._callback, "func", self._callback)  # functools.partial
+        # Never its repr(), which may hold values of the user's.
+        name = getattr(called, "__qualname__", None) or type(called).__qualname__
+        report_failure(name, self._unit, self._bus, error)
 
 
 def report_failure(name: str, unit: int, bus: EventBus, error: BaseException) -> None:
@@ -75,5 +109,8 @@ def report_failure(name: str, unit: int, bus: EventBus, error: BaseException) ->
     """
     _logger.error("callback %s of unit %d failed", name, unit, exc_info=error)
     late = isinstance(error, asyncio.CancelledError)
-    said = "did not end in time" if late else one_line(error)
+    try:
+        said = "did not end in time" if late else one_line(error)
+    except Exception:  # noqa: BLE001 -- str() of somebody's error may do anything
+        said = type(error).__name__
     bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))

@@ -1,12 +1,17 @@
 """Runs the end of a unit to its end, whatever happens to the task that waits for it."""
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
+
+from lifecycle.hooks import leave_behind
 
 #: Seconds between the polite end (a cancellation, after which SQLAlchemy closes the connection
 #: for at most 2 s) and the rude one.
 GRACE: Final = 2.5
+#: Seconds after the rude end until what ignores that, too, is left behind.
+LAST: Final = 1.0
 
 
 async def protect(
@@ -16,6 +21,8 @@ async def protect(
     give_up: Callable[[], None] = lambda: None,
 ) -> asyncio.CancelledError | None:
     """Run *coroutine* in a task of its own and wait for it, also while this task is cancelled.
+
+    What ignores every cancellation is left behind, 3.5 seconds after the first; `is_left` tells.
 
     Args:
         coroutine: What must not be left half done. It handles its own errors.
@@ -28,6 +35,7 @@ async def protect(
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     timer: asyncio.TimerHandle
+    left = False
 
     async def work() -> None:
         try:
@@ -39,9 +47,17 @@ async def protect(
         if not ended.done():
             ended.set_result(None)
 
+    def leave() -> None:
+        nonlocal left
+        left = True
+        leave_behind(task)
+        wake()
+
     def rudely() -> None:
+        nonlocal timer
         give_up()
         task.cancel()
+        timer = loop.call_later(LAST, leave)
 
     def politely() -> None:
         nonlocal timer
@@ -52,12 +68,18 @@ async def protect(
     task.add_done_callback(wake)  # it may be cancelled before it begins
     timer = loop.call_later(deadline, politely)
     interrupted = None
-    while not task.done():
+    while not (task.done() or left):
         try:
             await ended  # half the price of asyncio.shield
         except asyncio.CancelledError as error:
             interrupted = error
             ended = loop.create_future()
     timer.cancel()
-    coroutine.close()
+    if task.done():
+        coroutine.close()
     return interrupted
+
+
+def is_left(coroutine: Coroutine[Any, Any, object]) -> bool:
+    """Return whether `protect` has left *coroutine* behind, and it runs still."""
+    return inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED

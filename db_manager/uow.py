@@ -25,7 +25,7 @@ from db_manager.errors import (
 )
 from db_manager.events import Cause
 from db_manager.greenlets import Greenlets, Spawned, Worker
-from db_manager.protect import protect
+from db_manager.protect import is_left, protect
 from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
 from db_manager.transaction import Transaction, UnitState
@@ -253,7 +253,8 @@ class UnitOfWork:
         """Call *callback* once the unit is committed and its connection is back.
 
         It may be sync or async, and may open a unit of its own. What it raises is reported as
-        `uow.callback_failed` and changes nothing.
+        `uow.callback_failed` and changes nothing; `SystemExit` and `KeyboardInterrupt` are raised
+        when all of them have run.
 
         Args:
             callback: Takes no arguments.
@@ -364,7 +365,7 @@ class UnitOfWork:
         error = transaction.error if exc is None else exc
         if error is not None and not transaction.cause:
             transaction.cause = self._cause_of(error)
-        interrupted = None
+        interrupted: BaseException | None = None
         if transaction.untouched:
             transaction.state = UnitState.ROLLED_BACK if transaction.cause else UnitState.COMMITTED
         else:
@@ -377,12 +378,18 @@ class UnitOfWork:
         if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
         end_correlation(self._scope)
+        self._raise(exc, interrupted)
+
+    def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
+        """Raise what the caller has to know, when *exc* is not what reaches it by itself."""
+        transaction = self._transaction
         if exc is not None:
             self._note(exc)
-        elif transaction.error is not None:
-            raise transaction.error
-        elif interrupted is not None:
-            raise interrupted
+        if isinstance(interrupted, (SystemExit, KeyboardInterrupt)):
+            raise interrupted  # of a callback: it ends more than this unit
+        error = interrupted if transaction.error is None else transaction.error
+        if exc is None and error is not None:
+            raise error
 
     def _note(self, exc: BaseException) -> None:
         wrong, ended = self._transaction.rollback_error, self._transaction.ended
@@ -409,6 +416,8 @@ class UnitOfWork:
             interrupted = (
                 await protect(ending, patience, give_up=transaction.give_up) or interrupted
             )
+            if is_left(ending):
+                return interrupted  # the greenlet goes with it
         if worker.busy:  # the loop closes and cancelled it before it began
             await worker.cancel(awaited)
         self.greenlets.give_back(worker)
@@ -425,11 +434,11 @@ class UnitOfWork:
             return "control_flow"
         return "error"
 
-    async def run_callbacks(self) -> asyncio.CancelledError | None:
+    async def run_callbacks(self) -> BaseException | None:
         """Run the callbacks of the outcome, each under the deadline of an exit.
 
         Returns:
-            A cancellation that came meanwhile.
+            What is to be raised after them; see `callbacks.run_callbacks`.
         """
         if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
             return None

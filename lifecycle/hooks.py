@@ -53,6 +53,12 @@ def name_of_work(task: asyncio.Task[Any]) -> str:
     return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
+def leave_behind(task: asyncio.Task[Any]) -> None:
+    """Wait no more for *task*, which ignores its cancellation; `abandoned` names it."""
+    _abandoned.add(task)
+    task.add_done_callback(_forget)
+
+
 def in_hook() -> bool:
     """Return whether the running code belongs to a hook that has not ended."""
     tasks = _hook.get()
@@ -139,8 +145,7 @@ async def _cancel(task: asyncio.Task[Any], patience: float) -> bool:
         await asyncio.wait({task}, timeout=patience)
     finally:
         if not task.done():
-            _abandoned.add(task)
-            task.add_done_callback(_forget)
+            leave_behind(task)
     return task.done()
 
 

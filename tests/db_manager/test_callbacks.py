@@ -1,6 +1,8 @@
 """Callbacks of a unit: after its outcome, once the connection is back, each for itself."""
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,9 @@ from sqlalchemy.engine import URL
 from db_manager.database import Database
 from db_manager.events import UnitCallbackFailed
 from db_manager.factory import UnitOfWorkFactory
+from db_manager.protect import is_left, protect
 from db_manager.uow import UnitOfWork
+from lifecycle.hooks import abandoned
 from observability.testing import EventRecorder
 
 
@@ -161,3 +165,152 @@ async def test_they_are_dropped_with_their_savepoint(uow_factory: UnitOfWorkFact
             uow.after_commit(steps.plain("inside"))
         uow.after_commit(steps.plain("after"))
     assert steps.ran == ["before", "inside", "after"]
+
+
+class Own(BaseException):
+    """An exception of the user's that is none of `Exception`."""
+
+
+class Mute(Exception):  # noqa: N818 -- what it is called does not matter
+    """Cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (SystemExit(3), True),
+        (KeyboardInterrupt(), True),
+        (Own("x"), False),
+        (GeneratorExit(), False),
+        (Mute(), False),
+    ],
+)
+async def test_whatever_one_raises_is_reported(
+    uow_factory: UnitOfWorkFactory,
+    events: EventRecorder,
+    error: BaseException,
+    *,
+    goes_on: bool,
+    committed: bool,
+    asynchronous: bool,
+) -> None:
+    """Outcome and other callbacks stand; what ends the program goes on after the last of them."""
+    steps = Steps()
+
+    def fail() -> None:
+        raise error
+
+    async def fail_later() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def work() -> BaseException | None:
+        try:
+            async with uow_factory() as uow:
+                callback = fail_later if asynchronous else fail
+                register(uow, steps)
+                (uow.after_commit if committed else uow.after_rollback)(callback)
+                uow.after_commit(steps.plain("last"))
+                uow.after_rollback(steps.plain("last"))
+                await uow.session.execute(text("SELECT 1"))
+                if not committed:
+                    int("no number")
+        except BaseException as raised:  # noqa: BLE001 -- looked at below
+            return raised
+        finally:
+            assert uow.state == ("committed" if committed else "rolled_back")
+        return None
+
+    raised = await work()
+    kind = "commit" if committed else "rollback"
+    assert steps.ran == [f"{kind} 1", f"{kind} 2", "last"]
+    failed = events.assert_event("uow.callback_failed")
+    assert isinstance(failed, UnitCallbackFailed)
+    assert failed.error.partition(":")[0] == type(error).__name__
+    if goes_on:
+        assert raised is error
+        if not committed:
+            assert isinstance(raised.__context__, ValueError)
+    else:
+        assert isinstance(raised, type(None) if committed else ValueError)
+
+
+async def test_values_of_a_partial_are_not_told(
+    uow_factory: UnitOfWorkFactory, events: EventRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The report of a callback that was made with values names its function only."""
+
+    def fail(_: str) -> None:
+        raise ValueError
+
+    async with uow_factory() as uow:
+        uow.after_commit(functools.partial(fail, "secret"))
+    failed = events.assert_event("uow.callback_failed")
+    assert isinstance(failed, UnitCallbackFailed)
+    assert failed.callback.endswith("fail")
+    assert "secret" not in caplog.messages[0] + failed.callback
+
+
+async def test_one_that_ignores_its_cancellation_is_left_behind(
+    database_url: URL, open_database: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported once, the next one runs, and the last resort can name it."""
+    monkeypatch.setattr("db_manager.protect.GRACE", 0.05)
+    monkeypatch.setattr("db_manager.protect.LAST", 0.05)
+    database = open_database(database_url, exit_timeout=0.05)
+    steps, end, ended = Steps(), asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+        ended.set()
+        raise ValueError
+
+    with EventRecorder(database.bus) as events:
+        async with UnitOfWork(database) as uow:
+            uow.after_commit(deaf)
+            uow.after_commit(steps.plain("next"))
+        assert (uow.state, steps.ran) == ("committed", ["next"])
+        assert len(abandoned()) == 1
+        end.set()
+        await ended.wait()
+        await asyncio.sleep(0)
+        events.assert_event("uow.callback_failed", error="did not end in time")
+        assert events.topics.count("uow.callback_failed") == 1
+    assert abandoned() == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_end_that_ignores_everything_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
+) -> None:
+    """A driver that never answers, not even when its line is dropped, holds no task for ever."""
+    monkeypatch.setattr("db_manager.protect.GRACE", 0.05)
+    monkeypatch.setattr("db_manager.protect.LAST", 0.05)
+    given_up: list[bool] = []
+    end = asyncio.Event()
+
+    async def deaf() -> None:
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+
+    running = deaf()
+    task = asyncio.create_task(protect(running, 0.05, give_up=lambda: given_up.append(True)))
+    if cancelled:
+        await asyncio.sleep(0)
+        task.cancel()
+    interrupted = await asyncio.wait_for(task, 10)
+    assert is_left(running)
+    assert given_up == [True]
+    assert (interrupted is not None) == cancelled
+    end.set()
+    while abandoned():  # noqa: ASYNC110 -- nobody else waits for it
+        await asyncio.sleep(0)
+    assert not is_left(running)
