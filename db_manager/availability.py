@@ -14,8 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager import classify
 from db_manager.database import Database
-from db_manager.errors import DatabaseUnavailableError, one_line
+from db_manager.errors import DatabaseUnavailableError
+from db_manager.psycopg_ping import refuses_us
+from db_manager.telling import connection_text
 from lifecycle.plugin import PluginContext
+from lifecycle.telling import tell
 
 #: Seconds before the second question, and at most between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
@@ -58,6 +61,8 @@ class Availability:
         try:
             await self._try(engine)
         except DatabaseUnavailableError as error:
+            if error.__cause__ is not None and await refuses_us(error.__cause__):
+                raise error.__cause__ from None
             self.lost(engine, error.reason)
         self._database.on_lost = self.lost
 
@@ -100,7 +105,7 @@ class Availability:
     def _still_lost(self, engine: AsyncEngine, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if error is not None:
-            self._database.lost[engine] = getattr(error, "reason", "") or one_line(error)
+            self._database.lost[engine] = getattr(error, "reason", "") or tell(error)
 
     async def _try(self, engine: AsyncEngine) -> None:
         with unavailable_errors():
@@ -117,7 +122,7 @@ def unavailable_errors() -> Iterator[None]:
     except (OSError, sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
         if isinstance(error, DatabaseUnavailableError) or not classify.is_unavailable(error):
             raise
-        raise DatabaseUnavailableError(one_line(error)) from error
+        raise DatabaseUnavailableError(connection_text(error)) from error
 
 
 async def ping(engine: AsyncEngine) -> None:

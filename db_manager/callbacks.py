@@ -5,10 +5,10 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 
-from db_manager.errors import one_line
 from db_manager.events import UnitCallbackFailed
 from db_manager.protect import is_left, protect
 from lifecycle.bus import EventBus
+from lifecycle.telling import tell, textless
 
 Callback = Callable[[], Awaitable[object] | object]
 
@@ -107,10 +107,7 @@ def report_failure(name: str, unit: int, bus: EventBus, error: BaseException) ->
         bus: Where it is published, as `uow.callback_failed`.
         error: What it raised; a cancellation means that it did not end in time.
     """
-    _logger.error("callback %s of unit %d failed", name, unit, exc_info=error)
+    _logger.error("callback %s of unit %d failed", name, unit, exc_info=textless(error))
     late = isinstance(error, asyncio.CancelledError)
-    try:
-        said = "did not end in time" if late else one_line(error)
-    except Exception:  # noqa: BLE001 -- str() of somebody's error may do anything
-        said = type(error).__name__
+    said = "did not end in time" if late else tell(error)
     bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))

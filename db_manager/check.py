@@ -74,12 +74,12 @@ def findings(path: Path) -> Iterable[Finding]:
         return
     # Also when the rest is wrong: who has two faults shall not need three tries.
     has_database = SECTION in config
-    said = ""
+    said: set[str] = set()
     try:
         app = Application.from_config(path)
     except WiringError as error:
-        said = str(error)
-        yield Finding("problem", "config", said)
+        said = set(str(error).splitlines())
+        yield Finding("problem", "config", str(error))
     else:
         yield Finding("ok", "config", f"{path} is understood")
         yield Finding("ok", "plugins", ", ".join(app.plugins) or "none")
@@ -88,7 +88,7 @@ def findings(path: Path) -> Iterable[Finding]:
         yield from _database(config, said)
 
 
-def _database(config: dict[str, Any], said: str) -> Iterable[Finding]:
+def _database(config: dict[str, Any], said: set[str]) -> Iterable[Finding]:
     # SQLAlchemy is imported here and not above, for `db-manager --help`.
     import asyncio  # noqa: PLC0415 -- see above
 
@@ -98,7 +98,7 @@ def _database(config: dict[str, Any], said: str) -> Iterable[Finding]:
     try:
         section = configuration.plugin_config(config, DatabasePlugin())
     except WiringError as error:
-        if str(error) not in said:
+        if not said.issuperset(str(error).splitlines()):
             yield Finding("problem", "database", str(error))
         return
     yield from asyncio.run(diagnose(section))

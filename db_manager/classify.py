@@ -1,8 +1,9 @@
-"""What an error of a driver means: by SQLSTATE and phase, never by its class.
+"""What an error of a driver means: by its code, its class and its phase, never by its words.
 
 The rules are PostgreSQL's (documentation 13.5 and appendix A), SQLite's and MariaDB's codes beside
-them. asyncpg reports deadlocks and serialization failures as plain `DBAPIError`, so classes tell
-nothing.
+them. SQLAlchemy's class tells nothing: it reports asyncpg's deadlocks as plain `DBAPIError`. The
+text of an error holds what users typed and is never searched; three texts that asyncpg has instead
+of codes are compared as a whole.
 """
 
 import asyncio
@@ -26,11 +27,29 @@ MYSQL_UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
 #: MariaDB: the connection is gone.
 MYSQL_LOST: Final = frozenset({1317, 2006, 2013, 2055})
 
+# What asyncpg's client says before it sends anything. It has one class for all that it refuses, and
+# no codes: the whole text is the code, of that very class. A test provokes each.
+_OTHER_TASK: Final = frozenset(
+    {
+        "cannot perform operation: another operation is in progress",
+        "cannot use Connection.transaction() in a manually started transaction",
+    }
+)
+_CLOSED: Final = frozenset(
+    {"connection is closed", "cannot perform operation: connection is closed"}
+)
+#: Where PostgreSQL finds out that a migration made a plan stale; its code, 0A000, has other causes.
+_STALE_PLAN: Final = "RevalidateCachedQuery"
+
 
 def origin(error: BaseException) -> BaseException:
-    """Return the driver's own error below SQLAlchemy's."""
-    below = getattr(error, "orig", None)
-    return below if isinstance(below, BaseException) else error
+    """Return the driver's own error below SQLAlchemy's, of which asyncpg's has two layers."""
+    while isinstance(error, (exc.StatementError, exc.EmulatedDBAPIException)):
+        below = error.orig or error.__cause__
+        if below is None:
+            break
+        error = below
+    return error
 
 
 def sqlstate(error: BaseException) -> str:
@@ -40,8 +59,28 @@ def sqlstate(error: BaseException) -> str:
 
 def errno(error: BaseException) -> int:
     """Return MariaDB's error number, or 0."""
-    args: tuple[Any, ...] = origin(error).args
-    return args[0] if args and isinstance(args[0], int) else 0
+    below = origin(error)
+    number = below.args[0] if below.args and _driver(below) == "asyncmy" else 0
+    return number if isinstance(number, int) else 0
+
+
+def _driver(below: BaseException) -> str:
+    return type(below).__module__.partition(".")[0]
+
+
+def _refusal(error: BaseException) -> str:
+    """Return what asyncpg's client refused to do; empty for every other error."""
+    below = origin(error)
+    is_refusal = _driver(below) == "asyncpg" and type(below).__name__ == "InterfaceError"
+    return str(below) if is_refusal else ""
+
+
+def _is_stale_plan(error: BaseException) -> bool:
+    below: Any = origin(error)
+    found = getattr(below, "server_source_function", None)  # asyncpg
+    if found is None and _driver(below) == "psycopg":
+        found = below.diag.source_function
+    return bool(found == _STALE_PLAN)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -66,15 +105,20 @@ def is_unavailable(error: BaseException) -> bool:
         isinstance(origin(error), OSError)  # refused, DNS, TLS, timeout
         or sqlstate(error) in UNAVAILABLE | LOST
         or errno(error) in MYSQL_UNAVAILABLE | MYSQL_LOST
-        or (
-            # psycopg reports a refused connection without a code.
-            isinstance(error, exc.OperationalError)
-            and not sqlstate(error)
-            and not errno(error)
-            and type(origin(error)).__module__.startswith("psycopg")
-            and "authentication failed" not in str(error)
-            and "does not exist" not in str(error)
-        )
+        or is_uncoded(error)
+    )
+
+
+def is_uncoded(error: BaseException) -> bool:
+    """Return True when *error* of a connection attempt has no code: psycopg's never has.
+
+    A server that is not there and one that refuses us look the same then; `refuses_us` of
+    `db_manager.psycopg_driver` can ask.
+    """
+    return (
+        isinstance(error, exc.OperationalError)
+        and _driver(origin(error)) == "psycopg"
+        and not sqlstate(error)
     )
 
 
@@ -89,8 +133,7 @@ def is_client_refusal(error: BaseException) -> bool:
 
 def is_other_task_busy(error: BaseException) -> bool:
     """Return True when a statement of another task still runs on the connection."""
-    text = str(origin(error))
-    return "another operation is in progress" in text or "manually started transaction" in text
+    return _refusal(error) in _OTHER_TASK
 
 
 def commit_is_undone(error: BaseException) -> bool:
@@ -119,14 +162,13 @@ def is_retryable(error: BaseException) -> bool:
     """
     if isinstance(error, DatabaseUnavailableError):
         return True
-    if not isinstance(error, exc.DBAPIError):
+    if not isinstance(error, exc.DBAPIError) or is_other_task_busy(error):
         return False
     return (
         sqlstate(error) in UNDONE | UNAVAILABLE | LOST
         or errno(error) in MYSQL_UNDONE | MYSQL_LOST
         or is_busy(error)
         or is_disconnect(error)
-        or (is_client_refusal(error) and not is_other_task_busy(error))
-        or "cached plan must not change" in str(error)  # 0A000, gone at the next try
-        or "cached statement plan is invalid" in str(error)
+        or _refusal(error) in _CLOSED
+        or _is_stale_plan(error)  # gone at the next try
     )

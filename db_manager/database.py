@@ -24,12 +24,12 @@ from db_manager.errors import (
     ReadOnlyUnsupportedError,
     UnitOfWorkStateError,
     WrongEventLoopError,
-    one_line,
 )
 from db_manager.greenlets import Greenlets
 from db_manager.line import FairQueue
 from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
+from db_manager.telling import connection_text, statement_text
 from lifecycle.bus import EventBus
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Database:
         except (OSError, sqlalchemy.exc.DBAPIError) as error:
             if not classify.is_unavailable(error):
                 raise
-            reason = one_line(error)
+            reason = connection_text(error)
             self.on_lost(engine, reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
@@ -308,7 +308,7 @@ class Database:
             wrong = context.sqlalchemy_exception or error
             unit.statement_failed(wrong)
             if context.execution_context is not None:
-                self._statements.fail(unit, connection, context.statement, one_line(wrong))
+                self._statements.fail(unit, connection, context.statement, wrong)
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":
@@ -332,7 +332,9 @@ class Database:
                             unit=unit.number,
                             duration=now - unit.began_at,
                             holds_connection=unit.checked_out is not None,
-                            statement=str(unit.statement)[:200],
+                            statement=statement_text(str(unit.statement), self.engine.dialect.name)[
+                                :200
+                            ],
                             correlation=unit.correlation,
                         )
                     )

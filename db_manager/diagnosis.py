@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.base import Base
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine, database_url, in_memory, remote_hosts, unverified_host
-from db_manager.errors import ConfigError, one_line
+from db_manager.errors import ConfigError
 from db_manager.finding import Finding
 from db_manager.schema import missing_tables
+from db_manager.telling import connection_text
 
 #: Seconds by which the clocks may differ before it is worth a word.
 CLOCK_TOLERANCE: Final = 1.0
@@ -94,19 +95,19 @@ def _no_file_yet(config: DatabaseConfig, url: URL, metadata: MetaData) -> list[F
 
 
 def _refusal(error: BaseException, url: URL) -> str:
-    said = one_line(error)
-    fix = _fix(error, said, url)
+    said = connection_text(error)
+    fix = _fix(error, url)
     return f"{said}\n[database] {fix}" if fix else said
 
 
-def _fix(error: BaseException, said: str, url: URL) -> str | None:
+def _fix(error: BaseException, url: URL) -> str | None:
     origin: Any = getattr(error, "orig", None)
     state = getattr(origin, "sqlstate", None) or getattr(error, "sqlstate", None)
     if state is not None:
         return _FIXES.get(str(state))
     if url.get_backend_name() == "sqlite":
         return "is the file a SQLite database, and may this account read and write it?"
-    if "SSL" in said and not isinstance(error, ssl.SSLError):
+    if type(error) is ConnectionError:  # asyncpg's alone: what the system says has a class below
         return "tls: the server does not encrypt: switch that on there, or say tls = 'disable' here"
     return next((fix for kind, fix in _UNREACHABLE if isinstance(error, kind)), None)
 

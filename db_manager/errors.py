@@ -1,7 +1,7 @@
 """Every error of db_manager: objects first, text second."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Final
 
 from lifecycle.errors import ConfigError as ConfigError  # noqa: PLC0414 -- the same error, public here too
 
@@ -39,6 +39,9 @@ class UnitOfWorkTaskError(DbManagerError, RuntimeError):
         owner: Name of the task that entered the unit.
         user: Name of the task that used it.
     """
+
+    #: Of names of tasks events say nothing: they may be made of what a user typed.
+    told: Final = "the unit of work belongs to another task than the one that used it"
 
     def __init__(self, owner: str, user: str) -> None:
         self.owner = owner
@@ -93,7 +96,7 @@ class TransactionEndedError(DbManagerError):
         self.undone = undone
         super().__init__(what, undone)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return _ended, self.args
 
     def __str__(self) -> str:
@@ -134,7 +137,7 @@ class CommitOutcomeUnknownError(DbManagerError):
 
     Args:
         unit: Number of the unit.
-        reason: What happened to the answer, in one line.
+        reason: What happened to the answer, in one line, without the text of an error.
         xid: PostgreSQL's transaction id, when the unit was asked to keep it (`resolvable`); 0
             when it had written nothing.
     """
@@ -258,19 +261,3 @@ class ReadOnlyUnsupportedError(DbManagerError):
 
 class TableNameError(DbManagerError, ValueError):
     """A model's table breaks the convention `plugin_name__table_name`, or is claimed twice."""
-
-
-def one_line(error: BaseException) -> str:
-    """Return what *error* says in one line, without the SQL, parameters and values of it.
-
-    SQLAlchemy's errors carry the statement; the driver's own error below (`orig`) is shown
-    instead, and its `DETAIL` (which quotes the users' values) is left out.
-    """
-    origin: Any = getattr(error, "orig", None) or error
-    text = str(error if origin is error else origin)
-    text = text.split("DETAIL:", maxsplit=1)[0].split("[SQL:", maxsplit=1)[0]
-    cause = origin.__cause__
-    if text.startswith("<class '") and ">: " in text:  # SQLAlchemy's emulated DBAPI errors
-        text = text.split(">: ", 1)[1]
-    name = type(cause if origin is not error and cause is not None else origin).__name__
-    return f"{name}: {' '.join(text.split())}"[:300]

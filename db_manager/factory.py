@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager import classify
 from db_manager.database import Database, ReadOnly
-from db_manager.errors import RetriesExhaustedError, one_line
+from db_manager.errors import RetriesExhaustedError
 from db_manager.events import UnitRetried
 from db_manager.uow import UnitOfWork
+from lifecycle.telling import tell
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class UnitOfWorkFactory:
             UnitRetried(
                 unit=unit.number,
                 attempt=state.attempt_number,
-                error=one_line(error),
+                error=tell(error),
                 sqlstate=classify.sqlstate(error),
                 wait=state.next_action.sleep,
             )

@@ -12,10 +12,10 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, QueueCommon
 
-from db_manager.errors import one_line
 from db_manager.line import FairQueue
 from db_manager.liveness import is_closed, is_dead
 from db_manager.pool_entry import Entry
+from db_manager.telling import connection_text
 
 #: Seconds after a refused attempt before the next one, while other connections serve: the first
 #: pause, and the longest.
@@ -244,7 +244,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             self._free_place()
             return
         self._dec_overflow()
-        self.refusal, self._refused_at = one_line(error), self._loop.time()
+        self.refusal, self._refused_at = connection_text(error), self._loop.time()
         if self._next_attempt is None:  # those that fail together are one refusal
             pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 -- not for secrecy
             self._next_attempt = self._loop.call_later(pause, self._ask_again)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 from db_manager import events as facts
 from db_manager.database import Database
-from db_manager.errors import CommitOutcomeUnknownError, one_line
+from db_manager.errors import CommitOutcomeUnknownError
+from db_manager.telling import statement_text
 from db_manager.transaction import Transaction, UnitState
+from lifecycle.telling import tell
 
 if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork
@@ -23,7 +25,8 @@ def describe(unit: "UnitOfWork") -> str:
     if where.update_id is not None:
         parts.append(f"update {where.update_id}")
     parts.append(f"open {time.perf_counter() - unit.began_at:.1f} s")
-    if said := " ".join(str(unit.statement).split()):
+    sql = statement_text(str(unit.statement), unit.dialect)
+    if said := " ".join(sql.split()):
         parts.append(f"last statement {said[:80]!r}")
     return ", ".join(parts)
 
@@ -95,4 +98,4 @@ def _reason(transaction: Transaction) -> str:
 
 
 def _said(error: BaseException | None) -> str:
-    return one_line(error) if error is not None else ""
+    return tell(error) if error is not None else ""

@@ -10,7 +10,9 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.events import UnitStatement
+from db_manager.telling import statement_text
 from lifecycle.bus import Channel
+from lifecycle.telling import tell
 
 if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork
@@ -65,17 +67,19 @@ class Statements:
         if self._answered.handlers:
             self._report(unit, context.root_connection, sql, duration)
 
-    def fail(self, unit: "UnitOfWork", connection: Connection, sql: str, error: str) -> None:
+    def fail(
+        self, unit: "UnitOfWork", connection: Connection, sql: str, error: BaseException
+    ) -> None:
         """Report that the statement that *unit* sent last was refused, or not answered.
 
         Args:
             unit: The unit.
             connection: Its connection.
             sql: The statement.
-            error: What it failed with, in one line.
+            error: What it failed with.
         """
         if self._answered.handlers and unit.sent_at:
-            self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, error)
+            self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, tell(error))
 
     def _report(
         self, unit: "UnitOfWork", connection: Connection, sql: str, duration: float, error: str = ""
@@ -85,7 +89,7 @@ class Statements:
             UnitStatement(
                 unit=unit.number,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
-                statement=str(sql),  # SQLAlchemy has a subclass of str, cut in its str()
+                statement=statement_text(sql, connection.dialect.name),
                 system=connection.dialect.name,
                 namespace=self._url.database or "",
                 server=self._url.host or "",

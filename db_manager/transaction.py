@@ -28,12 +28,12 @@ from db_manager.errors import (
     TransactionEndedError,
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
-    one_line,
 )
 from db_manager.events import Cause
 from db_manager.guard import Guard, Guarded, Send
 from db_manager.lanes import refuse
 from db_manager.session import SyncUnitSession, UnitSession
+from lifecycle.telling import tell
 
 if TYPE_CHECKING:
     from db_manager.database import Database
@@ -251,7 +251,7 @@ class Transaction:
                 self._fail(error)
             else:
                 late = isinstance(said, asyncio.CancelledError)
-                self._lose(_NO_ANSWER if late else one_line(said), error)
+                self._lose(_NO_ANSWER if late else tell(said), error)
 
     def _fail(self, error: BaseException) -> None:
         self.error = error

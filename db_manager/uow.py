@@ -21,7 +21,6 @@ from db_manager.errors import (
     TransactionAbortedError,
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
-    one_line,
 )
 from db_manager.events import Cause
 from db_manager.greenlets import Greenlets, Spawned, Worker
@@ -30,6 +29,7 @@ from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
 from db_manager.transaction import Transaction, UnitState
 from lifecycle.events import Scope, current_correlation, end_correlation, set_correlation
+from lifecycle.telling import tell
 
 _numbers = itertools.count(1)
 
@@ -246,7 +246,7 @@ class UnitOfWork:
                 if self.session.get_nested_transaction() is nested:  # else it ended in its commit
                     await nested.rollback()
             except Exception as wrong:  # noqa: BLE001 -- the part's own error is what matters
-                error.add_note(f"the rollback to the savepoint failed: {one_line(wrong)}")
+                error.add_note(f"the rollback to the savepoint failed: {tell(wrong)}")
             raise
 
     def after_commit(self, callback: Callback) -> None:
@@ -336,6 +336,11 @@ class UnitOfWork:
             mark, transaction.failed = known.pop(savepoint)
             self._registered().drop_since(mark)
 
+    @property
+    def dialect(self) -> str:
+        """SQLAlchemy's name of the database's language."""
+        return self._database.engine.dialect.name
+
     def describe(self) -> str:
         """Return who this unit is, for people: plugin, handler, update, age, last statement."""
         return describe(self)
@@ -394,7 +399,7 @@ class UnitOfWork:
     def _note(self, exc: BaseException) -> None:
         wrong, ended = self._transaction.rollback_error, self._transaction.ended
         if wrong is not None:
-            exc.add_note(f"the rollback failed as well: {one_line(wrong)}")
+            exc.add_note(f"the rollback failed as well: {tell(wrong)}")
         if ended is not None:
             exc.add_note(str(ended))
 

@@ -15,13 +15,14 @@ from lifecycle.bus import EventBus
 from lifecycle.conductor import Conductor
 from lifecycle.context import Probe
 from lifecycle.errors import LifecycleError, WiringError, nearest
-from lifecycle.events import Event, error_text
+from lifecycle.events import Event
 from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
 from lifecycle.journal import Journal
 from lifecycle.managed import ManagedPlugin
 from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
+from lifecycle.telling import tell_text, textless
 
 _log = logging.getLogger("lifecycle")
 
@@ -224,7 +225,7 @@ class Application:
             await self.unload()
         except ExceptionGroup as group:
             for each in group.exceptions:
-                error.add_note(f"while unloading: {error_text(each)}")
+                error.add_note(f"while unloading: {tell_text(each)}")
 
     async def _command(self, work: Callable[[Interrupt], Coroutine[Any, Any, None]]) -> None:
         """Run a command in a task of its own, so that it can end when its caller cannot wait."""
@@ -282,4 +283,4 @@ class Application:
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a command given by a plugin's task failed", exc_info=error)
+        _log.error("a command given by a plugin's task failed", exc_info=textless(error))

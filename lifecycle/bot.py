@@ -13,9 +13,10 @@ from aiogram import Bot, Dispatcher, Router
 
 from lifecycle.application import Application
 from lifecycle.errors import LifecycleError
-from lifecycle.events import current_correlation, error_text
+from lifecycle.events import current_correlation
 from lifecycle.last_resort import LastResort
 from lifecycle.signals import told_to_stop
+from lifecycle.telling import tell_text
 from lifecycle.traffic import Phase, Traffic, find_traffic
 
 
@@ -140,7 +141,7 @@ class _Polling:
         except BaseException as error:
             traffic.phase = Phase.STOPPING
             if traffic.failure is not None:
-                error.add_note(f"in shutdown: {error_text(traffic.failure)}")
+                error.add_note(f"in shutdown: {tell_text(traffic.failure)}")
             await traffic.unload_after(error)
             raise
         finally:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from lifecycle.errors import PluginFailedError
-from lifecycle.events import AppStarted, AppStopped, AppStopping, error_text
+from lifecycle.events import AppStarted, AppStopped, AppStopping
 from lifecycle.hooks import Interrupt
 from lifecycle.machine import State
 from lifecycle.managed import ManagedPlugin
 from lifecycle.recorder import Recorder
+from lifecycle.telling import tell, tell_text
 
 _log = logging.getLogger("lifecycle")
 
@@ -89,7 +90,7 @@ class Conductor:
                 self._announced = True
         except BaseException as error:
             for each in await self._take_back(started, loaded):
-                error.add_note(f"while taking back: {error_text(each)}")
+                error.add_note(f"while taking back: {tell_text(each)}")
             if interrupt.requested.done() and not isinstance(error, asyncio.CancelledError):
                 raise asyncio.CancelledError from error
             raise
@@ -147,7 +148,7 @@ class Conductor:
             await self.up(again, interrupt, start=True)
         except BaseException as error:
             for each in failure.exceptions if failure is not None else ():
-                error.add_note(f"before that, in stop: {error_text(each)}")
+                error.add_note(f"before that, in stop: {tell_text(each)}")
             raise
         if failure is not None:
             raise failure
@@ -157,7 +158,7 @@ class Conductor:
         self._announced = False
         self._recorder.record(AppStopping(), must=False)
         errors = await self._take_back(running, [])
-        texts = tuple(error_text(error) for error in errors)
+        texts = tuple(tell(error) for error in errors)
         self._recorder.record(AppStopped(errors=texts, duration=_now() - begun), must=False)
         return errors
 

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import msgspec
 
 from lifecycle.errors import ConfigError, WiringError, nearest
-from lifecycle.events import error_text
 from lifecycle.journal import Journal, MemoryJournal
 from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.telling import tell_text
 
 if TYPE_CHECKING:
     from lifecycle.plugin import Plugin
@@ -29,7 +29,19 @@ OBSERVERS = "db_manager.observers"
 Observer = Callable[[Any, Any], Callable[[], Awaitable[None] | None]]
 Config = Mapping[str, Any]
 
-_Seconds = Annotated[float, msgspec.Meta(ge=0)]
+#: Seconds that a stop may take at most: a day.
+LONGEST_STOP = 86400
+#: What a model says of a number that is out of range, as pydantic calls it.
+_OUT_OF_RANGE = frozenset(
+    {
+        "finite_number",
+        "greater_than",
+        "greater_than_equal",
+        "int_parsing_size",
+        "less_than",
+        "less_than_equal",
+    }
+)
 
 
 class AppConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +56,8 @@ class AppConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     plugins: tuple[str, ...] = ()
     journal: str | None = None
-    grace: _Seconds = 10.0
-    drain: _Seconds = 4.0
+    grace: float = 10.0
+    drain: float = 4.0
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -78,6 +90,10 @@ def app_config(config: Config) -> AppConfig:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         raise ConfigError(f"[app] {where.rstrip('`')}: {what}") from None
+    for key in ("grace", "drain"):
+        if not 0 <= getattr(settings, key) <= LONGEST_STOP:  # nan is nowhere
+            said = _out_of_range(section[key], 0, LONGEST_STOP)
+            raise ConfigError(f"[app] {key}: {said} (seconds)")
     if settings.drain > settings.grace:
         raise ConfigError(
             f"[app] drain: {settings.drain:g} s is more than `grace`, {settings.grace:g} s, "
@@ -151,7 +167,7 @@ def _observer(entry_point: importlib.metadata.EntryPoint) -> Observer:
     except Exception as error:
         raise ConfigError(
             f"[{entry_point.name}]: what reads it, {entry_point.value}, cannot be imported: "
-            f"{error_text(error)}; mend that, or take the section out"
+            f"{tell_text(error)}; mend that, or take the section out"
         ) from error
     return found
 
@@ -201,9 +217,33 @@ def _problem(section: str, known: Mapping[str, Any], problem: Mapping[str, Any])
     key = ".".join(str(part) for part in problem["loc"])
     if problem.get("type") == "extra_forbidden" and len(problem["loc"]) == 1:
         return _unknown_key(section, key, known)
-    meaning = getattr(known.get(str(problem["loc"][0])), "description", "") if key else ""
-    said = f"{problem['msg']} ({meaning})" if meaning else problem["msg"]
+    field = known.get(str(problem["loc"][0])) if key else None
+    said = problem["msg"]
+    bounds = [_bound(field, name) for name in ("ge", "gt", "le", "lt")]
+    if problem.get("type") in _OUT_OF_RANGE and any(each is not None for each in bounds):
+        low, above, high, below = bounds
+        said = _out_of_range(
+            problem.get("input"),
+            low if low is not None else above,
+            high if high is not None else below,
+        )
+    if meaning := getattr(field, "description", ""):
+        said = f"{said} ({meaning})"
     return f"[{section}] {key}: {said}" if key else f"[{section}] {said}"
+
+
+def _bound(field: Any, name: str) -> Any:
+    found = (getattr(each, name, None) for each in getattr(field, "metadata", ()))
+    return next((each for each in found if each is not None), None)
+
+
+def _out_of_range(value: object, low: Any, high: Any) -> str:
+    """Say that a number, the only kind of value that is ever shown, is not from *low* to *high*."""
+    if high is None:
+        allowed = f"{low} or more"
+    else:
+        allowed = f"{low} to {high}" if low is not None else f"up to {high}"
+    return f"{str(value)[:40]} is out of range: {allowed}"
 
 
 def _unknown_key(section: str, key: str, known: Iterable[str]) -> str:
@@ -251,7 +291,7 @@ def _find(name: str) -> "type[Plugin]":
         hint = nearest(name, entry_points.names)
         raise ConfigError(
             f"[app] plugins: {name!r} is neither an entry point of {PLUGINS!r}{hint} nor can it be "
-            f"imported: {error_text(error)}"
+            f"imported: {tell_text(error)}"
         ) from error
     if not _is_plugin(found):
         raise ConfigError(f"[app] plugins: {name!r} is not a subclass of lifecycle.Plugin")

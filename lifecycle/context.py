@@ -13,12 +13,12 @@ from lifecycle.events import (
     ServiceProvided,
     ServiceWithdrawn,
     correlate,
-    error_text,
 )
 from lifecycle.hooks import PATIENCE, call, end, plugin_task
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
 from lifecycle.subscription import Subscription
+from lifecycle.telling import tell, textless
 
 T = TypeVar("T")
 
@@ -241,9 +241,11 @@ class PluginContext:
         self._held.pop(task, None)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        _log.error("task %s of plugin %s failed", task.get_name(), self.name, exc_info=error)
+        _log.error(
+            "task %s of plugin %s failed", task.get_name(), self.name, exc_info=textless(error)
+        )
         if not self._closed:
-            self._owner.degraded(f"task {task.get_name()!r} failed: {error_text(error)}")
+            self._owner.degraded(f"task {task.get_name()!r} failed: {tell(error)}")
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"holds {len(self._held)}"

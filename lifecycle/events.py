@@ -186,13 +186,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return {"topic": self.topic, "at": own.pop("at"), **self.correlation.as_dict(), **own}
 
 
-def error_text(error: BaseException) -> str:
-    """Return *error* in one line, `ValueError: what it says`, at most 500 characters."""
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}"[:500] if text else name
-
-
 Hook = Literal["load", "start", "stop", "unload"]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Condition, Thread, current_thread
 from typing import Any, Final
 
-from lifecycle.events import error_text
 from lifecycle.journal_file import BUSY, code_of
+from lifecycle.telling import tell_text
 
 #: Seconds that `write` waits for the file; what is not written by then stands in line.
 PATIENCE: Final = 0.03
@@ -174,7 +174,7 @@ class JournalWriter:
 
     def _not_written(self, row: Row, error: Exception) -> None:
         with self._changed:
-            self.hindrance = error_text(error)
+            self.hindrance = tell_text(error)
             if row.waited_for and not _is_busy(error):
                 row.refused = error
                 self._rows.popleft()

@@ -1,7 +1,7 @@
 """Moves one plugin through its hooks; what it holds is exactly what its state says."""
 
 import asyncio
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -22,13 +22,16 @@ from lifecycle.events import (
     PluginUnloaded,
     PluginUnloading,
     correlate,
-    error_text,
 )
 from lifecycle.hooks import Interrupt, call
 from lifecycle.machine import PluginFold, State
 from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
+from lifecycle.telling import tell, tell_text
+
+#: Hooks that deal with files and servers, and with no update: the text of their errors is told.
+_OPENING: Final = ("load", "start")
 
 
 class _Scope(msgspec.Struct, gc=False):
@@ -190,7 +193,7 @@ class ManagedPlugin:
             with correlate(plugin=self.name):
                 details = await call(self.plugin.health(context), limit)
         except Exception as error:  # noqa: BLE001 -- the answer, not a fault of ours
-            return Health(healthy=False, error=error_text(error), duration=_now() - begun)
+            return Health(healthy=False, error=tell_text(error), duration=_now() - begun)
         return Health(
             healthy=not self.is_degraded,
             error="is degraded" if self.is_degraded else "",
@@ -244,15 +247,15 @@ class ManagedPlugin:
             PluginFailed(
                 plugin=self.name,
                 hook=hook,
-                error=error_text(error),
-                cleanup_errors=tuple(error_text(each) for each in cleanup),
+                error=tell_text(error) if hook in _OPENING else tell(error),
+                cleanup_errors=tuple(tell(each) for each in cleanup),
                 duration=_now() - begun,
             ),
             must=False,
         )
         failure = PluginFailedError(self.name, hook, error)
         for each in cleanup:
-            failure.add_note(f"while giving back: {error_text(each)}")
+            failure.add_note(f"while giving back: {tell_text(each)}")
         raise failure from error
 
     def __repr__(self) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 from lifecycle.bus import EventBus
 from lifecycle.errors import JournalError
-from lifecycle.events import AppCrashed, Event, error_text
+from lifecycle.events import AppCrashed, Event
 from lifecycle.journal import Journal
+from lifecycle.telling import tell_text
 
 _log = logging.getLogger("lifecycle")
 
@@ -79,7 +80,7 @@ class Recorder:
         self._catch_up()
         if must and self._broken is not None:
             raise JournalError(
-                f"the journal failed earlier in this run ({error_text(self._broken)}); "
+                f"the journal failed earlier in this run ({tell_text(self._broken)}); "
                 f"unload, then start again"
             )
         published = self._broken is None and self._append(event, must=must)

@@ -11,7 +11,8 @@ from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed, error_text
+from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
+from lifecycle.telling import tell, textless
 
 if TYPE_CHECKING:
     from lifecycle.bus import EventBus
@@ -46,15 +47,22 @@ def _name_of(handler: Handler) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
+class CoroutineReturnedError(TypeError):
+    """A plain subscriber returned a coroutine, which would never run."""
+
+    def __str__(self) -> str:
+        return "the handler returned a coroutine; make it `async def` itself"
+
+
 def refuse_coroutine(value: object) -> None:
     """Look at what a plain handler returned.
 
     Raises:
-        TypeError: It is a coroutine, which would never run.
+        CoroutineReturnedError: It is one, and would never run.
     """
     if inspect.iscoroutine(value):
         value.close()
-        raise TypeError("the handler returned a coroutine; make it `async def` itself")
+        raise CoroutineReturnedError
 
 
 class Subscription:
@@ -140,21 +148,18 @@ class Subscription:
 
     def failed(self, event: Event, error: BaseException) -> None:
         """Report that the handler raised *error* for *event*."""
-        try:
-            text = error_text(error)
-        except Exception:  # noqa: BLE001 -- str() of somebody's error may do anything
-            text = type(error).__name__
-        report = SubscriberFailed(subscriber=self.name, failed_topic=event.topic, error=text)
+        report = SubscriberFailed(subscriber=self.name, failed_topic=event.topic, error=tell(error))
         self._report(report, event, error)
 
     def _report(self, report: Event, about: Event, error: BaseException | None = None) -> None:
         """Publish *report*, or log it when no one but its cause would get it."""
         channel = self._bus.channel(type(report))
         causes = causes_of_this.get()
+        seen = textless(error) if error is not None else None
         if about.topic.startswith("subscriber.") or all(s in causes for s in channel.handlers):
-            _log.error("%s: %s", report.topic, report.as_dict(), exc_info=error)
+            _log.error("%s: %s", report.topic, report.as_dict(), exc_info=seen)
         else:
-            _log.debug("%s: %s", report.topic, self.name, exc_info=error)
+            _log.debug("%s: %s", report.topic, self.name, exc_info=seen)
             channel.publish(report)
 
     def _put(self, event: Event) -> None:

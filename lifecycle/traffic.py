@@ -21,11 +21,11 @@ from lifecycle.drain import InFlight
 from lifecycle.events import (
     Correlation,
     current_correlation,
-    error_text,
     pop_correlation,
     set_correlation,
 )
 from lifecycle.hooks import PATIENCE, call
+from lifecycle.telling import tell_text
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -197,7 +197,7 @@ class Traffic(BaseMiddleware):
             await self.unload()
         except ExceptionGroup as group:
             for each in group.exceptions:
-                error.add_note(f"while unloading: {error_text(each)}")
+                error.add_note(f"while unloading: {tell_text(each)}")
 
     def _owner(self, router: Router | None) -> str | None:
         """Return the plugin that included the router, or one that it is in."""

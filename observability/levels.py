@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.bus import EventBus
+from lifecycle.telling import textless
 from observability.series import metric_name
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class Levels:
                 value = probe()
                 levels = dict(value) if isinstance(value, Mapping) else {"": value}
                 numbers = {level: float(number) for level, number in levels.items()}
-            except Exception:  # noqa: BLE001 -- somebody's probe harms no other level
+            except Exception as error:  # noqa: BLE001 -- somebody's probe harms no other level
                 self._failures[name] = self._failures.get(name, 0) + 1
-                _log.debug("probe %s failed", name, exc_info=True)
+                _log.debug("probe %s failed", name, exc_info=textless(error))
                 continue
             for level, number in numbers.items():
                 _add(found, name, level, number, is_pool={"idle", "used"} <= numbers.keys())

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db_manager import classify
 from db_manager.base import Base
-from db_manager.errors import one_line
 from db_manager.schema import create_missing_tables
+from db_manager.telling import connection_text
 from lifecycle.errors import ConfigError
 
 
@@ -143,7 +143,9 @@ class _Server:
                     f"ALTER ROLE … CREATEDB, or name another role"
                 ) from error
             if classify.is_unavailable(error):
-                raise ConfigError(f"sandbox_url: {self._url!r}: {one_line(error)}") from error
+                raise ConfigError(
+                    f"sandbox_url: {self._url!r}: {connection_text(error)}"
+                ) from error
             raise
         finally:
             await engine.dispose()

@@ -1,23 +1,29 @@
 """What errors of drivers mean, by code and phase; the errors are real ones where one can be had."""
 
 import asyncio
+import random
+import re
 import sqlite3
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psycopg
 import pytest
+from asyncmy.errors import OperationalError as MariaDbError
 from sqlalchemy import exc, text
 from sqlalchemy.engine import URL
 
 from db_manager import classify
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine
-from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError, one_line
+from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
+from db_manager.psycopg_ping import refuses_us
 
 
 class _CodedError(Exception):
-    """An error of a driver with a SQLSTATE or an error number."""
+    """An error of a driver with a SQLSTATE."""
 
     def __init__(self, *args: Any, sqlstate: str | None = None) -> None:
         super().__init__(*args)
@@ -72,7 +78,7 @@ def test_sqlstate_decides(sqlstate: str, *, retryable: bool) -> None:
 )
 def test_mariadb_numbers_decide(number: int, *, retryable: bool) -> None:
     """MariaDB's deadlocks, lock timeouts and lost connections are worth another try."""
-    assert classify.is_retryable(wrapped(_CodedError(number, "said"))) is retryable
+    assert classify.is_retryable(wrapped(MariaDbError(number, "said"))) is retryable
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_client_refusals() -> None:
         (ConnectionResetError(), False),
         (TimeoutError(), False),
         (asyncio.CancelledError(), False),
-        (wrapped(_CodedError(2013, "lost")), False),
+        (wrapped(MariaDbError(2013, "lost")), False),
     ],
 )
 def test_after_commit_was_sent(error: BaseException, *, undone: bool) -> None:
@@ -138,20 +144,26 @@ async def refused_by(url: URL, **keys: Any) -> BaseException:
         await engine.dispose()
 
 
+async def is_there(refusal: Awaitable[BaseException]) -> bool:
+    """Return True when the server of a refused attempt is there, as the plugin finds out."""
+    error = await refusal
+    return not classify.is_unavailable(error) or await refuses_us(error)
+
+
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_real_refusals(driver: str, postgres_database: URL) -> None:
     """A closed port is unavailable, an unknown database or role is a mistake, on each driver."""
     url = postgres_database.set(drivername=f"postgresql+{driver}")
-    assert classify.is_unavailable(await refused_by(url.set(host="127.0.0.1", port=1)))
-    assert not classify.is_unavailable(await refused_by(url.set(database="no_such_database")))
-    assert not classify.is_unavailable(await refused_by(url.set(username="no_such_role")))
+    assert await is_there(refused_by(url.set(host="127.0.0.1", port=1))) is False
+    assert await is_there(refused_by(url.set(database="no_such_database"))) is True
+    assert await is_there(refused_by(url.set(username="no_such_role"))) is True
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_an_unknown_host_is_unavailable(driver: str, postgres_database: URL) -> None:
     """A name that does not resolve is unavailable: it may resolve later."""
     url = postgres_database.set(drivername=f"postgresql+{driver}", host="no-such-host.invalid")
-    assert classify.is_unavailable(await refused_by(url, tls="disable"))
+    assert await is_there(refused_by(url, tls="disable")) is False
 
 
 def test_sqlite_busy(tmp_path: Path) -> None:
@@ -173,16 +185,160 @@ def test_sqlite_busy(tmp_path: Path) -> None:
     assert not classify.is_retryable(wrapped(constraint.value))
 
 
-async def test_one_line_hides_the_users_values(postgres_database: URL) -> None:
-    """What an error is called in events has neither SQL nor parameters nor the detail's values."""
-    url = postgres_database.render_as_string(hide_password=False)
-    engine = create_engine(DatabaseConfig(url=url))
+#: What was once searched for in texts, and what else a driver might say.
+TRIGGERS = (
+    "another operation is in progress",
+    "manually started transaction",
+    "cached plan must not change result type",
+    "cached statement plan is invalid due to a database schema or configuration change",
+    "authentication failed",
+    "does not exist",
+    "connection is closed",
+    "server closed the connection unexpectedly",
+    "could not serialize access",
+    "deadlock detected",
+    "database is locked",
+    "Lock wait timeout exceeded",
+    "40001",
+    "57P01",
+    "(1213, 'Deadlock')",
+    "SSL",
+)
+
+
+def classes_below(kind: type[BaseException]) -> list[type[BaseException]]:
+    """Return *kind* and every class below it."""
+    return [kind, *(each for below in kind.__subclasses__() for each in classes_below(below))]
+
+
+def classes_of_drivers() -> list[type[BaseException]]:
+    """Return the error classes of all drivers that take a text alone."""
+    roots = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+    found = {
+        each
+        for root in (*roots, psycopg.Error, sqlite3.Error, MariaDbError.__mro__[-4], OSError)
+        for each in classes_below(root)
+        if each.__module__.partition(".")[0] in {"asyncpg", "psycopg", "sqlite3", "asyncmy"}
+        or each in {OSError, ConnectionError, TimeoutError, ConnectionRefusedError}
+    }
+    return sorted(found, key=lambda each: (each.__module__, each.__name__))
+
+
+def judged(error: BaseException) -> tuple[object, ...]:
+    """Return everything that is decided about *error*."""
+    questions = (
+        *(classify.sqlstate, classify.errno, classify.is_busy, classify.is_disconnect),
+        *(classify.is_unavailable, classify.is_uncoded, classify.is_client_refusal),
+        *(classify.is_other_task_busy, classify.commit_is_undone, classify.is_retryable),
+    )
+    return tuple(question(error) for question in questions)
+
+
+def test_no_word_of_a_text_decides() -> None:
+    """What is decided about 10,000 errors of every class depends on no word of their texts."""
+    chance = random.Random(1)
+    kinds = classes_of_drivers()
+    wrappers = (exc.DBAPIError, exc.OperationalError, exc.InterfaceError)
+    assert len(kinds) > 300
+    seen = 0
+    for number in range(10_000):
+        kind, wrapper = kinds[number % len(kinds)], chance.choice(wrappers)
+        words = [*chance.sample(TRIGGERS, 3), f"name {number}"]
+        for texts in (" ".join(words), f"({words[0]}) {words[1]}", f"{words[0]} "):
+            said, silent = (wrapped(kind(each), kind=wrapper) for each in (texts, "no"))
+            assert judged(said) == judged(silent), (kind, texts)
+            assert judged(kind(texts)) == judged(kind("no"))
+        seen += 1
+    assert seen == 10_000
+
+
+def test_the_guard_finds_a_search_in_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same guard rejects a variant that looks for words."""
+    monkeypatch.setattr(
+        classify, "is_other_task_busy", lambda error: "operation is in progress" in str(error)
+    )
+    with pytest.raises(AssertionError):
+        test_no_word_of_a_text_decides()
+
+
+def test_a_number_is_mariadbs_only_in_its_own_error() -> None:
+    """A number that a user sent, in an error of Python's, is no code of MariaDB."""
+    for error in (
+        KeyError(2013),
+        ValueError(1213),
+        exc.StatementError("x", "", {}, KeyError(2013)),
+    ):
+        assert classify.errno(error) == 0
+        assert not classify.is_disconnect(error)
+
+
+async def test_asyncpgs_constants_are_what_asyncpg_says(postgres_database: URL) -> None:
+    """The texts that stand for codes are those of the driver: each is provoked here."""
+    connection = await asyncpg.connect(
+        postgres_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    )
+    running = asyncio.create_task(connection.execute("SELECT pg_sleep(10)"))
+    await asyncio.sleep(0)
+    with pytest.raises(asyncpg.InterfaceError) as busy:
+        await connection.execute("SELECT 1")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await connection.execute("BEGIN")
+    with pytest.raises(asyncpg.InterfaceError) as manual:
+        await connection.transaction().start()
+    await connection.close()
+    with pytest.raises(asyncpg.InterfaceError) as closed:
+        await connection.execute("SELECT 1")
+    for caught in (busy, manual):
+        assert classify.is_other_task_busy(caught.value)
+        assert not classify.is_retryable(wrapped(caught.value, invalidated=True))
+    assert classify.is_retryable(wrapped(closed.value, kind=exc.InterfaceError))
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_stale_plan_is_worth_another_try(driver: str, postgres_database: URL) -> None:
+    """A plan that a migration made stale is found by its code and function."""
+    url = postgres_database.set(drivername=f"postgresql+{driver}")
+    engine = create_engine(
+        DatabaseConfig(url=url.render_as_string(hide_password=False)),
+    )
     async with engine.connect() as connection:
-        await connection.execute(text("CREATE TABLE t (word TEXT PRIMARY KEY)"))
-        insert, word = text("INSERT INTO t VALUES (:word)"), {"word": "c4n4ry"}
-        await connection.execute(insert, word)
-        with pytest.raises(exc.IntegrityError) as caught:
-            await connection.execute(insert, word)
+        await connection.execute(text("CREATE TABLE plan (a int)"))
+        if driver == "psycopg":
+            await connection.execute(text("PREPARE stale AS SELECT * FROM plan"))
+        else:
+            await connection.execute(text("SELECT * FROM plan"))
+        await connection.execute(text("ALTER TABLE plan ADD b int"))
+        sql = "EXECUTE stale" if driver == "psycopg" else "SELECT * FROM plan"
+        adapter = (await connection.get_raw_connection()).dbapi_connection
+        if driver == "asyncpg":
+            assert adapter is not None
+            connection.dialect._invalidate_schema_cache_asof = 0  # type: ignore[attr-defined]
+        with pytest.raises(exc.DBAPIError) as stale:
+            await connection.execute(text(sql))
+        await connection.rollback()
+        with pytest.raises(exc.DBAPIError) as other:
+            await connection.execute(
+                text("DO $$ BEGIN RAISE 'cached plan' USING ERRCODE='0A000'; END $$")
+            )
     await engine.dispose()
-    said = one_line(caught.value)
-    assert said == ('UniqueViolationError: duplicate key value violates unique constraint "t_pkey"')
+    assert classify.sqlstate(stale.value) == classify.sqlstate(other.value) == "0A000"
+    assert classify.is_retryable(stale.value)
+    assert not classify.is_retryable(other.value)
+
+
+def test_no_module_searches_the_text_of_an_error() -> None:
+    """Nowhere in db_manager is `in` or `startswith` asked of the text of an error."""
+    names = r"(?:str\(|repr\(|said\b|message\b|error\b|exc\b|wrong\b|reason\b)"
+    search = re.compile(rf"\bin {names}|str\([a-z_.]*\)\.(?:startswith|endswith|find)")
+    assert search.search('"x" in str(error)')
+    assert search.search('"SSL" in said')
+    assert search.search('str(error).startswith("x")')
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in sorted(Path(classify.__file__).parent.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if search.search(line)
+    ]
+    assert found == []

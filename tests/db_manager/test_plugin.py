@@ -213,12 +213,26 @@ async def test_who_does_not_verify_is_warned(caplog: pytest.LogCaptureFixture) -
     assert "nobody verifies that db.example.com is the database" in caplog.messages[0]
 
 
-async def test_a_server_that_refuses_us_is_a_failed_start(postgres_database: URL) -> None:
+@pytest.mark.parametrize(
+    ("driver", "told"),
+    [
+        ("asyncpg", "InvalidCatalogNameError: 3D000"),
+        ("psycopg", 'OperationalError: connection failed: connection to server at "127.0.0.1"'),
+    ],
+)
+async def test_a_server_that_refuses_us_is_a_failed_start(
+    postgres_database: URL, driver: str, told: str
+) -> None:
     """A database or role that does not exist fails the start, everything is given back."""
-    app = make_app(postgres_database.set(database="no_such_database"))
-    with pytest.raises(PluginFailedError, match='database "no_such_database" does not exist'):
+    url = postgres_database.set(drivername=f"postgresql+{driver}", database="no_such_database")
+    app = make_app(url)
+    with (
+        EventRecorder(app.bus, "plugin.failed") as events,
+        pytest.raises(PluginFailedError, match='database "no_such_database" does not exist'),
+    ):
         await app.start()
-    assert app.plugins["db_manager"].state == "unloaded" or True
+    assert events.assert_event("plugin.failed").as_dict()["error"].startswith(told)
+    assert app.plugins["db_manager"].state == "failed"
     assert "db_manager:engine" not in app.services
     await app.unload()
 

@@ -24,8 +24,8 @@ async def test_a_statement_is_told_without_its_values(
         first, second = (statement(event) for event in events.events)
     assert (first.operation, first.error) == ("SELECT", "")
     assert first.system == database.engine.dialect.name
-    assert first.statement.startswith("SELECT 1 WHERE 'a' <> ")
-    assert second.statement == "SELECT 2"
+    assert first.statement == "SELECT ? WHERE …"
+    assert second.statement == "SELECT ?"
     assert "canary" not in str(first.as_dict())
     assert first.unit == first.correlation.unit == uow.number
     assert first.duration > 0
@@ -42,7 +42,7 @@ async def test_a_refused_statement_is_told_with_its_error(
                 await uow.session.execute(text("\n select 1 FROM nothing"))
         told = statement(*events.events)
     assert told.operation == "SELECT"
-    assert "nothing" in told.error
+    assert "select ? FROM nothing" in told.error
     assert told.duration > 0
 
 
@@ -59,7 +59,7 @@ async def test_nobody_pays_for_statements_that_nobody_reads(
                 await uow.session.execute(text("SELECT 2"))
             await uow.session.execute(text("SELECT 3"))
     assert uow.statements == 3
-    assert [statement(event).statement for event in heard] == ["SELECT 2"]
+    assert [statement(event).statement for event in heard] == ["SELECT ?"]
 
 
 def statement(event: Event) -> UnitStatement:

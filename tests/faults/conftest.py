@@ -60,6 +60,7 @@ _CRITERIA: Final = {
     "full": "every unit is served by the connections that the server leaves",
     "refused": "every unit is served by the connections that are there; nothing is degraded",
     "silent": "OperationalError within statement_timeout + 5 s; rolled back; the next unit is well",
+    "S4": "the text of an error, which may hold what a user typed, is told nowhere",
     "kill": "the next start works and reports the crash",
     "late": "degraded, units fail at once, recovered",
     "lost": "degraded, units fail at once, recovered",

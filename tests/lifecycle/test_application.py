@@ -190,7 +190,7 @@ async def test_failure_names_what_went_wrong_in_cleaning_up(log: Log) -> None:
         await app.start()
     assert caught.value.__notes__ == ["while giving back: RuntimeError: p broke"]
     (failed,) = (e.event for e in app.journal.entries() if isinstance(e.event, PluginFailed))
-    assert failed.cleanup_errors == ("RuntimeError: p broke",)
+    assert failed.cleanup_errors[0].startswith(f"RuntimeError: raised in {__name__}:")
     assert failed.as_dict()["hook"] == "start"
 
 

@@ -174,7 +174,7 @@ def test_error_without_text_is_reported(bus: EventBus) -> None:
     bus.subscribe("bustest.*", bad)
     bus.subscribe("subscriber.*", reports.append)
     bus.publish(Ping())
-    assert [report.error for report in reports] == ["MuteError"]
+    assert [report.error.partition(":")[0] for report in reports] == ["MuteError"]
 
 
 def test_failure_that_nobody_hears_is_logged(
@@ -189,7 +189,7 @@ def test_failure_that_nobody_hears_is_logged(
         with bus.subscribe(">", bad):
             bus.publish(Ping())
         assert [record.exc_info is not None for record in caplog.records] == [True]
-        assert "ValueError: broken" in caplog.text
+        assert f"ValueError: raised in {__name__}:" in caplog.text
         caplog.clear()
         bus.subscribe("bustest.*", bad)
         bus.subscribe("subscriber.failed", bad)
@@ -265,7 +265,8 @@ async def test_failing_async_handler_goes_on_with_the_next_event(bus: EventBus) 
         bus.publish(Ping(number=number))
     assert await bus.drain()
     assert seen == [2]
-    assert [report.error for report in reports] == ["ValueError: no", "CancelledError"]
+    kinds = [report.error.partition(": raised in ")[0] for report in reports]
+    assert kinds == ["ValueError", "CancelledError"]
 
 
 async def test_full_queue_drops_and_says_so_once_per_episode(bus: EventBus) -> None:

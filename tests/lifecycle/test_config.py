@@ -82,7 +82,15 @@ def test_class_can_be_named(tmp_path: Path) -> None:
             "[app] plugin: unknown key (did you mean 'plugins'?); there are: plugins, journal,",
         ),
         ('[app]\ngrace = "long"', "[app] grace: Expected `float`, got `str`"),
-        ("[app]\ngrace = -1", "[app] grace: Expected `float` >= 0.0"),
+        ("[app]\ngrace = -1", "[app] grace: -1 is out of range: 0 to 86400 (seconds)"),
+        ("[app]\ngrace = inf", "[app] grace: inf is out of range: 0 to 86400 (seconds)"),
+        ("[app]\ngrace = nan", "[app] grace: nan is out of range: 0 to 86400 (seconds)"),
+        ("[app]\ngrace = 1e400", "[app] grace: inf is out of range: 0 to 86400 (seconds)"),
+        ("[app]\ndrain = -0.1", "[app] drain: -0.1 is out of range: 0 to 86400 (seconds)"),
+        (
+            f"[app]\ngrace = {10**30}",
+            f"[app] grace: {10**30} is out of range: 0 to 86400 (seconds)",
+        ),
         (
             "[app]\ndrain = 11",
             "[app] drain: 11 s is more than `grace`, 10 s, of which it is a part",

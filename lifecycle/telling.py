@@ -1,0 +1,160 @@
+"""What is told of an error in events and log lines: composed of what it is, never its text.
+
+The text of an error often holds what a user typed: a driver quotes the value that it refuses, a
+handler writes `ValueError(f"bad name {name}")`. The text stays on the exception, for its caller.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Final
+
+from lifecycle.errors import PluginFailedError
+
+#: What is told of an error: the name of its class, and facts that come from no user.
+Told = tuple[str, list[str]]
+
+_READERS: Final[dict[str, Callable[[BaseException], Told]]] = {}  # by the package of the class
+
+#: Characters of what is told.
+LONGEST: Final = 500
+#: Errors of a group that are told.
+_MEMBERS: Final = 3
+_OURS: Final = frozenset(("lifecycle", "db_manager", "observability"))
+
+
+def tell(error: BaseException) -> str:
+    """Return what events and log lines say of *error*, in one line.
+
+    Args:
+        error: Any error. Its text is not looked at, unless a class of ours composes that; what
+            is then told is its field `told`, when it has one.
+
+    Returns:
+        `ValueError: raised in bot.notes:42`, or with more facts where the class has them as
+        fields: `UniqueViolationError: 23505, constraint uq_note_title, raised in bot.notes:42`.
+    """
+    try:
+        name, facts = _told(error)
+    except Exception:  # noqa: BLE001 -- fields of somebody's error may do anything
+        name, facts = type(error).__name__, []
+    return (f"{name}: {', '.join(facts)}" if facts else name)[:LONGEST]
+
+
+def tell_text(error: BaseException) -> str:
+    """Return *error* with its text in one line: for what no update can have caused, and for notes.
+
+    Args:
+        error: What opens or looks after a plugin raised. When there is a reader for it, only that
+            is told: a database quotes the rows it holds.
+    """
+    if reader_of(error) is not None:
+        return tell(error)
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 -- str() of somebody's error may do anything
+        text = ""
+    return f"{type(error).__name__}: {text}"[:LONGEST] if text else tell(error)
+
+
+def textless(error: BaseException) -> BaseException:
+    """Return a stand-in for *error* as the `exc_info` of a log line.
+
+    It has the name, the traceback and the causes of the error; in the place of the text, and of
+    the notes, stands what `tell` says.
+
+    Args:
+        error: Any error.
+    """
+    return _stand_in(error, {})
+
+
+def add_reader(packages: Iterable[str], reader: Callable[[BaseException], Told]) -> None:
+    """Let *reader* tell the errors whose class is from one of *packages*.
+
+    Args:
+        packages: Top-level names, as `asyncpg`.
+        reader: Returns the name that is shown, and facts that come from no user.
+    """
+    for package in packages:
+        _READERS[package] = reader
+
+
+def reader_of(error: BaseException) -> Callable[[BaseException], Told] | None:
+    """Return who knows the errors of the class of *error*, or of a class above it."""
+    packages = (_package(kind.__module__) for kind in type(error).__mro__)
+    return next((_READERS[package] for package in packages if package in _READERS), None)
+
+
+class _Textless(Exception):  # noqa: N818 -- it is named after the error it stands for
+    """Stands in a log line for an error."""
+
+
+def _stand_in(error: BaseException, made: dict[int, BaseException]) -> BaseException:
+    if id(error) in made:
+        return made[id(error)]  # a circle of causes
+    kind = type(error)
+    name, _, said = tell(error).partition(": ")
+    stand_in: BaseException = type(name, (_Textless,), {"__module__": kind.__module__})(said)
+    made[id(error)] = stand_in
+    stand_in.__traceback__ = error.__traceback__
+    if error.__cause__ is not None:
+        stand_in.__cause__ = _stand_in(error.__cause__, made)
+    if error.__context__ is not None:
+        stand_in.__context__ = _stand_in(error.__context__, made)
+    stand_in.__suppress_context__ = error.__suppress_context__
+    return stand_in
+
+
+def _told(error: BaseException) -> Told:
+    name = type(error).__name__
+    if isinstance(error, PluginFailedError):
+        return name, [f"plugin {error.plugin!r} failed in {error.hook}: {tell(error.error)}"]
+    if _is_composed(error):
+        return name, [getattr(error, "told", "") or " ".join(str(error).split())]
+    reader = reader_of(error)
+    if reader is not None:
+        name, facts = reader(error)
+    elif isinstance(error, BaseExceptionGroup):
+        members = [tell(each) for each in error.exceptions[:_MEMBERS]]
+        facts = [f"{len(error.exceptions)} errors: {'; '.join(members)}"]
+    elif isinstance(error, OSError) and (symbol := errno.errorcode.get(error.errno or 0)):
+        facts = [symbol]
+    else:
+        facts = []
+    where = _place(error.__traceback__)
+    return name, [*facts, f"raised in {where}"] if where else facts
+
+
+def _is_composed(error: BaseException) -> bool:
+    """Return True when the text of *error* is composed by a class of ours, of its fields."""
+    return _package(getattr(type(error).__str__, "__module__", "")) in _OURS
+
+
+def _place(traceback: TracebackType | None) -> str:
+    """Return `module:line` of the innermost frame that belongs to the bot.
+
+    When the bot itself is installed among the libraries, that is the outermost frame which is not
+    ours: the function that opened the unit, the callback, the subscriber.
+    """
+    found = fallback = ""
+    while traceback is not None:
+        frame = traceback.tb_frame
+        module = str(frame.f_globals.get("__name__", "?"))
+        package = _package(module)
+        if package not in _OURS and package not in sys.stdlib_module_names:
+            place = f"{module}:{traceback.tb_lineno}"
+            fallback = fallback or place
+            if not _is_installed(frame.f_code.co_filename):
+                found = place
+        traceback = traceback.tb_next
+    return found or fallback
+
+
+def _is_installed(path: str) -> bool:
+    return "site-packages" in path or "dist-packages" in path or path.startswith("<")
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
