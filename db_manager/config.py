@@ -4,16 +4,32 @@ import difflib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lifecycle.errors import ConfigError
 
 PREFIX = "DATABASE__"
 FILE_SUFFIX = "_FILE"
+
+#: Connections of a pool: PostgreSQL allows 262,143 in all, and a program opens not many files more.
+MOST_CONNECTIONS = 10_000
+#: A millisecond, the servers' unit: less would be rounded to 0, which switches a timeout off; and a
+#: day: what is to wait for longer is to wait for ever.
+SHORTEST, LONGEST = 0.001, 86_400
+
+#: The keys that are numbers.
+NUMBERS = (
+    *("port", "pool_size", "max_overflow", "pool_timeout", "pool_recycle", "connect_timeout"),
+    *("statement_timeout", "lock_timeout", "idle_in_transaction_timeout", "exit_timeout"),
+    "slow_unit",
+)
+
+Seconds = Annotated[float, Field(ge=SHORTEST, le=LONGEST)]
 
 
 class DatabaseConfig(BaseSettings):
@@ -24,7 +40,11 @@ class DatabaseConfig(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     driver: str = Field("sqlite+aiosqlite", description="SQLAlchemy's name of an async driver")
@@ -39,25 +59,29 @@ class DatabaseConfig(BaseSettings):
 
     create_tables: bool = Field(default=True, description="create missing tables at start")
 
-    pool_size: int = Field(10, ge=1, description="connections that are kept open")
-    max_overflow: int = Field(0, ge=0, description="connections that may be opened on top")
-    pool_timeout: float = Field(5.0, gt=0, description="longest wait for a free connection")
-    pool_recycle: float = Field(1800.0, gt=0, description="age at which a connection is replaced")
+    pool_size: int = Field(
+        10, ge=1, le=MOST_CONNECTIONS, description="connections that are kept open"
+    )
+    max_overflow: int = Field(
+        0, ge=0, le=MOST_CONNECTIONS, description="connections that may be opened on top"
+    )
+    pool_timeout: Seconds = Field(5.0, description="longest wait for a free connection")
+    pool_recycle: Seconds = Field(1800.0, description="age at which a connection is replaced")
     pre_ping: bool = Field(
         default=False,
         description="ask the server at every checkout; only for networks that drop silently",
     )
-    connect_timeout: float = Field(5.0, gt=0, description="longest wait for a new connection")
+    connect_timeout: Seconds = Field(5.0, description="longest wait for a new connection")
 
-    statement_timeout: float = Field(15.0, gt=0, description="longest statement (PostgreSQL)")
-    lock_timeout: float = Field(5.0, gt=0, description="longest wait for a lock, also SQLite's")
-    idle_in_transaction_timeout: float = Field(
-        30.0, gt=0, description="longest pause inside a transaction (PostgreSQL)"
+    statement_timeout: Seconds = Field(15.0, description="longest statement (PostgreSQL)")
+    lock_timeout: Seconds = Field(5.0, description="longest wait for a lock, also SQLite's")
+    idle_in_transaction_timeout: Seconds = Field(
+        30.0, description="longest pause inside a transaction (PostgreSQL)"
     )
-    exit_timeout: float = Field(
-        5.0, gt=0, description="longest COMMIT or ROLLBACK before its outcome is unknown"
+    exit_timeout: Seconds = Field(
+        5.0, description="longest COMMIT or ROLLBACK before its outcome is unknown"
     )
-    slow_unit: float = Field(1.0, gt=0, description="age at which an open unit is warned about")
+    slow_unit: Seconds = Field(1.0, description="age at which an open unit is warned about")
     sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
         "NORMAL",
         description="FULL survives power loss at one fsync a commit; NORMAL survives kill -9",
@@ -93,6 +117,13 @@ class DatabaseConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over the file."""
         return _Environment(settings_cls), init_settings
+
+    @field_validator(*NUMBERS, mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object) -> object:
+        if isinstance(value, bool):  # pydantic takes true for 1
+            raise PydanticCustomError("number", "Input should be a number, not true or false")
+        return value
 
     @model_validator(mode="after")
     def _check_pieces(self) -> Self:

@@ -40,7 +40,9 @@ class ObservabilityConfig(BaseModel):
     format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto is console on a terminal and json elsewhere"
     )
-    slow_unit: float = Field(1.0, gt=0, description="age from which a unit's line is a warning")
+    slow_unit: float = Field(
+        1.0, ge=0.001, le=86_400, description="age from which a unit's line is a warning"
+    )
     sample: float = Field(1.0, ge=0, le=1, description="share of units with ordinary lines shown")
     stdlib: bool = Field(default=True, description="logs of aiogram, SQLAlchemy, yours: same form")
     units: bool = Field(

@@ -1,5 +1,6 @@
 """The section [database]: file, environment, files of secrets, and refusals that show no value."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from db_manager.config import DatabaseConfig
+from db_manager.config import NUMBERS, DatabaseConfig
+from db_manager.engine import create_engine
 from db_manager.errors import ConfigError
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
@@ -114,12 +116,12 @@ def test_an_unknown_key_is_refused() -> None:
         ),
         (
             {"port": 70000},
-            "[database] port: Input should be less than or equal to 65535 (TCP port)",
+            "[database] port: 70000 is out of range: 1 to 65535 (TCP port)",
         ),
         (
             {"pool_size": 0},
             (
-                "[database] pool_size: Input should be greater than or equal to 1 "
+                "[database] pool_size: 0 is out of range: 1 to 10000 "
                 "(connections that are kept open)"
             ),
         ),
@@ -152,7 +154,7 @@ def test_an_unknown_key_is_refused() -> None:
     ],
 )
 def test_a_wrong_value_is_named_by_its_key(section: dict[str, Any], text: str) -> None:
-    """A wrong type or value is refused in words that name the key and never show the value."""
+    """A wrong type or value is refused in words that name the key; a number may be shown."""
     assert refusal(**section) == text
 
 
@@ -185,3 +187,62 @@ def test_the_model_shows_no_secret() -> None:
     )
     assert CANARY not in f"{config!r} {config}"
     assert "DATABASE__PASSWORD" not in os.environ
+
+
+#: Every key that is a number, with what it may be at least and at most.
+RANGES: dict[str, Any] = {
+    "port": (1, 65535),
+    "pool_size": (1, 10_000),
+    "max_overflow": (0, 10_000),
+    **dict.fromkeys(
+        (
+            *("pool_timeout", "pool_recycle", "connect_timeout", "statement_timeout"),
+            *("lock_timeout", "idle_in_transaction_timeout", "exit_timeout", "slow_unit"),
+        ),
+        (0.001, 86400),
+    ),
+}
+WILD = [math.inf, -math.inf, math.nan, 1e308, 10**30, -(10**30), -1, 86401]
+
+
+def test_every_number_has_its_range() -> None:
+    """No number of the section is without bounds, and no other key is among them."""
+    numbers = {
+        name
+        for name, field in DatabaseConfig.model_fields.items()
+        if field.annotation in {int, float, int | None}
+    }
+    assert numbers == set(RANGES) == set(NUMBERS)
+
+
+@pytest.mark.parametrize("key", RANGES)
+@pytest.mark.parametrize("value", WILD)
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_a_number_out_of_range_is_named_with_it(
+    key: str, value: float, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no server or timer could take is refused by key, value and range, wherever it stands."""
+    low, high = RANGES[key]
+    section = {key: value}
+    if place == "environment":
+        monkeypatch.setenv(f"DATABASE__{key.upper()}", str(value))
+        section = {}
+    if place == "environment" and low in {0, 1} and not isinstance(value, int):
+        assert refusal(**section).startswith(f"[database] {key}: Input should be a valid integer")
+    else:
+        said = refusal(**section)
+        shown = str(value)[:40]
+        assert said.startswith(f"[database] {key}: {shown} is out of range: {low} to {high} (")
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_the_ends_of_a_range_are_in_it(key: str) -> None:
+    """Both ends are accepted, and an engine can be made of them; what is below is refused."""
+    for value in RANGES[key]:
+        section: dict[str, Any] = {key: value, "host": "localhost", "database": "x"}
+        for driver in ("postgresql+asyncpg", "postgresql+psycopg", "mysql+asyncmy"):
+            create_engine(DatabaseConfig(driver=driver, **section))
+    low = RANGES[key][0]
+    below = low - 1 if isinstance(low, int) else low / 2
+    assert "is out of range" in refusal(**{key: below})
+    assert "not true or false" in refusal(**{key: True})

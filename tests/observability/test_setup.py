@@ -69,9 +69,9 @@ class Failing(Plugin):
         (
             {"slow_unit": 0, "sample": 2},
             (
-                "[observability] slow_unit: Input should be greater than 0 "
+                "[observability] slow_unit: 0 is out of range: 0.001 to 86400 "
                 "(age from which a unit's line is a warning)\n"
-                "[observability] sample: Input should be less than or equal to 1 "
+                "[observability] sample: 2 is out of range: 0 to 1 "
                 "(share of units with ordinary lines shown)"
             ),
         ),
@@ -85,14 +85,14 @@ class Failing(Plugin):
         (
             {"sample": float("nan")},
             (
-                "[observability] sample: Input should be a finite number "
+                "[observability] sample: nan is out of range: 0 to 1 "
                 "(share of units with ordinary lines shown)"
             ),
         ),
     ],
 )
 def test_a_wrong_section(section: dict[str, Any], text: str) -> None:
-    """Each fault is one line that names the key and the fix, and does not repeat the value."""
+    """Each fault is one line that names the key and the fix; of values it shows numbers only."""
     with pytest.raises(ConfigError) as caught:
         Application([], config={"observability": section})
     assert str(caught.value) == text
