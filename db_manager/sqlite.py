@@ -164,7 +164,7 @@ class SqliteConnection(aiosqlite.Connection):
 
     def executescript(self, sql_script: str) -> Any:
         """Run a script; Python commits an open transaction before its first statement."""
-        self.ends += int(self._in_transaction or self._begin_next)
+        self.ends += int(self._in_transaction or (self._begin_next and self._begin is not None))
         return super().executescript(sql_script)
 
     def _interrupt(self) -> None:

@@ -315,7 +315,10 @@ class Transaction:
 
     def _look(self) -> None:
         """Notice that somebody ended the transaction at the bare driver; asks nobody."""
-        if self.ended is None and self._pooled is not None and was_ended(self._pooled, self._ends):
+        pooled = self._pooled
+        if self.ended is not None or pooled is None or self._unit.read_only:
+            return  # who only reads wrote nothing that could be there or not
+        if was_ended(pooled, self._ends):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
     def _mark_undone(self, what: str) -> TransactionEndedError:

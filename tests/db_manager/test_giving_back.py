@@ -127,9 +127,8 @@ async def test_a_return_that_fails_loses_no_entry(
                 raw._connection_record.finalize_callback.append(fail)
         assert used(database) == 0
     if where != "reset":  # SQLAlchemy logs that by itself, and replaces the connection
-        assert [getattr(told, "error", "") for told in events.events] == [
-            f"RuntimeError: {where}"
-        ] * UNITS
+        told = [getattr(said, "error", "").partition(":")[0] for said in events.events]
+        assert told == ["RuntimeError"] * UNITS
     if where != "finalizer":
         event.remove(database.engine.sync_engine, where, fail)
 

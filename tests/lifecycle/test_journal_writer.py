@@ -134,7 +134,7 @@ async def test_a_busy_file_holds_nobody_up_and_catches_up(
     journal.close(clean=True)
     messages = [each for each in caplog.messages if "answer" in each]
     assert len(messages) == 6
-    assert "database is locked" in messages[0]
+    assert "SQLITE_BUSY" in messages[0]
     assert messages[1].endswith("answers again and has caught up")
 
 
@@ -171,7 +171,7 @@ async def test_a_stop_does_not_wait_for_ever(
             await app.unload()
         (error,) = caught.value.exceptions
         assert "the last 6 events and the end of run 1 are not kept" in str(error)
-        assert "database is locked" in str(error)
+        assert "SQLITE_BUSY" in str(error)
     assert topics(journal.path) == kept
     crash = journal.open()
     assert crash is not None
