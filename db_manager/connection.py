@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.lanes import Unit, execute_core, refuse, refuse_end
@@ -21,9 +22,18 @@ class _Unconnected:
 
     closed = invalidated = False
 
-    def __init__(self, unit: Unit, dialect: Dialect) -> None:
+    def __init__(self, unit: Unit, engine: Engine) -> None:
         self._unit = unit
-        self.dialect = dialect
+        self.engine = engine
+        self.dialect = engine.dialect
+
+    @property
+    def default_isolation_level(self) -> Any:
+        return self.dialect.default_isolation_level
+
+    @property
+    def info(self) -> Any:
+        raise InvalidRequestError("the unit has no connection before its first statement")
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         return self._unit.connect().execute(*args, **kwargs)
@@ -64,7 +74,7 @@ class UnitConnection(AsyncConnection):
 
     def __init__(self, engine: AsyncEngine, unit: Unit) -> None:
         self._unit = unit
-        self._unconnected = _Unconnected(unit, engine.dialect)
+        self._unconnected = _Unconnected(unit, engine.sync_engine)
         super().__init__(engine)
 
     @property

@@ -5,6 +5,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from sqlalchemy import TextClause
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 
 from db_manager.errors import UnitOfWorkStateError
@@ -28,6 +29,14 @@ class Unit(Protocol):
     @property
     def state(self) -> str:
         """Where the unit is in its life."""
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine of its database."""
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """Its Core lane."""
 
     @property
     def greenlets(self) -> Greenlets:
@@ -79,5 +88,8 @@ def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any) -> A
     context = getattr(result, "context", None)
     if context is not None and context.execution_options.get("stream_results"):
         result.close()
-        raise AsyncMethodRequired("stream_results needs `stream()` instead of `execute()`")
+        raise AsyncMethodRequired(
+            "Can't use execute() with a server-side cursor. Use stream() for an async streaming "
+            "result set."
+        )
     return result

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
+from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.lanes import Unit, execute_core, refuse, refuse_end
 
@@ -42,8 +43,10 @@ class SyncUnitSession(Session):
             and not self.takes_part
         )
 
-    def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection:
-        """Return the one connection of the unit."""
+    def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection | Engine:
+        """Return the one connection of the unit; its engine to who asks before there is one."""
+        if self.unit.checked_out is None and not in_greenlet():
+            return self.unit.engine.sync_engine
         return self.unit.connect()
 
     def _begin_statement(self, statement: Any) -> None:
@@ -73,8 +76,7 @@ class SyncUnitSession(Session):
 
     def flush(self, objects: Any = None) -> None:
         """Write pending changes, when the unit allows it."""
-        if self.unit.state == "active":
-            self.unit.check()
+        self.unit.check()
         super().flush(objects)
 
     def commit(self) -> None:
@@ -86,8 +88,10 @@ class SyncUnitSession(Session):
         refuse(self.unit, "session.rollback()")
 
     def close(self) -> None:
-        """Refuse: the unit closes."""
-        refuse(self.unit, "session.close()")
+        """Refuse while the unit is open: it closes the session itself."""
+        if self.unit.state == "active":
+            refuse(self.unit, "session.close()")
+        super().close()
 
     def invalidate(self) -> None:
         """Refuse: a connection that is broken is noticed by the unit."""
@@ -129,6 +133,7 @@ class UnitSession(AsyncSession):
         # An object read in a unit stays readable after its commit; a session that is closed
         # stays closed instead of beginning a transaction that nobody ends.
         super().__init__(
+            unit.engine,
             expire_on_commit=False,
             close_resets_only=False,
             join_transaction_mode="control_fully",  # whichever lane began, the session commits
@@ -166,7 +171,20 @@ class UnitSession(AsyncSession):
         async def get(self, entity: Any, ident: Any, **others: Any) -> Any:
             """Return an object by its key."""
             session = self.sync_session
+            session.unit.check()
             return await session.unit.greenlets.run(session.get, entity, ident, **others)
+
+        async def connection(
+            self,
+            bind_arguments: Any = None,  # noqa: ARG002 -- SQLAlchemy's signature; a unit has one
+            execution_options: Any = None,
+            **_kw: Any,
+        ) -> AsyncConnection:
+            """Return the unit's Core lane: the same connection, with the same refusals."""
+            connection = self.sync_session.unit.connection
+            if execution_options:
+                await connection.execution_options(**execution_options)
+            return connection
 
         async def flush(self, objects: Any = None) -> None:
             """Write pending changes."""

@@ -293,6 +293,11 @@ class UnitOfWork:
             raise UnitOfWorkTaskError(self.owner_name, _name(asyncio.current_task()))
 
     @property
+    def engine(self) -> AsyncEngine:
+        """The engine of its database."""
+        return self._database.engine
+
+    @property
     def greenlets(self) -> Greenlets:
         """Where SQLAlchemy's synchronous core runs."""
         return self._database.greenlets

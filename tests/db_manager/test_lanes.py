@@ -1,20 +1,21 @@
 """The three lanes of a unit: one transaction, in every mixture, ended by the unit alone."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import pytest
 from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
 
 from db_manager.base import Base
 from db_manager.database import Database
-from db_manager.errors import UnitOfWorkStateError
+from db_manager.errors import TransactionEndedError, UnitOfWorkStateError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
 
@@ -343,3 +344,89 @@ async def test_execute_refuses_to_stream(uow_factory: UnitOfWorkFactory, lane: s
         await uow.connection.execution_options(stream_results=True)
         with pytest.raises(AsyncMethodRequired, match=r"stream\(\)"):
             await getattr(uow, lane).execute(text("SELECT 1"))
+
+
+# -- what SQLAlchemy's own lanes answer, and ours too ------------------------------------------
+
+
+async def test_a_session_tells_its_engine_before_the_first_statement(
+    uow_factory: UnitOfWorkFactory, database: Database
+) -> None:
+    """`session.bind` and `get_bind()` are the engine until there is a connection; none is taken."""
+    async with uow_factory() as uow:
+        assert uow.session.bind is database.engine
+        assert uow.session.get_bind() is database.engine.sync_engine
+        assert database.pool_levels()["used"] == 0
+        await uow.session.execute(text("SELECT 1"))
+        assert uow.session.get_bind().engine is database.engine.sync_engine
+
+
+async def test_the_connection_of_the_session_is_the_core_lane(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """`await session.connection()` gives the lane that refuses to commit, with its options set."""
+    async with uow_factory() as uow:
+        lane = await uow.session.connection(execution_options={"stream_results": False})
+        assert lane is uow.connection
+        assert (await lane.get_raw_connection()).is_valid
+        with pytest.raises(UnitOfWorkStateError, match=r"connection\.commit\(\)"):
+            await lane.commit()
+
+
+async def test_a_connection_tells_what_its_engine_knows(
+    uow_factory: UnitOfWorkFactory, database: Database
+) -> None:
+    """Before the first statement the Core lane answers from the engine, or says why it cannot."""
+    async with uow_factory() as uow:
+        assert uow.connection.sync_connection.engine is database.engine.sync_engine
+        assert (
+            uow.connection.default_isolation_level
+            == database.engine.dialect.default_isolation_level
+        )
+        with pytest.raises(InvalidRequestError, match="before its first statement"):
+            _ = uow.connection.info
+        assert database.pool_levels()["used"] == 0
+
+
+async def test_sessions_of_ended_units_are_closed_with_all_others(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """`close_all_sessions()` meets no refusal of a unit that is over."""
+    async with uow_factory() as uow:
+        session = uow.session
+        await session.execute(text("SELECT 1"))
+    close_all_sessions()
+    with pytest.raises(UnitOfWorkStateError, match="committed"):
+        await session.execute(text("SELECT 1"))
+
+
+async def test_a_connection_that_the_block_gave_up_is_not_replaced_in_silence(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """After `connection.invalidate()` nothing more is sent, and the end says that all is undone."""
+    for goes_on in (True, False):
+        uow = uow_factory()
+        with pytest.raises(TransactionEndedError, match="nothing of it is written"):
+            async with uow:
+                await by_core(uow, "lost")
+                await uow.connection.invalidate()
+                if goes_on:
+                    await by_core(uow, "more")
+        assert uow.state == "rolled_back"
+    async with uow_factory() as uow:
+        assert await uow.session.scalar(select(func.count()).select_from(Word)) == 0
+
+
+async def test_a_unit_that_was_not_entered_says_so_on_every_lane(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """`get` on a session that outlived its unit is refused in the words of `execute`."""
+    async with uow_factory() as uow:
+        session = uow.session
+    for call in (
+        partial(session.get, Word, 1),
+        session.flush,
+        partial(session.execute, text("SELECT 1")),
+    ):
+        with pytest.raises(UnitOfWorkStateError, match="committed"):
+            await call()
