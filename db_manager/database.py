@@ -179,23 +179,21 @@ class Database:
         try:
             if writer is not None:
                 self._enter_writer(unit, writer)
-            connection = self._check_out_holding(unit, writer, transaction.isolation_level)
+            connection = self._check_out_holding(unit, writer)
         finally:
             unit.waited = time.perf_counter() - asked
         transaction.holds_writer = writer is not None
         return connection
 
-    def _check_out_holding(
-        self, unit: "UnitOfWork", writer: object, level: str | None
-    ) -> Connection:
+    def _check_out_holding(self, unit: "UnitOfWork", writer: object) -> Connection:
         try:
-            return self._check_out(unit, level)
+            return self._check_out(unit)
         except BaseException:
             if writer is not None:
                 self.free_writer()
             raise
 
-    def _check_out(self, unit: "UnitOfWork", level: str | None) -> Connection:
+    def _check_out(self, unit: "UnitOfWork") -> Connection:
         engine = self._reading_engine() if unit.read_only else self.engine
         if self.lost and engine in self.lost:
             raise DatabaseUnavailableError(self.lost[engine])
@@ -210,17 +208,22 @@ class Database:
             self.on_lost(engine, reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
-        snapshot = unit.read_only and (engine is self.engine or unit.read_only == "snapshot")
-        if level is not None or snapshot:
-            try:
-                if level is not None:
-                    connection.execution_options(isolation_level=level)
-                if snapshot:
-                    _begin_read_only(connection, level)
-            except BaseException:
-                self.give_back(connection)
-                raise
         return connection
+
+    def make_ready(self, connection: Connection, unit: "UnitOfWork", level: str | None) -> None:
+        """Set the isolation level of *connection*, and let it refuse writes; inside a greenlet.
+
+        Args:
+            connection: The connection that *unit* has checked out and gives back at its end, also
+                when this fails or is cancelled.
+            unit: The unit.
+            level: As SQLAlchemy names it, or None for the engine's own.
+        """
+        if level is not None:
+            connection.execution_options(isolation_level=level)
+        own = connection.engine is self.engine.sync_engine
+        if unit.read_only and (own or unit.read_only == "snapshot"):
+            _begin_read_only(connection, level)
 
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
@@ -291,24 +294,30 @@ class Database:
             if engine is not None:
                 self._statements.listen(engine)
 
-    def _note_error(self, context: ExceptionContext) -> None:
+    def _note_error(self, context: ExceptionContext) -> BaseException | None:
         error = context.original_exception
         connection = context.connection
+        silence = None
+        if isinstance(error, TimeoutError) and connection is not None:
+            # asyncpg's deadline: SQLAlchemy drops the connection and passes it on as it is.
+            context.is_disconnect = context.invalidate_pool_on_disconnect = True
+            silence = _no_answer(context.statement)
         if connection is not None and classify.is_other_task_busy(error):
             # SQLAlchemy would give this connection back with its transaction open, and every
             # later unit on it would fail.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
-        if context.is_disconnect and not liveness.is_silent(error):
+        if context.dialect.driver in liveness.KNOWN and not liveness.is_silent(error):
             # The others hear it themselves when the server leaves them; they may be well.
             context.invalidate_pool_on_disconnect = False
         unit = self._connections.get(connection) if connection is not None else None
         # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
         if unit is not None and connection is not None and context.statement is not None:
-            wrong = context.sqlalchemy_exception or error
+            wrong = silence or context.sqlalchemy_exception or error
             unit.statement_failed(wrong)
             if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, wrong)
+        return silence
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":
@@ -412,6 +421,13 @@ class Database:
             "used": pool.checkedout(),
             "units": len(self.open),
         }
+
+
+def _no_answer(statement: str | None) -> sqlalchemy.exc.OperationalError:
+    reason = TimeoutError("no answer from the server in time: the connection is closed")
+    return sqlalchemy.exc.OperationalError(
+        statement, None, reason, hide_parameters=True, connection_invalidated=True
+    )
 
 
 def _one_writer() -> FairQueue[None]:

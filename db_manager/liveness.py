@@ -5,6 +5,8 @@ from typing import Any, Final
 
 from db_manager.sqlite import SqliteConnection
 
+#: The drivers of which `is_closed` and `is_dead` know the truth.
+KNOWN: Final = frozenset({"asyncpg", "psycopg", "asyncmy", "aiosqlite"})
 #: MariaDB's flag for "in a transaction", in the status that comes with each answer.
 _MYSQL_IN_TRANSACTION: Final = 1
 #: What a socket says whose other side has said good-bye, also behind unread data (Linux).

@@ -118,19 +118,19 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         """Return True when *entry* must not leave the pool any more."""
         if self.is_dead(entry.driver_connection) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- what SQLAlchemy's own pool asks
             return True
-        if (
-            self._asks
-            and not entry.fresh
-            and not self._dialect._do_ping_w_event(  # noqa: SLF001 -- as above
-                entry.dbapi_connection
-            )
-        ):
+        if self._asks and not entry.fresh and not self._answers(entry):
             self._suspected_before = time.time()
             return True
         entry.fresh = False
         if self.refusal:  # an old one is better than none
             return False
         return entry.starttime < self._suspected_before or self._replaces_aged(entry)
+
+    def _answers(self, entry: Any) -> bool:
+        try:
+            return bool(self._dialect._do_ping_w_event(entry.dbapi_connection))  # noqa: SLF001 -- as above
+        except TimeoutError:  # asyncpg's
+            return False
 
     def _replaces_aged(self, entry: Any) -> bool:
         """Return True when *entry* is old and its turn to be replaced has come.

@@ -75,6 +75,7 @@ class Transaction:
         "_ends",
         "_lent",
         "_pooled",
+        "_ready",
         "_refusal",
         "_resolvable",
         "_undone",
@@ -131,7 +132,7 @@ class Transaction:
         self._ends = Ends(0, 0)
         self._lent: dict[PoolProxiedConnection, Guarded] = {}
         self._refusal: BaseException | None = None  # what the driver raised for COMMIT
-        self._ending = self._undone = False
+        self._ending = self._ready = self._undone = False
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
@@ -139,23 +140,28 @@ class Transaction:
         if connection is None:
             self._unit.check()
             try:
-                connection = self._database.connect(self._unit, self)
-                self._hold(connection)
+                connection = self._check_out()
             except BaseException as error:
                 self.mark_failed(error)  # the block may swallow it, and lose the statement
                 raise
         elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
             raise self._mark_undone("the connection of this unit was given up")
+        elif not self._ready:
+            raise TransactionAbortedError from self.failed
         return connection
 
-    def _hold(self, connection: Connection) -> None:
-        self.connection = connection
+    def _check_out(self) -> Connection:
+        # Held before anything else is waited for: a cancellation leaves it to the unit's end.
+        self.connection = connection = self._database.connect(self._unit, self)
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
         self._ends = ends_of(pooled)
+        self._database.make_ready(connection, self._unit, self.isolation_level)
         if not self._unit.read_only and is_autocommit(connection):
             self.refuse("an engine in AUTOCOMMIT")
+        self._ready = True
+        return connection
 
     def drive(self) -> object:
         """Return the driver's connection, with the transaction begun; in a greenlet."""
@@ -250,7 +256,7 @@ class Transaction:
             if classify.commit_is_undone(said):
                 self._fail(error)
             else:
-                late = isinstance(said, asyncio.CancelledError)
+                late = isinstance(said, (asyncio.CancelledError, TimeoutError))
                 self._lose(_NO_ANSWER if late else tell(said), error)
 
     def _fail(self, error: BaseException) -> None:
