@@ -20,7 +20,7 @@ from db_manager.telling import connection_text
 #: Seconds after a refused attempt before the next one, while other connections serve: the first
 #: pause, and the longest.
 FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 1.0
 #: Seconds between two connections that are replaced because of their age.
 REPLACING_PAUSE: Final = 1.0
 #: Seconds that a dispose waits for attempts that it cancelled.
