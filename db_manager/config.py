@@ -73,7 +73,7 @@ class DatabaseConfig(BaseSettings):
     )
     connect_timeout: Seconds = Field(5.0, description="longest wait for a new connection")
 
-    statement_timeout: Seconds = Field(15.0, description="longest statement (PostgreSQL)")
+    statement_timeout: Seconds = Field(15.0, description="longest statement, not on SQLite")
     lock_timeout: Seconds = Field(5.0, description="longest wait for a lock, also SQLite's")
     idle_in_transaction_timeout: Seconds = Field(
         30.0, description="longest pause inside a transaction (PostgreSQL)"

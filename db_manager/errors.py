@@ -163,7 +163,7 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
     """No connection came free in time.
 
     Args:
-        size: Connections the pool may hold.
+        size: Connections the pool may hold, or has while the server refuses more.
         waited: Seconds the unit waited.
         holders: Who holds them, a line each, the longest first.
         what: What there is too little of: `connections`, or `SQLite's one writer`.

@@ -194,7 +194,7 @@ class PoolExhausted(Event, kw_only=True):
     """A unit waited for a connection in vain.
 
     Args:
-        size: Connections the pool may hold.
+        size: Connections the pool may hold, or has while the server refuses more.
         holders: Who holds them, a line each, the longest first.
     """
 

@@ -110,8 +110,8 @@ async def live(
 ) -> None:
     """Use a connection for a while, let something become of it, and give it back."""
     await settle(chance.randint(0, 4))
-    fate, under = chance.random(), connection.dbapi_connection
-    assert isinstance(under, FakeConnection)
+    fate = chance.random()
+    under: Any = connection.dbapi_connection
     if fate < 0.1:
         await greenlet_spawn(connection.invalidate)
     elif fate < 0.2:
@@ -232,8 +232,8 @@ async def test_a_dead_connection_costs_nobody_the_place_in_the_line() -> None:
     for number in range(3):
         waiting.append(asyncio.create_task(wait(number)))
         await settle()
-    assert isinstance(dying.dbapi_connection, FakeConnection)
-    dying.dbapi_connection.closed = True
+    under: Any = dying.dbapi_connection
+    under.closed = True
     await give_back(dying)
     await settle()
     await give_back(healthy)

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
+import sqlalchemy.pool
 from sqlalchemy import insert, select, text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
 from sqlalchemy.engine import URL
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
 from db_manager.database import Database
+from db_manager.pool import FairQueuePool
 from db_manager.uow import UnitOfWork
 
 
@@ -101,3 +103,42 @@ def test_statements_say_whether_they_are_the_orms() -> None:
         for statement in (select(Mark), insert(Mark), select(Mark.__table__), text("SELECT 1"))
     ]
     assert marks == ["orm", "orm", None, None]
+
+
+def test_psycopg_waits_in_one_place() -> None:
+    """Whatever psycopg sends, it waits for the answer by `AsyncConnection.wait`."""
+    psycopg = pytest.importorskip("psycopg")
+    assert inspect.iscoroutinefunction(psycopg.AsyncConnection.wait)
+    assert next(iter(inspect.signature(psycopg.AsyncConnection.wait).parameters)) == "self"
+    source = inspect.getsource(psycopg.cursor_async)
+    assert "_conn.wait(" in source
+    assert "wait_async(" not in source
+
+
+def test_asyncmy_fills_its_buffer_in_one_place() -> None:
+    """The connection of asyncmy has what our deadline and our look at it use."""
+    connection = pytest.importorskip("asyncmy.connection").Connection
+    assert callable(connection._fill_buffer)
+    for name in ("_stream_broken", "_proto", "_transport", "server_status"):
+        assert hasattr(connection, name), name
+
+
+def test_the_pool_of_sqlalchemy_asks_what_ours_overrides() -> None:
+    """The pool and its entries have the names that our pool uses or stands for."""
+    source = inspect.getsource(sqlalchemy.pool.base) + inspect.getsource(sqlalchemy.pool.impl)
+    for name in (
+        "pool._do_get()",
+        "pool._return_conn(self)",
+        "self._do_return_conn(",
+        "self._create_connection()",
+        "def _inc_overflow(",
+        "def _dec_overflow(",
+        "def _invalidate(",
+        "_soft_invalidate_time",
+        "_do_ping_w_event(",
+        "self.fresh = True",
+        "self.starttime = time.time()",
+    ):
+        assert name in source, name
+    ours = inspect.signature(FairQueuePool._invalidate).parameters
+    assert list(ours) == list(inspect.signature(sqlalchemy.pool.Pool._invalidate).parameters)
