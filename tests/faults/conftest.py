@@ -40,6 +40,7 @@ _CRITERIA: Final = {
     "U21": "no update is lost; the next unit writes within 1 s",
     "U22": "no error",
     "U23": "refused or told; the state fits the rows; the next unit is well",
+    "U25": "no state that differs from its rows; no connection lost; who was not disturbed commits",
     "U24": "before COMMIT: rolled back with its error; after it: committed, and reported",
     "B1": "the sum is exact at every sample; acknowledged ⊆ there ⊆ acknowledged + unknown",
     "B2": "the sum is exact; acknowledged ⊆ there; each start within 2 s",
