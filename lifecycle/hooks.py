@@ -62,7 +62,8 @@ def leave_behind(task: asyncio.Task[Any]) -> None:
 def in_hook() -> bool:
     """Return whether the running code belongs to a hook that has not ended."""
     tasks = _hook.get()
-    return tasks is not None and not all(task.done() for task in tasks)
+    # An eager task runs before anybody can hold it.
+    return tasks is not None and (not tasks or not tasks[0].done())
 
 
 def in_plugin_task() -> bool:

@@ -193,8 +193,12 @@ class Subscription:
                 self._loop.call_soon_threadsafe(self.wake)
             return
         self._working = True
-        worker = running.create_task(
-            self._work(), name=f"subscriber {self.name}", context=self._context.copy()
+        # Not by the loop's task factory: an eager one would run the handler inside of `publish`.
+        worker = Task(
+            self._work(),
+            loop=running,
+            name=f"subscriber {self.name}",
+            context=self._context.copy(),
         )
         self._bus.workers[worker] = self
         worker.add_done_callback(self._ended)

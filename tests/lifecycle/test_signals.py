@@ -26,9 +26,10 @@ class Part(Plugin):
 
     name = "part"
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool) -> None:
         self.gate = asyncio.Event()
-        self.gate.set()
+        if not waits:
+            self.gate.set()
         self.starting = asyncio.Event()
 
     async def start(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
@@ -40,10 +41,10 @@ class Part(Plugin):
 class Running:
     """A bot that polls, with an application of its own."""
 
-    def __init__(self, server: BotApiServer, drain: float = 30.0) -> None:
+    def __init__(self, server: BotApiServer, *, waits: bool = False) -> None:
         self.server = server
-        self.part = Part()
-        config = {"app": {"journal": "memory", "drain": drain, "grace": 60.0}}
+        self.part = Part(waits=waits)
+        config = {"app": {"journal": "memory", "drain": 30.0, "grace": 60.0}}
         self.app = Application([self.part], config=config)
         self.dispatcher = Dispatcher()
         self.dispatcher.message.register(self.slow)
@@ -148,8 +149,7 @@ async def test_one_that_starts_is_stopped_with_one_that_runs(servers: list[BotAp
     with unchanged():
         running = Running(servers[0])
         await running.works()
-        starting = Running(servers[1])
-        starting.part.gate.clear()
+        starting = Running(servers[1], waits=True)
         await starting.part.starting.wait()
         signal.raise_signal(signal.SIGTERM)
         running.go_on.set()
