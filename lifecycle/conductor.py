@@ -207,11 +207,11 @@ class Conductor:
                 pending = self._closers.pop()()
                 if inspect.isawaitable(pending):
                     await pending
-            except Exception as error:  # noqa: BLE001 -- every one is closed, then all is raised
-                errors.append(error)
+            except Exception as error:  # noqa: BLE001 -- an observer does not change how a run ends
+                _log.warning("an observer did not end well", exc_info=error)
         try:
             await self._recorder.close()
-        except Exception as error:  # noqa: BLE001 -- the same
+        except Exception as error:  # noqa: BLE001 -- raised with what failed before
             errors.append(error)
         return errors
 

@@ -1,10 +1,11 @@
 """Records how units of work ended, beside the journal, and reads it again."""
 
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO, cast
@@ -18,6 +19,8 @@ from observability.writer import LineWriter
 
 if TYPE_CHECKING:
     from lifecycle.bus import EventBus  # asyncio: who only reads needs none
+
+_log = logging.getLogger("observability")
 
 #: What is recorded: the end of each unit, and what went wrong on the way there.
 TOPICS: Final = ("uow.close", "uow.retry", "uow.slow", "pool.exhausted")
@@ -204,6 +207,7 @@ class _Rotating:
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._fails = False
         self._open()
 
     def _open(self) -> None:
@@ -213,6 +217,34 @@ class _Rotating:
             self._file.write("\n")  # the last line may have been cut by the end of its process
 
     def write(self, text: str) -> None:
+        """Take *text*; see `flush`."""
+        with self._told():
+            self._put(text)
+
+    def flush(self) -> None:
+        """Write what was taken; the first failure in a row is a warning."""
+        with self._told():
+            self._file.flush()
+        self._fails = False
+
+    def close(self) -> None:
+        """Close the file; what it does not take is lost, and was warned about."""
+        with suppress(OSError), self._told():
+            self._file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._fails:
+                self._fails = True
+                _log.warning(
+                    "[observability] units: %s: %s; units are not kept meanwhile", self._path, error
+                )
+            raise
+
+    def _put(self, text: str) -> None:
         if not self._file.closed and self._file.tell() >= self._max_bytes:
             self._file.close()
         if self._file.closed:  # also when an earlier attempt failed on the way
@@ -220,9 +252,3 @@ class _Rotating:
                 self._path.replace(set_aside(self._path))
             self._open()
         self._file.write(text)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()

@@ -201,6 +201,21 @@ async def test_units_that_cannot_be_kept(
     assert not app.bus.subscriptions
 
 
+async def test_a_disk_that_is_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record whose disk is full from the begin to the end is one warning, and no error."""
+    journal = SqliteJournal(tmp_path / "bot.sqlite3")
+    units_path(journal.path).symlink_to("/dev/full")
+    config = {"observability": {"format": "json"}}
+    async with Application([Quiet], config=config, journal=journal) as app:
+        for number in range(500):
+            app.bus.publish(closed(number))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (warning,) = {line["event"] for line in lines if line["level"] != "info"} - {"uow.close"}
+    assert warning.startswith("[observability] units: ")
+    assert "No space left on device" in warning
+    assert [line["event"] for line in lines].count(warning) == 1
+
+
 @pytest.mark.parametrize(
     ("key", "module"), [("metrics", "prometheus_client"), ("traces", "opentelemetry.trace")]
 )
