@@ -10,6 +10,7 @@ from typing import Any, Final
 from db_manager.finding import Finding
 from lifecycle import config as configuration
 from lifecycle.errors import ConfigError, WiringError
+from lifecycle.printable import printable, printable_lines
 
 SECTION: Final = "database"
 DATABASE_PLUGIN: Final = "db_manager"
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         mark, code = _MARKS[finding.level]
         if colours:
             mark = f"\033[{code}m{mark}\033[0m"
-        first, *rest = finding.text.splitlines() or [""]
+        first, *rest = printable_lines(finding.text).splitlines() or [""]
         below = "".join(f"\n{'':<13}{line}" for line in rest)
         sys.stdout.write(f"{mark} {finding.about:<10} {first}{below}\n")
         worst |= finding.level == "problem"
@@ -82,7 +83,7 @@ def findings(path: Path) -> Iterable[Finding]:
         yield Finding("problem", "config", str(error))
     else:
         yield Finding("ok", "config", f"{path} is understood")
-        yield Finding("ok", "plugins", ", ".join(app.plugins) or "none")
+        yield Finding("ok", "plugins", ", ".join(map(printable, app.plugins)) or "none")
         has_database = DATABASE_PLUGIN in app.plugins
     if has_database:
         yield from _database(config, said)

@@ -48,6 +48,8 @@ class JournalReader:
         Raises:
             JournalError: They cannot be read.
         """
+        if self._is_empty():
+            return []
         rows = self._fetch("SELECT run, pid, started_at, ended_at FROM runs ORDER BY run")
         # SQLite itself remembers the last number it gave: the oldest may go, but no others.
         given = self._fetch("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")
@@ -128,8 +130,14 @@ class JournalReader:
         with naming(self.path, "read it"):
             return self._connection.execute(query, values).fetchall()
 
+    def _is_empty(self) -> bool:
+        """Return whether the file was only just made: its tables come all at once."""
+        return not self._fetch("SELECT 1 FROM sqlite_master LIMIT 1")
+
     def _entries(self, run: int) -> list[JournalEntry]:
         """Return the entries of one run, each checked against the one before."""
+        if self._is_empty():
+            return []
         # The end is read first: a run that ends in between only has more events than we need.
         heads = self._fetch(
             "SELECT run, pid, started_at, ended_at, events, checksum FROM runs WHERE run = ?", run

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Protocol, cast
+from typing import Final, NoReturn, Protocol, cast
 
 from lifecycle.errors import LifecycleError
+from lifecycle.printable import printable_lines
 
 #: Entry points of this group are subcommands: modules of the shape `Command`.
 COMMANDS: Final = "db_manager.commands"
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.run(options)
         sys.stdout.flush()
     except LifecycleError as error:
-        sys.stderr.write(f"db-manager {options.name}: {error}\n")
+        sys.stderr.write(f"db-manager {options.name}: {printable_lines(str(error))}\n")
         return 2
     except BrokenPipeError:
         # Who read has seen enough; the interpreter must not try to write the rest at its end.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="db-manager", description="Looks at a bot: what happened, and what is wrong with it."
     )
     parsers = parser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
@@ -79,6 +80,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         command.add_arguments(added)
         added.set_defaults(command=command)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument without letting it write to the terminal by itself."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the usage and *message*, and exit with 2."""
+        super().error(printable_lines(message))
 
 
 def _wanted(arguments: Sequence[str]) -> list[EntryPoint]:

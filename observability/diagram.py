@@ -8,6 +8,7 @@ from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal_reader import JournalReader
 from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
+from lifecycle.printable import printable, printable_lines
 from observability.graph import Edge, Graph, Node, Style
 from observability.recorded import add_config_argument, journal_path
 
@@ -46,11 +47,15 @@ def plugin_graph(plugins: "dict[str, Plugin]", states: dict[str, State]) -> Grap
     """
     return Graph(
         nodes=tuple(
-            Node(name, note=states.get(name, ""), style=_STYLES.get(states.get(name), ""))
+            Node(
+                printable(name), note=states.get(name, ""), style=_STYLES.get(states.get(name), "")
+            )
             for name in plugins
         ),
         edges=tuple(
-            Edge(needed, name) for name, plugin in plugins.items() for needed in plugin.requires
+            Edge(printable(needed), printable(name))
+            for name, plugin in plugins.items()
+            for needed in plugin.requires
         ),
     )
 
@@ -88,5 +93,7 @@ def _states(options: argparse.Namespace) -> dict[str, State]:
             runs = reader.runs()
             return replay(reader.entries(runs[-1].run)) if runs else {}
     except (JournalError, LifecycleError) as error:
-        sys.stderr.write(f"db-manager diagram: drawn without states: {error}\n")
+        sys.stderr.write(
+            f"db-manager diagram: drawn without states: {printable_lines(str(error))}\n"
+        )
         return {}

@@ -9,21 +9,13 @@ from typing import Any, Final
 import msgspec
 
 from lifecycle.events import EVENT_TYPES
+from lifecycle.printable import escaped, printable_json, without_token
 
 #: The fields of a line on their way to a text, as structlog calls it.
 EventDict = MutableMapping[str, Any]
 
 #: Names that a line has for itself.
 RESERVED: Final = frozenset(("timestamp", "level", "event"))
-#: Characters with which somebody's text could forge a line or rewrite the terminal: control
-#: characters, line and paragraph separators, marks that turn the direction of writing, and halves
-#: of a character, which no stream takes.
-_FORGING: Final = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-_SHORT_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-#: The token of a bot stands in the address of every request, so in errors of the HTTP client too.
-_TOKEN: Final = re.compile(r"(?<!\d)(\d{5,20}):A[A-Za-z0-9_-]{30,}")
 #: A text that cannot be taken for anything but one value.
 _PLAIN: Final = re.compile(r"[\w./:@+-]+")
 _LEVEL_NAMES: Final = {"exception": "error", "warn": "warning", "msg": "info"}
@@ -58,9 +50,7 @@ class JsonForm:
         except Exception:  # noqa: BLE001 -- a value that is no JSON may raise anything
             text = ",".join(f"{_json(_text(name))}:{_json(line[name])}" for name in line)
             text = f"{{{text}}}"
-        if not text.isascii() or "\x7f" in text:  # JSON has escaped the other control characters
-            text = _FORGING.sub(_escape, text)
-        return _without_token(text)
+        return printable_json(text)
 
 
 class ConsoleForm:
@@ -88,19 +78,19 @@ class ConsoleForm:
         parts = [
             self._coloured(_DIM, clock),
             self._coloured(_LEVEL_COLOURS.get(level, _DIM), f"{level:<7}"),
-            self._coloured(_BOLD, f"{_safe(event):<20}"),
+            self._coloured(_BOLD, f"{escaped(event):<20}"),
         ]
         for name, value in fields.items():
-            key = name if name.isidentifier() else _safe(_json(_text(name)))
+            key = name if name.isidentifier() else escaped(_json(_text(name)))
             timed = name in measures and isinstance(value, float)
             text = _seconds(value) if timed else _value(value)
             parts.append(self._coloured(_CYAN, f"{key}=") + text)
         line = " ".join(parts).rstrip()
         if exception is not None:
             # No line of it can be taken for a line of the log: those begin at the left edge.
-            below = (f"\n    {_safe(each)}" for each in _text(exception).rstrip().split("\n"))
+            below = (f"\n    {escaped(each)}" for each in _text(exception).rstrip().split("\n"))
             line += "".join(below)
-        return _without_token(line)
+        return without_token(line)
 
     def _coloured(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self._colours else text
@@ -129,7 +119,7 @@ def _value(value: object) -> str:
     """Return *value* so that it cannot be taken for other fields."""
     if isinstance(value, str) and _PLAIN.fullmatch(value):
         return value
-    return _safe(_json(value))
+    return escaped(_json(value))
 
 
 def _json(value: object) -> str:
@@ -146,27 +136,6 @@ def _text(value: object) -> str:
         return str(value)
     except Exception:  # noqa: BLE001 -- str() of somebody's object may do anything
         return f"<{type(value).__name__}>"
-
-
-def printable(text: str) -> str:
-    """Return *text* fit for one line of a terminal: escaped, and without the token of a bot."""
-    return _without_token(_safe(text))
-
-
-def _safe(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text  # nearly every text; cheaper than to search it
-    return _FORGING.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    character = match.group()
-    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"
-
-
-def _without_token(line: str) -> str:
-    # A line is full of colons: one letter is found in a tenth of the time.
-    return _TOKEN.sub(r"\1:***", line) if "A" in line and ":A" in line else line
 
 
 _encode: Final = msgspec.json.Encoder(enc_hook=_text).encode

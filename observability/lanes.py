@@ -19,7 +19,7 @@ from lifecycle.events import (
     ServiceWithdrawn,
 )
 from lifecycle.journal import JournalEntry
-from observability.forms import printable
+from lifecycle.printable import printable
 from observability.runs import HookRun, duration_text, steps
 from observability.units import WAITED, UnitFact
 

@@ -18,7 +18,7 @@ import msgspec
 from lifecycle.errors import ConfigError
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
-from observability.forms import printable
+from lifecycle.printable import printable
 from observability.lanes import Item, Picture, draw
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, duration_text, failures, outcome
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             path = write(entries, options.output, units, run=head, live=live)
         except OSError as error:
             raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from error
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{printable(str(path))}\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from lifecycle.events import Event
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.journal_reader import JournalReader
+from lifecycle.printable import printable, printable_json
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, failures, outcome
 from observability.tail import UnitTail
@@ -93,7 +94,7 @@ class _Look(NamedTuple):
         if plugin not in known and not self.live:
             raise JournalError(
                 f"run {self.head.run} has no plugin {plugin!r}{nearest(plugin, known)}; there "
-                f"are: {', '.join(sorted(known)) or 'none'}"
+                f"are: {', '.join(map(printable, sorted(known))) or 'none'}"
             )
         return self._replace(
             entries=[each for each in self.entries if _plugin(each.event) == plugin],
@@ -133,7 +134,7 @@ def _as_dict(entry: JournalEntry) -> dict[str, Any]:
 
 def _write(*lines: str | dict[str, Any]) -> None:
     for line in lines:
-        text = line if isinstance(line, str) else msgspec.json.encode(line).decode()
+        text = line if isinstance(line, str) else printable_json(msgspec.json.encode(line).decode())
         sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

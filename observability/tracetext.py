@@ -20,7 +20,7 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
-from observability.forms import printable
+from lifecycle.printable import printable
 from observability.runs import HookRun, Outcome, Steps, duration_text, failures, steps
 from observability.units import WAITED, UnitFact, summary
 
@@ -135,7 +135,7 @@ class TraceText:
         for failure in failures(entries):
             yield f"  {printable(failure)}"
         if text := summary(units):
-            yield f"  {text}"
+            yield f"  {printable(text)}"
 
     def _hook(self, hook: HookRun) -> Iterator[str]:
         label = f"{hook.hook:<7} {hook.plugin}"

@@ -3,11 +3,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -486,3 +487,91 @@ def test_an_arrow_over_several_layers_passes_beside_the_boxes() -> None:
     (long,) = [p.attrib["d"] for p in drawn.iter(f"{space}path") if "L" in p.attrib["d"]][1:]
     passing = float(long.split("L")[1].split()[0])
     assert passing > left + width or passing < left
+
+
+#: What names could forge lines with, or rewrite a terminal: breaks, ESC, C1's CSI, direction.
+FORGING = "\n\r\x1b\x07\x7f\x85\x9b\u2028\u202e\u2066\u200f"
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Return the journal of a run in which every name and text tries to forge a line."""
+    evil = f"{FORGING}[2Jforged"
+    journal = SqliteJournal(tmp_path / "bot.sqlite3")
+    journal.open()
+    for event in (
+        PluginLoading(plugin=evil),
+        ServiceProvided(plugin=evil, service=f"{evil}:s"),
+        PluginLoaded(plugin=evil, duration=0.1),
+        PluginStarting(plugin=evil),
+        PluginFailed(plugin=evil, hook="start", error=evil, cleanup_errors=(evil,), duration=0.1),
+        PluginLoading(plugin="open"),
+    ):
+        journal.append(event)
+    where = {"handler": evil, "plugin": evil, "update_id": 7}
+    fact = {"run": 1, "unit": 2, "at": 1.0, "duration": 0.4, "correlation": where, "error": evil}
+    facts = [
+        {**fact, "topic": "uow.slow"},
+        {**fact, "topic": "uow.close", "outcome": evil},
+        {**fact, "topic": "pool.exhausted", "holders": [evil], "size": 1},
+    ]
+    units_path(journal.path).write_text("".join(json.dumps(each) + "\n" for each in facts))
+    journal.close(clean=False)
+    return journal.path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--plugin", FORGING),
+        ("--plugin", f"{FORGING}[2Jforged"),
+        ("--units",),
+        ("--json", "--units"),
+        ("--json", "--plugin", "nobody"),
+        ("--run", FORGING),
+        (f"--{FORGING}",),
+        ("--run", "7"),
+    ],
+)
+def test_no_name_forges_a_line(hostile: Path, arguments: tuple[str, ...]) -> None:
+    """Whatever plugins, services, handlers and arguments are called, no output has it raw."""
+    _, shown, said = db_manager("trace", "--journal", hostile, *arguments)
+    assert not set(shown + said) & set(FORGING) - {"\n"}
+    assert shown + said
+    for line in (shown + said).splitlines():
+        assert not line.startswith("[2Jforged")
+    if "--json" in arguments and shown:
+        told = [json.loads(line) for line in shown.splitlines()]
+        assert told[0]["plugin"] == f"{FORGING}[2Jforged"
+
+
+@pytest.mark.parametrize("command", ["check", "diagram"])
+def test_no_name_in_the_configuration_forges_a_line(tmp_path: Path, command: str) -> None:
+    """A plugin of a hostile name is shown escaped, and so is an error that names it."""
+    (tmp_path / "hostile_plugin.py").write_text(
+        f"from lifecycle import Plugin\nclass Evil(Plugin):\n    name = {FORGING + 'forged'!r}\n"
+    )
+    config = tmp_path / "config.toml"
+    for plugins in ('["hostile_plugin"]', json.dumps([FORGING + "forged"])):
+        config.write_text(f'[app]\njournal = ""\nplugins = {plugins}\n')
+        _, shown, said = db_manager(command, "--config", config)
+        assert "forged" in shown + said
+        assert not set(shown + said) & set(FORGING) - {"\n"}
+        assert not any(line.lstrip().startswith("forged") for line in (shown + said).splitlines())
+
+
+@pytest.mark.parametrize("state", ["no byte", "no table"])
+def test_a_journal_that_is_just_being_made(tmp_path: Path, state: str) -> None:
+    """Between the making of the file and that of its tables no run is recorded yet."""
+    journal = tmp_path / "bot.sqlite3"
+    journal.touch()
+    if state == "no table":
+        with closing(sqlite3.connect(journal)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+    for command in ("trace", "timeline"):
+        code, _, said = db_manager(command, "--journal", journal)
+        assert code == 2
+        assert said == f"db-manager {command}: journal {journal}: no run is recorded yet\n"
+    with SqliteJournal.read(journal) as reader:
+        assert (reader.runs(), list(reader.entries()), list(reader.entries(1))) == ([], [], [])
+        assert reader.crash() is None

@@ -32,8 +32,8 @@ from lifecycle.events import (
     ServiceWithdrawn,
 )
 from lifecycle.journal import JournalEntry
+from lifecycle.printable import printable
 from observability import lanes, timeline
-from observability.forms import printable
 from observability.lanes import draw
 from observability.runs import HookRun, steps
 from observability.units import UnitFact, read_units, record_units, unit_fact
