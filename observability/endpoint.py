@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from threading import Thread
@@ -14,6 +14,7 @@ from aiohttp import web
 from lifecycle.application import Application
 from lifecycle.machine import State
 from observability.address import parse_address
+from observability.connections import Connections
 from observability.metrics import Metrics
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ class Endpoint:
 
     `/healthz` answers as long as the process is alive and its event loop turns; `/readyz` is 200
     when every plugin is started and healthy, else 503 with the reasons; `/metrics` is there when
-    metrics are.
+    metrics are. A connection carries one request. `connections` says how many there may be, and
+    for how long; a head has at most 128 fields of 8 kB.
 
     Args:
         app: The application.
@@ -44,12 +46,15 @@ class Endpoint:
         self._checking: asyncio.Task[tuple[int, dict[str, Any]]] | None = None
         self._scraping: asyncio.Future[tuple[bytes, str]] | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._connections: Connections | None = None
         routes = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         if metrics is not None:
             routes.append(web.get("/metrics", partial(self._show_metrics, metrics)))
-        site = web.Application()
+        site = web.Application(middlewares=[self._one_request])
         site.add_routes(routes)
-        self._runner = web.AppRunner(site, access_log=None, shutdown_timeout=_LAST_REQUESTS)
+        self._runner = web.AppRunner(
+            site, access_log=None, shutdown_timeout=_LAST_REQUESTS, lingering_time=0
+        )
         host, port = parse_address(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family)
@@ -66,18 +71,38 @@ class Endpoint:
 
     async def stop(self) -> None:
         """Answer no more, and free the address."""
-        try:
-            if self._serving is not None:
-                await self._serving
-        finally:
-            if self._checking is not None:
-                self._checking.cancel()
-            await self._runner.cleanup()
-            self._socket.close()
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait({self._serving})
+        if self._checking is not None:
+            self._checking.cancel()
+        await self._runner.cleanup()
+        if self._connections is not None:
+            self._connections.close()
+        self._socket.close()
+        if self._serving is not None and not self._serving.cancelled():
+            self._serving.result()
 
     async def _serve(self) -> None:
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        server = self._runner.server
+        assert server is not None  # noqa: S101 -- made by setup
+        self._connections = Connections(self._socket, server)
+        await self._connections.accept()
+
+    @web.middleware
+    async def _one_request(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self._connections is not None:
+            self._connections.asked(request.transport)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.force_close()
+            raise
+        response.force_close()
+        return response
 
     # -- the answers ----------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """The endpoint: what a scraper and an orchestrator are told, and that it ends cleanly."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from threading import Event as Flag
@@ -18,6 +19,7 @@ from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.plugin import Plugin
 from observability import metrics
 from observability.address import parse_address
+from observability.connections import MOST
 from observability.endpoint import Endpoint
 
 ANYWHERE = "127.0.0.1:0"
@@ -316,3 +318,109 @@ async def test_a_failed_start_frees_the_address() -> None:
             pass
     with socket.create_server(("127.0.0.1", *ports)):
         pass
+
+
+HALF = (
+    b"",
+    b"G",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfff\r\n",
+)
+
+
+async def half_sent(address: str, count: int) -> list[asyncio.StreamReader]:
+    """Open connections that send a part of a request."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    readers = []
+    for number in range(count):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(HALF[number % len(HALF)])
+        readers.append(reader)
+        opened.append(writer)
+    return readers
+
+
+opened: list[asyncio.StreamWriter] = []
+
+
+@pytest.fixture
+def _closed() -> Iterator[None]:
+    yield
+    for writer in opened:
+        writer.close()
+    opened.clear()
+
+
+@pytest.mark.usefixtures("_closed")
+async def test_half_requests_keep_nobody_from_an_answer(
+    application: Application, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While hundreds send half a request, a whole one is answered; the halves are ended."""
+    monkeypatch.setattr("observability.connections.REQUEST_TIME", 1.0)
+    with metrics.attach(application.bus) as measured:
+        serving = Serving(application, measured)
+        async with serving as url:
+            readers = await half_sent(url, 300)
+            for path in ("/healthz", "/metrics"):
+                async with http.get(url + path) as answer:
+                    assert answer.status == 200
+                    assert answer.headers["Connection"] == "close"
+            connections = serving.endpoint._connections
+            assert connections is not None
+            assert 20 < len(connections) <= MOST
+            async with asyncio.timeout(20):
+                for reader in readers:
+                    with contextlib.suppress(ConnectionError):
+                        await reader.read()  # to its end
+            assert not connections._waiting
+            async with http.get(f"{url}/healthz") as answer:
+                assert answer.status == 200
+
+
+@pytest.mark.usefixtures("_closed")
+async def test_an_answer_that_nobody_reads_ends(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose answer does not end is ended."""
+    monkeypatch.setattr("observability.connections.ANSWER_TIME", 0.2)
+    go_on = Flag()
+
+    class Slow(Collector):
+        def collect(self) -> Iterator[Metric]:
+            go_on.wait(30)
+            return iter(())
+
+    registry = CollectorRegistry()
+    registry.register(Slow())
+    with metrics.attach(application.bus, registry=registry) as measured:
+        async with Serving(application, measured) as url:
+            host, _, port = url.removeprefix("http://").partition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            opened.append(writer)
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+            go_on.set()
+
+
+@pytest.mark.usefixtures("_closed")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+)
+async def test_a_head_that_is_too_large_or_none(application: Application, request_: bytes) -> None:
+    """It is refused, and the connection ends."""
+    async with Serving(application) as url:
+        host, _, port = url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        opened.append(writer)
+        writer.write(request_)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        assert answer == b"" or answer.startswith(b"HTTP/1.0 400") or b" 400 " in answer[:20]
