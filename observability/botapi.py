@@ -215,11 +215,17 @@ class BotApiServer(BotApi):
             return _respond(RefusedError(404, DESCRIPTIONS[404]).answer)
         if token != self.token:
             return _respond(RefusedError(401, DESCRIPTIONS[401]).answer)
-        method = request.match_info["method"]
         try:
             params = await _params(request)
-        except ValueError as error:
-            return _respond(RefusedError(400, f"Bad Request: {error}").answer)
+        except web.HTTPRequestEntityTooLarge:
+            return _respond(RefusedError(413, DESCRIPTIONS[413]).answer)
+        except Exception as error:  # noqa: BLE001 -- whatever a body is that cannot be read
+            said = str(error) if isinstance(error, ValueError) else "can't parse the request"
+            return _respond(RefusedError(400, f"Bad Request: {said}").answer)
+        return await self._answer(request, params)
+
+    async def _answer(self, request: web.Request, params: Json) -> web.Response:
+        method = request.match_info["method"]
         fault = self._take_fault(method)
         if fault.lost == "request":
             self.log("network", f"loses the {method} of the bot")
@@ -286,7 +292,7 @@ def _decode(key: str, value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 from observability.botapi_chats import ApiCall, BotApiChat, BotMessage, Json, Telegram
 from observability.botapi_html import HtmlError, parse
+from observability.botapi_params import checked
 
 _MAX_TEXT = 4096
+_MOST_UPDATES = 100  # a limit that is none is this one
+_LONGEST_POLL = 50  # seconds
 _SHOWN = frozenset(("text", "entities", "caption", "caption_entities"))
 
 # Methods whose only answer is True; the test reads in `calls` what they were called with.
@@ -25,6 +28,7 @@ DESCRIPTIONS = {
     401: "Unauthorized",
     403: "Forbidden: bot was blocked by the user",
     404: "Not Found",
+    413: "Request Entity Too Large",
     409: "Conflict: terminated by other getUpdates request; "
     "make sure that only one bot instance is running",
     429: "Too Many Requests",
@@ -103,7 +107,8 @@ class BotApi(Telegram):
         try:
             if refusal is not None:
                 raise refusal
-            result = self._find(method)(call)
+            found = self._find(method)
+            result = found(_checked(call))
             if asyncio.iscoroutine(result):
                 result = await result
             answer: Json = {"ok": True, "result": result}
@@ -150,14 +155,15 @@ class BotApi(Telegram):
         else:
             self.updates[:] = [u for u in self.updates if u["update_id"] >= offset]
         with suppress(TimeoutError):
-            async with asyncio.timeout(params.get("timeout", 0)):
+            async with asyncio.timeout(min(params.get("timeout", 0), _LONGEST_POLL)):
                 while not self.updates and poll == self._poll:
                     await self.changed.wait()
         if poll != self._poll and not self._conflict:
             return []
         if poll != self._poll:
             raise RefusedError(409, DESCRIPTIONS[409])
-        return self.updates[: params.get("limit", 100)]
+        limit = params.get("limit", _MOST_UPDATES)
+        return self.updates[: limit if 0 < limit < _MOST_UPDATES else _MOST_UPDATES]
 
     def _set_webhook(self, call: ApiCall) -> bool:
         params = call.params
@@ -269,6 +275,15 @@ class BotApi(Telegram):
     def _set_my_commands(self, call: ApiCall) -> bool:
         self._commands[_scope(call)] = call.params.get("commands", [])
         return True
+
+
+def _checked(call: ApiCall) -> ApiCall:
+    """Let *call* have arguments of the right types."""
+    try:
+        call.params = checked(call.params)
+    except ValueError as error:
+        raise RefusedError(400, f"Bad Request: {error}") from None
+    return call
 
 
 def _content(call: ApiCall) -> Json:

@@ -1,0 +1,181 @@
+"""Malformed requests to the local Bot API: each is refused in Telegram's way, none is a 500."""
+
+import asyncio
+import io
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from observability.botapi import BotApiServer
+
+METHODS = """
+getMe getUpdates setWebhook deleteWebhook getWebhookInfo sendMessage sendPhoto sendMediaGroup
+editMessageText editMessageCaption editMessageReplyMarkup deleteMessage answerCallbackQuery
+setMyCommands getMyCommands deleteMyCommands banChatMember sendChatAction noSuchMethod
+"""
+FIELDS = """
+chat_id text caption parse_mode entities caption_entities reply_markup media message_id
+offset limit timeout allowed_updates url secret_token drop_pending_updates commands scope
+language_code callback_query_id inline_message_id
+"""
+DEEP: Any = 0
+for _ in range(300):
+    DEEP = [DEEP]
+VALUES: list[Any] = [
+    None, True, 0, -1, 1, 7, 2**31, 2**63, -(2**63) - 1, 10**400, 1.5, 1e308, float("nan"),
+    float("inf"), "", " ", "x", "7", "-", "--1", "\0", "\ud800", "é" * 5000, "<b>x", "<b>x</b>",
+    "html", "&#x110000;", "attach://file", [], [[]], [1], [None], ["x"], {}, {"": None},
+    {"inline_keyboard": 1}, {"inline_keyboard": [1]}, {"inline_keyboard": [[1]]},
+    {"inline_keyboard": [[{}]]}, {"inline_keyboard": [[{"text": 1}]]}, {"type": None}, DEEP,
+    [{"type": "photo", "media": 1, "caption": 1}], [{"caption": [], "chat_id": []}],
+]  # fmt: skip
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[BotApiServer]:
+    """Yield a server that knows Ada."""
+    async with BotApiServer() as running:
+        running.user(id=7, name="Ada")
+        yield running
+
+
+async def refused(answer: aiohttp.ClientResponse) -> None:
+    """Check one answer."""
+    told = await answer.json()
+    if answer.status == 200:
+        assert told["ok"] is True
+        return
+    assert answer.status in (400, 401, 404, 409, 413), (answer.status, told)
+    assert told["ok"] is False
+    assert told["error_code"] == answer.status
+    assert isinstance(told["description"], str)
+
+
+async def test_wrong_values_are_refused(server: BotApiServer) -> None:
+    """Each field with each value in each method, as JSON and as a form."""
+    address = f"{server.url}/bot{server.token}"
+    chance = random.Random(1)
+    async with aiohttp.ClientSession() as http:
+        for method in METHODS.split():
+            for field in FIELDS.split():
+                for value in chance.sample(VALUES, 12):
+                    given = {"chat_id": 7, "text": "hello", "message_id": 1, field: value}
+                    if field != "timeout":
+                        given["timeout"] = 0
+                    elif isinstance(value, int) and value > 0:
+                        continue  # it would wait, as it should
+                    body = json.dumps(given)
+                    if chance.random() < 0.5:
+                        header = {"Content-Type": "application/json"}
+                        asked = http.post(f"{address}/{method}", data=body, headers=header)
+                    else:
+                        form = {k: json.dumps(v) for k, v in given.items()}
+                        asked = http.post(f"{address}/{method}", data=form)
+                    async with asyncio.timeout(10), asked as answer:
+                        await refused(answer)
+
+
+PART = b"--y\r\nContent-Disposition: form-data; name="
+FORM = "multipart/form-data; boundary=y"
+BODIES = [
+    (b"{", "application/json"),
+    (b"[]", "application/json"),
+    (b"\xff", "application/json"),
+    (b"{}", "application/json; charset=nonsense"),
+    (b"[" * 100_000, "application/json"),
+    (b"{" * 100_000, "application/json"),
+    (b"9" * 10_000, "application/json"),
+    (b"x", "multipart/form-data"),
+    (b"x", "multipart/form-data; boundary=y"),
+    (b"--y\r\n", "multipart/form-data; boundary=y"),
+    (b"--y\r\n\r\nx\r\n--y--", "multipart/form-data; boundary=y"),
+    (b"--y\r\nContent-Disposition: form-data\r\n\r\nx\r\n--y--", "multipart/form-data; boundary=y"),
+    (PART + b"text\r\nContent-Transfer-Encoding: no\r\n\r\nx\r\n--y--\r\n", FORM),
+    (PART + b"a; filename=b\r\nContent-Type: x; charset=no\r\n\r\n\xff\r\n--y--\r\n", FORM),
+    (b'--y\r\nContent-Disposition: form-data; name="text"\r\n\r\n\xff\xfe\r\n--y--\r\n',
+     "multipart/form-data; boundary=y"),
+    (b"x" * 200, "multipart/form-data; boundary=" + "y" * 100),
+    (b"%ff=%ff&=&&==", "application/x-www-form-urlencoded"),
+    (b"text=%FF", "application/x-www-form-urlencoded; charset=utf-8"),
+    (b"text=x", "application/x-www-form-urlencoded; charset=nonsense"),
+    (b"text=" + b"[" * 100_000, "application/x-www-form-urlencoded"),
+    (b"reply_markup=" + b"[" * 100_000, "application/x-www-form-urlencoded"),
+    (b"x", "nonsense"),
+    (b"", "application/json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "kind"), BODIES, ids=range(len(BODIES)))
+@pytest.mark.parametrize("encoding", ["", "gzip", "nonsense"])
+async def test_bodies_that_cannot_be_read(
+    server: BotApiServer, body: bytes, kind: str, encoding: str
+) -> None:
+    """What is no JSON, no form, or not encoded as it says, is refused."""
+    headers = {"Content-Type": kind} | ({"Content-Encoding": encoding} if encoding else {})
+    async with aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as http:
+        sent = http.post(
+            f"{server.url}/bot{server.token}/sendMessage",
+            data=_raw(body),
+            headers=headers,
+        )
+        async with asyncio.timeout(10), sent as answer:
+            if answer.content_type == "application/json":
+                await refused(answer)
+            else:  # not HTTP enough to reach a method
+                assert answer.status == 400
+
+
+async def _raw(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def test_a_body_that_is_too_large(server: BotApiServer) -> None:
+    """It is refused as too large, in Telegram's form."""
+    async with aiohttp.ClientSession() as http:
+        data = {"document": io.BytesIO(bytes(51 * 2**20))}
+        url = f"{server.url}/bot{server.token}/sendDocument"
+        async with http.post(url, data=data) as answer:
+            assert answer.status == 413
+            await refused(answer)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/bot", "/botx/getMe", "/bot42:wrong/getMe", "/bot42:local-test/", "/%00", "/bot/x"],
+)
+async def test_addresses_that_are_none(server: BotApiServer, method: str, path: str) -> None:
+    """An address without a token or a method is 404, a wrong token 401."""
+    async with aiohttp.ClientSession() as http, http.request(method, server.url + path) as answer:
+        assert answer.status in (401, 404)
+        await refused(answer)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"\0" * 100,
+        b"GET / HTTP/1.1\r\nX\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http(server: BotApiServer, request_: bytes) -> None:
+    """It is 400, and the server serves the next one."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request_)
+    line = await asyncio.wait_for(reader.readline(), 10)
+    assert line.split()[1] == b"400"
+    writer.close()
+    address = f"{server.url}/bot{server.token}/getMe"
+    async with aiohttp.ClientSession() as http, http.get(address) as answer:
+        assert answer.status == 200
