@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: There is no configuration to check.
     """
     path: Path = options.config
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"{path}: there is no such file; name yours with --config")
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     worst = 0

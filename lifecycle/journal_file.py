@@ -44,6 +44,7 @@ END: Final = "UPDATE runs SET ended_at = ?, events = ?, checksum = ? WHERE run =
 LOCK_TIMEOUT: Final = 0.1
 
 DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DENIED: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -68,24 +69,36 @@ def code_of(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def as_journal_error(path: Path, doing: str, error: Exception) -> JournalError:
-    """Return *error* as an error of the journal, which names the file."""
+def as_journal_error(path: Path, doing: str, error: Exception, way_out: str = "") -> JournalError:
+    """Return *error* as an error of the journal, which names the file.
+
+    Args:
+        path: The file.
+        doing: What failed.
+        error: The error.
+        way_out: What helps when the file cannot be made or written.
+    """
     said = getattr(error, "sqlite_errorname", type(error).__name__)
     # Names of columns and texts of errors are decoded by the sqlite3 module itself.
     if isinstance(error, UnicodeDecodeError) or (
         isinstance(error, sqlite3.Error) and code_of(error) in DAMAGED
     ):
         return JournalCorruptError(f"journal {path} is damaged: {error} ({said})")
-    return JournalError(f"journal {path}: cannot {doing}: {error} ({said})")
+    denied = isinstance(error, OSError) or (
+        isinstance(error, sqlite3.Error) and code_of(error) in DENIED
+    )
+    return JournalError(
+        f"journal {path}: cannot {doing}: {error} ({said}){way_out if denied else ''}"
+    )
 
 
 @contextmanager
-def naming(path: Path, doing: str) -> Iterator[None]:
-    """Turn errors of SQLite and of the operating system into ours."""
+def naming(path: Path, doing: str, way_out: str = "") -> Iterator[None]:
+    """Turn errors of SQLite and of the operating system into ours; see `as_journal_error`."""
     try:
         yield
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise as_journal_error(path, doing, error) from error
+        raise as_journal_error(path, doing, error, way_out) from error
 
 
 def next_checksum(previous: int, *row: object) -> int:

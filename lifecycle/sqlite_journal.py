@@ -30,6 +30,11 @@ from lifecycle.journal_file import (
 from lifecycle.journal_reader import JournalReader
 from lifecycle.journal_writer import JournalWriter, Row
 
+#: How a journal that cannot be made where it is, beside config.toml by default, gets another place.
+_ELSEWHERE: Final = (
+    "; it needs a file in a folder that can be written: "
+    '[app] journal = "/var/lib/bot/journal.sqlite3", or "memory" to keep none'
+)
 #: Seconds that the end of a run waits for the file.
 CLOSE_LIMIT: Final = 2.0
 
@@ -80,7 +85,7 @@ class SqliteJournal:
         """
         if self._writer is not None:
             raise JournalError(f"journal {self.path} is open already")
-        with naming(self.path, "open it"), ExitStack() as held:
+        with naming(self.path, "open it", _ELSEWHERE), ExitStack() as held:
             lock = held.enter_context(closing(self._take_lock()))
             connection = held.enter_context(closing(connect(self.path)))
             self._prepare(connection)

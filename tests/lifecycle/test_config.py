@@ -1,6 +1,9 @@
 """config.toml says which plugins there are and what they are told; what is wrong is named."""
 
 import asyncio
+import contextlib
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,15 @@ from typing import Any
 import pydantic
 import pytest
 
-from lifecycle import Application, ConfigError, MemoryJournal, Plugin, SqliteJournal, replay
+from lifecycle import (
+    Application,
+    ConfigError,
+    JournalError,
+    MemoryJournal,
+    Plugin,
+    SqliteJournal,
+    replay,
+)
 
 PLUGIN = '''
 import lifecycle
@@ -277,3 +288,79 @@ async def test_next_process_learns_where_the_last_one_died(tmp_path: Path) -> No
         assert len(seen) == 1
     with pytest.raises(ExceptionGroup, match="not without errors"):
         await dead.unload()
+
+
+def deep(depth: int) -> dict[str, str]:
+    """Return TOML of some depth, in each way it can be written."""
+    keys = ".".join(["a"] * depth)
+    return {
+        "arrays": f"[app]\nplugins = {'[' * depth}{']' * depth}",
+        "open arrays": f"x = {'[' * depth}",
+        "inline tables": f"x = {'{a = ' * depth}1{'}' * depth}",
+        "both": f"x = {'[{a = ' * depth}1{'}]' * depth}",
+        "dotted keys": f"[app]\n{keys} = 1",
+        "dotted section": f"[{keys}]\nb = 1",
+        "dotted list": f"[[{keys}]]\nb = 1",
+    }
+
+
+@pytest.mark.parametrize("depth", [1000, 4000])
+@pytest.mark.parametrize("way", deep(1))
+def test_nested_without_end(tmp_path: Path, way: str, depth: int) -> None:
+    """However deep a file is nested, it is refused with a ConfigError."""
+    with pytest.raises(ConfigError) as caught:
+        Application.from_config(write(tmp_path, deep(depth)[way]))
+    assert len(str(caught.value)) < 1000 + 2 * depth
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket", "huge", "latin-1", "loop"])
+def test_what_is_no_configuration(tmp_path: Path, kind: str) -> None:
+    """What cannot be read as a configuration is refused at once, and the text says what it is."""
+    path = tmp_path / "c.toml"
+    said = {
+        "pipe": "is a pipe, not a file",
+        "folder": "is a folder, not a file",
+        "device": "is a device, not a file",
+        "socket": "is a socket, not a file",
+        "huge": "bytes; more than 1048576 are no configuration",
+        "latin-1": "is not UTF-8 at byte 8; save it as UTF-8",
+        "loop": "Too many levels of symbolic links",
+    }[kind]
+    with contextlib.ExitStack() as stack:
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case "device":
+                path = Path("/dev/zero")
+            case "socket":
+                stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+            case "huge":
+                with path.open("wb") as file:
+                    file.truncate(2**33)
+            case "latin-1":
+                path.write_bytes(b"[app]\n# \xe9")
+            case "loop":
+                path.symlink_to(path)
+        with pytest.raises(ConfigError) as caught:
+            Application.from_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+
+
+def test_a_mark_at_the_begin_is_no_part_of_it(tmp_path: Path) -> None:
+    """A file that an editor begins with the mark of UTF-8 is read like any other."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(b'\xef\xbb\xbf[app]\njournal = "memory"\n')
+    assert Application.from_config(path).plugins == {}
+
+
+async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """A journal that cannot be made says which key gives it another place."""
+    for place in ("/proc/journal.sqlite3", str(tmp_path / "none" / "journal.sqlite3")):
+        app = Application.from_config(write(tmp_path, f'[app]\njournal = "{place}"\n'))
+        with pytest.raises(JournalError) as caught:
+            await app.start()
+        assert str(caught.value).startswith(f"journal {place}: cannot open it: ")
+        assert '[app] journal = "/var/lib/bot/journal.sqlite3"' in str(caught.value)
