@@ -51,20 +51,18 @@ class LastResort:
         self._over = False
         self._main = threading.current_thread() is threading.main_thread()
         self._wake, self._wakes = os.pipe()
-        os.set_blocking(self._wakes, False)
-        self._open = True
+        self._told = False
         threading.Thread(target=self._wait, name="last resort", daemon=True).start()
 
     def told_to_stop(self) -> None:
         """Let the time run; called from a signal handler, too: it takes no lock."""
-        if self._open:
-            with suppress(OSError):  # told before: once is enough
-                os.write(self._wakes, b"!")
+        if not self._told:
+            self._told = True
+            os.write(self._wakes, b"!")
 
     def over(self) -> None:
         """Say that the stop has ended; what was never told to stop is watched no more."""
-        self._over = True
-        self._open = False
+        self._over = self._told = True
         os.close(self._wakes)
 
     def _wait(self) -> None:
