@@ -55,6 +55,7 @@ _CRITERIA: Final = {
     "J1": "never a wrong history; the next event can be read",
     "J2": "every acknowledged event is there, without a gap; a full disk is said once",
     "J3": "accepted exactly when it is legal; the error names the place",
+    "J4": "the loop never waits for the file; every step is in it afterwards; the run has an end",
     "S1": "the password is nowhere",
     "S2": "no statement runs; one log line each; typed errors",
     "S3": "refused unless the server is who it says",
