@@ -41,13 +41,13 @@ class UnitStatement(UnitEvent, kw_only=True):
 
     Args:
         operation: First word of the statement, as `SELECT`.
-        statement: The statement, without parameters.
+        statement: The statement, without parameters and literals.
         system: The database, as OpenTelemetry names it: `postgresql`, `sqlite`, `mysql`.
         namespace: Its name, or the path of its file.
         server: Host of its server; empty for a file.
         port: Port of its server, when the configuration says one.
         duration: Seconds from sending it to its answer.
-        error: What it failed with, in one line, without SQL and values; empty otherwise.
+        error: What it failed with, in one line, without its text; empty otherwise.
     """
 
     topic: ClassVar[str] = "database.statement"
@@ -73,8 +73,8 @@ class UnitRolledBack(UnitEvent, kw_only=True):
 
     Args:
         cause: `error`, `cancelled`, `control_flow` (SkipHandler, CancelHandler) or `explicit`.
-        error: What ended the block, in one line, without SQL and values.
-        rollback_error: What went wrong in the rollback itself.
+        error: What ended the block, in one line, without its text.
+        rollback_error: What went wrong in the rollback itself, without its text.
     """
 
     topic: ClassVar[str] = "uow.rollback"
@@ -106,7 +106,7 @@ class UnitClosed(UnitEvent, kw_only=True):
     Args:
         outcome: `committed`, `rolled_back` or `outcome_unknown`.
         cause: Why it was rolled back; empty otherwise.
-        error: What ended the block, in one line, without SQL and values.
+        error: What ended the block, in one line, without its text.
         duration: Seconds from begin to close.
         statements: Statements that went through SQLAlchemy.
         database_time: Seconds spent waiting for those statements.
@@ -141,7 +141,7 @@ class UnitRetried(UnitEvent, kw_only=True):
 
     Args:
         attempt: Number of the attempt that failed.
-        error: What it failed with, in one line, without SQL and values.
+        error: What it failed with, in one line, without its text.
         sqlstate: The server's code, when it said one.
         wait: Seconds until the next attempt.
     """
@@ -163,7 +163,7 @@ class UnitSlow(UnitEvent, kw_only=True):
     Args:
         duration: Seconds it has been open.
         holds_connection: True when it keeps a connection from others.
-        statement: Its last statement, without parameters.
+        statement: Its last statement, without parameters and literals.
     """
 
     topic: ClassVar[str] = "uow.slow"
@@ -180,7 +180,7 @@ class UnitCallbackFailed(UnitEvent, kw_only=True):
 
     Args:
         callback: Qualified name of the callback.
-        error: What it raised, in one line.
+        error: What it raised, in one line, without its text.
     """
 
     topic: ClassVar[str] = "uow.callback_failed"

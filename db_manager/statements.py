@@ -89,7 +89,8 @@ class Statements:
             UnitStatement(
                 unit=unit.number,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
-                statement=statement_text(sql, connection.dialect.name),
+                # SQLAlchemy has a subclass of str, cut in its str().
+                statement=statement_text(str(sql), connection.dialect.name),
                 system=connection.dialect.name,
                 namespace=self._url.database or "",
                 server=self._url.host or "",

@@ -286,8 +286,8 @@ class PluginFailed(PluginEvent, kw_only=True):
 
     Args:
         hook: The hook that failed.
-        error: What went wrong, in one line.
-        cleanup_errors: What went wrong while giving back, a line each.
+        error: What went wrong, in one line; with its text when *hook* is `load` or `start`.
+        cleanup_errors: What went wrong while giving back, a line each, without their texts.
         duration: Seconds from the begin of the hook to the end of the clean-up.
     """
 
@@ -396,7 +396,7 @@ class AppStopped(Event, kw_only=True):
     """Every plugin was stopped, or its stop was tried.
 
     Args:
-        errors: What went wrong, a line each; empty after a good stop.
+        errors: What went wrong, a line each, without texts; empty after a good stop.
         duration: Seconds from `app.stopping`.
     """
 
@@ -434,7 +434,7 @@ class SubscriberFailed(Event, kw_only=True):
     Args:
         subscriber: Qualified name of the handler.
         failed_topic: Topic of the event it was called with.
-        error: What it raised, in one line.
+        error: What it raised, in one line, without its text.
     """
 
     topic: ClassVar[str] = "subscriber.failed"
