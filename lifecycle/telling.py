@@ -7,8 +7,9 @@ handler writes `ValueError(f"bad name {name}")`. The text stays on the exception
 import errno
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal
 
 from lifecycle.errors import PluginFailedError
 
@@ -19,6 +20,8 @@ _READERS: Final[dict[str, Callable[[BaseException], Told]]] = {}  # by the packa
 
 #: Characters of what is told.
 LONGEST: Final = 500
+#: Causes of causes that are logged: a loop that fails again and again makes an endless chain.
+_CAUSES: Final = 20
 #: Errors of a group that are told.
 _MEMBERS: Final = 3
 _OURS: Final = frozenset(("lifecycle", "db_manager", "observability"))
@@ -67,7 +70,7 @@ def textless(error: BaseException) -> BaseException:
     Args:
         error: Any error.
     """
-    return _stand_in(error, {})
+    return _stand_in(error, {}, _CAUSES)
 
 
 def add_reader(packages: Iterable[str], reader: Callable[[BaseException], Told]) -> None:
@@ -91,7 +94,7 @@ class _Textless(Exception):  # noqa: N818 -- it is named after the error it stan
     """Stands in a log line for an error."""
 
 
-def _stand_in(error: BaseException, made: dict[int, BaseException]) -> BaseException:
+def _stand_in(error: BaseException, made: dict[int, BaseException], causes: int) -> BaseException:
     if id(error) in made:
         return made[id(error)]  # a circle of causes
     kind = type(error)
@@ -99,10 +102,10 @@ def _stand_in(error: BaseException, made: dict[int, BaseException]) -> BaseExcep
     stand_in: BaseException = type(name, (_Textless,), {"__module__": kind.__module__})(said)
     made[id(error)] = stand_in
     stand_in.__traceback__ = error.__traceback__
-    if error.__cause__ is not None:
-        stand_in.__cause__ = _stand_in(error.__cause__, made)
-    if error.__context__ is not None:
-        stand_in.__context__ = _stand_in(error.__context__, made)
+    if error.__cause__ is not None and causes:
+        stand_in.__cause__ = _stand_in(error.__cause__, made, causes - 1)
+    if error.__context__ is not None and causes:
+        stand_in.__context__ = _stand_in(error.__context__, made, causes - 1)
     stand_in.__suppress_context__ = error.__suppress_context__
     return stand_in
 
@@ -117,7 +120,10 @@ def _told(error: BaseException) -> Told:
     if reader is not None:
         name, facts = reader(error)
     elif isinstance(error, BaseExceptionGroup):
-        members = [tell(each) for each in error.exceptions[:_MEMBERS]]
+        members = [
+            type(each).__name__ if isinstance(each, BaseExceptionGroup) else tell(each)
+            for each in error.exceptions[:_MEMBERS]
+        ]
         facts = [f"{len(error.exceptions)} errors: {'; '.join(members)}"]
     elif isinstance(error, OSError) and (symbol := errno.errorcode.get(error.errno or 0)):
         facts = [symbol]
@@ -138,22 +144,29 @@ def _place(traceback: TracebackType | None) -> str:
     When the bot itself is installed among the libraries, that is the outermost frame which is not
     ours: the function that opened the unit, the callback, the subscriber.
     """
-    found = fallback = ""
+    found = fallback = None
     while traceback is not None:
         frame = traceback.tb_frame
-        module = str(frame.f_globals.get("__name__", "?"))
-        package = _package(module)
-        if package not in _OURS and package not in sys.stdlib_module_names:
-            place = f"{module}:{traceback.tb_lineno}"
-            fallback = fallback or place
-            if not _is_installed(frame.f_code.co_filename):
-                found = place
+        kind = _kind(frame.f_globals.get("__name__", "?"), frame.f_code.co_filename)
+        if kind != "between":
+            fallback = fallback or traceback
+            if kind == "bot":
+                found = traceback
         traceback = traceback.tb_next
-    return found or fallback
+    place = found or fallback
+    if place is None:
+        return ""
+    return f"{place.tb_frame.f_globals.get('__name__', '?')}:{place.tb_lineno}"
 
 
-def _is_installed(path: str) -> bool:
-    return "site-packages" in path or "dist-packages" in path or path.startswith("<")
+@lru_cache(maxsize=1024)
+def _kind(module: str, path: str) -> Literal["between", "library", "bot"]:
+    """Return whose code a module is; `between` is ours and the standard library's."""
+    package = _package(module)
+    if package in _OURS or package in sys.stdlib_module_names:
+        return "between"
+    installed = "site-packages" in path or "dist-packages" in path or path.startswith("<")
+    return "library" if installed else "bot"
 
 
 def _package(module: str) -> str:

@@ -125,3 +125,18 @@ def test_a_stand_in_has_everything_but_the_text() -> None:
     assert str(shown).startswith("raised in ")
     assert (type(shown.__cause__).__name__, shown.__context__) == ("KeyError", shown)
     assert not hasattr(shown, "__notes__")
+
+
+def test_an_endless_chain_of_causes_is_cut() -> None:
+    """An error with thousands of errors before it is logged with the last twenty of them."""
+    error: BaseException = ValueError(CANARY)
+    for _ in range(5000):
+        later = ValueError(CANARY)
+        later.__context__ = later.__cause__ = error
+        error = later
+    shown: BaseException | None = textless(error)
+    length = 0
+    while shown is not None:
+        shown = shown.__context__
+        length += 1
+    assert length == 21
