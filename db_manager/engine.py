@@ -23,6 +23,8 @@ CLIENT_CHECK_INTERVAL = 1000
 #: A driver gives up on an answer this many seconds after the server should have ended the
 #: statement by itself.
 ANSWER_MARGIN = 5.0
+#: libpq's: an idle connection that was lost in silence is known to be lost after a minute.
+KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _DRIVERS = "use postgresql+asyncpg, sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
 _SECRETS = frozenset({"password", "passwd", "sslpassword"})
 
@@ -258,6 +260,7 @@ def _postgresql(config: DatabaseConfig, url: URL, *, read_only: bool) -> dict[st
         "async_creator_fn": _connect_psycopg,
         "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
         "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
+        **KEEPALIVE,
         "application_name": settings.pop("application_name"),
         "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         "sslmode": "disable" if context is None else _libpq_mode(config),

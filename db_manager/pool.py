@@ -237,8 +237,10 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def _attempt_ended(self, attempt: "asyncio.Task[None]") -> None:
         error = None if attempt.cancelled() else attempt.exception()
-        if attempt not in self._attempts:
-            return  # it opened one
+        if attempt not in self._attempts:  # it opened one
+            if error is not None:
+                raise error  # the loop reports it
+            return
         del self._attempts[attempt]
         if error is None:
             self._free_place()

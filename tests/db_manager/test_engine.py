@@ -115,6 +115,7 @@ async def test_psycopg_defaults() -> None:
         DatabaseConfig(driver="postgresql+psycopg", database="bot", connect_timeout=3.0)
     )
     assert (sent["connect_timeout"], sent["answer_timeout"]) == (3, 20.0)
+    assert sent["keepalives_idle"] + sent["keepalives_interval"] * sent["keepalives_count"] == 60
 
 
 async def test_a_reading_engine_refuses_writes_at_the_server() -> None:

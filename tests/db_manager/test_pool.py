@@ -117,6 +117,7 @@ async def test_the_end_of_a_unit_tells_how_long_it_waited(
         async with UnitOfWork(database) as uow:
             await uow.session.execute(text("SELECT 1"))
 
+    await short()  # the connection is open from here on
     with EventRecorder(database.bus) as events:
         async with UnitOfWork(database) as holder:
             await holder.session.execute(text("SELECT 1"))
