@@ -20,6 +20,8 @@ UNDONE: Final = frozenset({"40001", "40P01", "55P03", "25006"})
 UNAVAILABLE: Final = frozenset({"57P03", "53300", "08001", "08004", "57P05"})
 #: The connection is gone; before COMMIT was sent that means rolled back.
 LOST: Final = frozenset({"08000", "08003", "08006", "08007", "57P01", "57P02", "40003", "25P03"})
+#: The statement has to be inside of a transaction block.
+NO_TRANSACTION: Final = "25P01"
 #: MariaDB: lock wait timeout, deadlock, record changed since last read.
 MYSQL_UNDONE: Final = frozenset({1020, 1205, 1213})
 #: MariaDB: too many connections, cannot connect, shutting down.

@@ -26,6 +26,8 @@ from db_manager.errors import (
     WrongEventLoopError,
 )
 from db_manager.greenlets import Greenlets
+from db_manager.lanes import need_transaction
+from db_manager.leftovers import Leftovers, refuse_writing
 from db_manager.line import FairQueue
 from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
@@ -104,6 +106,7 @@ class Database:
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, UnitOfWork] = {}
+        self._leftovers = Leftovers(self._connections)
         self._statements = Statements(engine.url, self._connections, self.answered)
         self._counts = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -208,6 +211,8 @@ class Database:
             self.on_lost(engine, reason)
             raise DatabaseUnavailableError(reason) from error
         self._connections[connection] = unit
+        if unit.read_only:
+            self._leftovers.watch(engine)
         return connection
 
     def make_ready(self, connection: Connection, unit: "UnitOfWork", level: str | None) -> None:
@@ -228,7 +233,10 @@ class Database:
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
         self.forget(connection)
-        connection.close()
+        try:
+            self._leftovers.drop(connection)
+        finally:
+            connection.close()
 
     def forget(self, connection: Connection) -> None:
         """Count what is said on *connection* to no unit any more."""
@@ -245,6 +253,7 @@ class Database:
         if self._reader is None:
             self._reader = self._make_reader()
             self._listen(self._reader)
+            event.listen(self._reader.sync_engine, "checkout", refuse_writing)
         return self._reader
 
     def _enter_writer(self, unit: "UnitOfWork", writer: FairQueue[None]) -> None:
@@ -317,6 +326,10 @@ class Database:
             unit.statement_failed(wrong)
             if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, wrong)
+            if classify.sqlstate(error) == classify.NO_TRANSACTION:
+                # asyncpg has prepared it, which leaves an implicit transaction open.
+                self._leftovers.note(connection)
+                need_transaction(unit, "such a statement, as that of a stream,")
         return silence
 
     def _refuse_when_closed(self, *_: object) -> None:

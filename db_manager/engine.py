@@ -15,7 +15,8 @@ from db_manager.config import DatabaseConfig
 from db_manager.errors import ConfigError
 from db_manager.liveness import is_dead
 from db_manager.pool import FairQueuePool
-from db_manager.sqlite import SqliteConnection, connector
+from db_manager.sqlite import SqliteConnection
+from db_manager.sqlite_file import connector
 
 #: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
 #: statement whose client is gone lives on, with its locks, to its end.

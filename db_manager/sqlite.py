@@ -17,59 +17,10 @@ import aiosqlite
 
 from db_manager.errors import TransactionAbortedError
 from db_manager.sqlite_cursor import FIRST_ROWS, SqliteCursor
-from db_manager.sqlite_locks import SLICE, Patience
+from db_manager.sqlite_locks import Patience
 
 #: How SQLAlchemy sets and asks an isolation level: about the connection, outside of transactions.
 _LEVEL: Final = "PRAGMA read_uncommitted"
-
-
-def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:
-    """Return a function that opens *path* with settings that are safe for several units.
-
-    Args:
-        path: File, `:memory:` or a `file:` URI.
-        synchronous: `NORMAL` (survives kill -9) or `FULL` (also power loss).
-        **arguments: For `sqlite3.connect`, as `timeout`: seconds to wait for the lock of another
-            process.
-
-    Returns:
-        A function for the driver's thread.
-    """
-    options = {"uri": path.startswith("file:"), "factory": _Opened, **arguments}
-    options["timeout"] = min(SLICE, options.get("timeout", SLICE))
-
-    def connect() -> sqlite3.Connection:
-        connection: sqlite3.Connection = sqlite3.connect(
-            path, **options | {"isolation_level": None}
-        )
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {synchronous}")
-            connection.execute("PRAGMA foreign_keys = ON")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    return connect
-
-
-class _Opened(sqlite3.Connection):
-    """Keeps what SQLAlchemy says about isolation from the driver.
-
-    To the driver `isolation_level` tells when to begin transactions of its own; we begin them.
-    """
-
-    #: None when SQLAlchemy asked for AUTOCOMMIT: then nothing begins a transaction.
-    asked: str | None = ""
-
-    @property  # type: ignore[override]  # a plain attribute of fewer values there
-    def isolation_level(self) -> str | None:
-        return self.asked
-
-    @isolation_level.setter
-    def isolation_level(self, level: str | None) -> None:
-        self.asked = level
 
 
 class SqliteConnection(aiosqlite.Connection):
@@ -184,6 +135,8 @@ class SqliteConnection(aiosqlite.Connection):
         try:
             if begins:
                 self._begin_here()
+            if args and isinstance(args[0], str):
+                self._doubt(args[0])
             if self._patience.is_touched(fn, args):
                 result = self._patience.untouched(connection, fn, *args, **kwargs)
             elif self._patience.is_statement(fn):
@@ -204,6 +157,11 @@ class SqliteConnection(aiosqlite.Connection):
         if self._begin and not connection.in_transaction and self._begins(connection):
             self._patiently(connection.execute, self._begin)
 
+    def _doubt(self, sql: str) -> None:
+        """Refuse writes anew before the next statement, when *sql* may switch that off."""
+        if self._query_only and "pragma" in sql.lower():
+            self._query_only = None
+
     @staticmethod
     def _begins(connection: sqlite3.Connection) -> bool:
         return getattr(connection, "asked", "") is not None
@@ -220,6 +178,7 @@ class SqliteConnection(aiosqlite.Connection):
         about_waiting = "busy_timeout" in sql
         if not about_waiting and not sql.startswith(_LEVEL):
             self._begin_here()
+        self._doubt(sql)
         try:
             if self._failed and sql.startswith("SAVEPOINT"):
                 raise sqlite3.OperationalError("a statement failed before this savepoint")
@@ -257,8 +216,6 @@ class SqliteConnection(aiosqlite.Connection):
     async def _end(self, sql: str) -> None:
         self._begin, self._read_only = self._usual
         self._begin_next = False
-        if self._query_only:
-            self._query_only = None  # somebody may have switched it off
         if self._in_transaction or self._unread:
             try:
                 await self.cross(self._end_here, sql)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from db_manager.config import DatabaseConfig
 from db_manager.database import Database, UnitSettings
 from db_manager.engine import create_engine
 from db_manager.factory import UnitOfWorkFactory
+from db_manager.plugin import _reader
 from lifecycle.bus import EventBus
 from observability.testing import EventRecorder
 
@@ -35,7 +35,7 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
         config = DatabaseConfig(url=url.render_as_string(hide_password=False), **keys)
         database = Database(
             create_engine(config),
-            make_reader=partial(create_engine, config, read_only=True),
+            make_reader=_reader(config),
             settings=UnitSettings(
                 exit_timeout=config.exit_timeout,
                 pool_timeout=config.pool_timeout,
