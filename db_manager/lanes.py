@@ -39,6 +39,10 @@ class Unit(Protocol):
         """Its Core lane."""
 
     @property
+    def read_only(self) -> object:
+        """True for a unit that commits each statement by itself."""
+
+    @property
     def greenlets(self) -> Greenlets:
         """Where SQLAlchemy's synchronous core runs."""
 
@@ -78,6 +82,22 @@ def refuse_end(unit: Unit, statement: object) -> None:
     sql = statement.text if isinstance(statement, TextClause) else statement
     if isinstance(sql, str) and (found := _ENDS.match(sql)):
         refuse(unit, " ".join(found[0].upper().split()))
+
+
+def need_transaction(unit: Unit, what: str) -> None:
+    """Raise when *unit* commits each statement by itself: *what* is a part of a transaction.
+
+    Some databases could do it all the same, and others not; a unit is one thing on all of them.
+
+    Raises:
+        UnitOfWorkStateError: It is a unit with `read_only=True`.
+    """
+    if unit.read_only is True:
+        raise UnitOfWorkStateError(
+            unit.state,
+            f"{what} needs a transaction, and a unit with read_only=True has none",
+            'open it with read_only="snapshot"',
+        )
 
 
 def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any) -> Any:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import EMPTY_DICT
 from sqlalchemy.util.concurrency import in_greenlet
 
-from db_manager.lanes import Unit, execute_core, refuse, refuse_end
+from db_manager.lanes import Unit, execute_core, need_transaction, refuse, refuse_end
 
 
 class SyncUnitSession(Session):
@@ -105,6 +105,7 @@ class SyncUnitSession(Session):
         """Begin a savepoint; refuse to begin anything else: the unit has begun."""
         if not nested:
             refuse(self.unit, "session.begin()")
+        need_transaction(self.unit, "a savepoint")
         savepoint = super().begin(nested=True)
         # The other lanes are in it from here on; SQLAlchemy would send it with the session's own
         # next statement.

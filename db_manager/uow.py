@@ -232,6 +232,7 @@ class UnitOfWork:
 
         Raises:
             TransactionAbortedError: A statement of the part failed and the part swallowed it.
+            UnitOfWorkStateError: The unit is `read_only=True`: it has no transaction.
         """
         transaction = self._transaction
         failed = transaction.failed
