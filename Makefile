@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo demo-faults docs test test-all check faults bench bench-quick pins clean
+.PHONY: demo demo-faults docs test test-all check faults foreign soak bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
@@ -31,6 +31,13 @@ check: $(VENV)/.dev
 faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
 
+# The tests of SQLAlchemy's asyncio extension on our lanes, and aiogram's on attached dispatchers:
+# make foreign SQLALCHEMY=path AIOGRAM=path. The paths lead to the files of the installed versions.
+foreign:
+	@$(MAKE) --no-print-directory .venv-foreign/.foreign VENV=.venv-foreign
+	@PYTHONPATH=tests .venv-foreign/bin/python -m foreign \
+		$(if $(SQLALCHEMY),--sqlalchemy $(SQLALCHEMY)) $(if $(AIOGRAM),--aiogram $(AIOGRAM))
+
 # Writes docs/performance.md and its plots; on a server of one's own with URLS=postgresql://…
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(if $(URLS),--urls $(URLS))
@@ -53,6 +60,8 @@ pins: $(VENV)/.uv
 		--group test --group lint pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header \
+		--group foreign -c requirements/dev.txt pyproject.toml -o requirements/foreign.txt
 
 clean:
 	rm -rf $(VENV)
@@ -74,4 +83,8 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(UV) pip install -q --python $(BIN)/python -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/.foreign: $(VENV)/.dev requirements/foreign.txt
+	@$(UV) pip install -q --python $(BIN)/python -r requirements/foreign.txt
 	@touch $@
