@@ -10,7 +10,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from benchmarks import contenders, ours
@@ -44,26 +44,32 @@ async def measure(scale: Scale) -> Section:
     url = make_url(scale.urls[0])
     gc.collect()
     gc.freeze()  # what was imported is not looked at again
-    crowd = 300 if scale.quick else UNITS
+    async with AsyncExitStack() as stack:
+        keeper = contenders.engine(stack, url, pool_size=1)
+        await prepare(keeper)
+        stack.push_async_callback(clean, keeper)
+        # Each part closes its pools before the next one opens its own.
+        tables = [await _crowds(url, 300 if scale.quick else UNITS), await _one(url)]
+    return Section("Waiting, and memory", f"{_TEXT} {scale.note}", tables)
+
+
+async def _crowds(url: URL, count: int) -> Table:
+    """Return how *count* units at once go through a small pool, in each way."""
     async with AsyncExitStack() as stack:
         engine = contenders.engine(stack, url, pool_size=POOL, pool_timeout=600)
-        await prepare(engine)
-        stack.push_async_callback(clean, engine)
         patient: dict[str, Any] = {"pool_size": POOL, "pool_timeout": 600.0}
         units = UnitOfWorkFactory(ours.open_database(stack, url, **patient))
         maker = async_sessionmaker(engine, expire_on_commit=False)
         rows: list[tuple[Cell, ...]] = [
-            (name, *await _crowd(begin, lane, crowd))
+            (name, *await _crowd(begin, lane, count))
             for name, begin, lane in (
                 (BASE, maker.begin, _itself),
                 (ours.SESSION_LANE, units, attrgetter("session")),
                 (ours.CORE_LANE, units, attrgetter("connection")),
             )
         ]
-        columns = ("", "ended", "failed", "total s", "units/s", "MB while all wait", "kB each")
-        title = f"{crowd:,} units on a pool of {POOL}"
-        tables = [Table(title, columns, rows), await _one(stack, url.set(database=url.database))]
-    return Section("Waiting, and memory", f"{_TEXT} {scale.note}", tables)
+    columns = ("", "ended", "failed", "total s", "units/s", "MB while all wait", "kB each")
+    return Table(f"{count:,} units on a pool of {POOL}", columns, rows)
 
 
 def _itself(given: Any) -> Any:
@@ -112,25 +118,29 @@ async def _settled(reached: Callable[[], bool]) -> None:
     await asyncio.sleep(0.2)
 
 
-async def _one(stack: AsyncExitStack, url: Any) -> Table:
+async def _one(url: URL) -> Table:
     """Return the bytes of one open unit: entered, and after its first statement."""
-    engine = contenders.engine(stack, url, pool_size=HELD)
-    units = UnitOfWorkFactory(ours.open_database(stack, url, pool_size=HELD))
-    maker = async_sessionmaker(engine, expire_on_commit=False)
     rows: list[tuple[Cell, ...]] = []
-    for name, begin, lane in (
-        (BASE, maker.begin, _itself),
-        ("engine.begin()", engine.begin, _itself),
-        (ours.SESSION_LANE, units, attrgetter("session")),
-        (ours.CORE_LANE, units, attrgetter("connection")),
-    ):
-        # engine.begin() holds a connection from its first moment.
-        entered = partial(_bytes, begin, nothing, HELD if name == "engine.begin()" else OPEN)
-        used = partial(_bytes, begin, _reading(lane), HELD)
-        await used()  # opens the connections
-        rows.append((name, round(await entered()), round(await used())))
+    async with AsyncExitStack() as stack:
+        engine = contenders.engine(stack, url, pool_size=HELD)
+        maker = async_sessionmaker(engine, expire_on_commit=False)
+        rows.append(await _row(BASE, maker.begin, _itself))
+        # It holds a connection from its first moment.
+        rows.append(await _row("engine.begin()", engine.begin, _itself, count=HELD))
+    async with AsyncExitStack() as stack:
+        units = UnitOfWorkFactory(ours.open_database(stack, url, pool_size=HELD))
+        rows.append(await _row(ours.SESSION_LANE, units, attrgetter("session")))
+        rows.append(await _row(ours.CORE_LANE, units, attrgetter("connection")))
     columns = ("bytes of one open unit", "entered", "after one SELECT")
     return Table("Memory of one open unit", columns, rows)
+
+
+async def _row(name: str, begin: Begin, lane: Lane, count: int = OPEN) -> tuple[Cell, ...]:
+    """Return the row of one way; *count* of its units are open at once before they do anything."""
+    used = partial(_bytes, begin, _reading(lane), HELD)
+    await used()  # opens the connections
+    entered = await _bytes(begin, nothing, count)
+    return name, round(entered), round(await used())
 
 
 def _reading(lane: Lane) -> Lane:
