@@ -1,12 +1,9 @@
 """Makes a fact of the lifecycle: appended to the journal, applied, published, in this order."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from threading import Thread
 from typing import Any
 
 from lifecycle.bus import EventBus
@@ -14,6 +11,7 @@ from lifecycle.errors import JournalError
 from lifecycle.events import AppCrashed, Event
 from lifecycle.journal import Journal
 from lifecycle.telling import tell_text
+from lifecycle.threads import in_thread
 
 _log = logging.getLogger("lifecycle")
 
@@ -60,7 +58,9 @@ class Recorder:
         if self.is_open:
             self._catch_up()
             self.is_open = False
-            await _in_thread(partial(self.journal.close, clean=self._broken is None))
+            await in_thread(
+                partial(self.journal.close, clean=self._broken is None), "end of the journal"
+            )
 
     def record(
         self, event: Event, apply: Callable[[Any], None] | None = None, *, must: bool = True
@@ -128,25 +128,3 @@ class Recorder:
             return None
         self._reported = self._broken is not None
         return self._broken
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Run *work* in a thread of its own: the loop's may all be taken by what never ends."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: Exception | None) -> None:
-        if not ended.done():
-            ended.set_result(None) if error is None else ended.set_exception(error)
-
-    def run() -> None:
-        failure = None
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 -- raised to who waits
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(tell, failure)
-
-    Thread(target=run, name="end of the journal", daemon=True).start()
-    await ended

@@ -4,20 +4,17 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
-from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aiohttp import web
 
 from lifecycle.application import Application
 from lifecycle.machine import State
+from lifecycle.threads import in_thread
 from observability.address import parse_address
 from observability.connections import Connections
 from observability.metrics import Metrics
-
-T = TypeVar("T")
 
 #: Seconds that requests under way are given at the end.
 _LAST_REQUESTS: Final = 0.5
@@ -133,7 +130,7 @@ class Endpoint:
         if self._scraping is not None and not self._scraping.done():
             raise web.HTTPServiceUnavailable(text="a scrape is under way\n")
         accept = request.headers.get("Accept", "")
-        self._scraping = _in_thread(lambda: metrics.render(accept))
+        self._scraping = in_thread(lambda: metrics.render(accept), "observability scrape")
         text, content_type = await asyncio.shield(self._scraping)
         return web.Response(body=text, headers={"Content-Type": content_type})
 
@@ -141,28 +138,3 @@ class Endpoint:
 def _json(status: int, answer: dict[str, Any]) -> web.Response:
     text = json.dumps(answer, ensure_ascii=False) + "\n"
     return web.Response(status=status, text=text, content_type="application/json")
-
-
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Run *work* in a daemon thread.
-
-    The loop's own threads are waited for at its end, and resolve the names of hosts: nothing that
-    may hang belongs there.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def tell(done: Callable[[], None]) -> None:
-        if not answer.done():
-            done()
-
-    def run() -> None:
-        try:
-            done = partial(answer.set_result, work())
-        except Exception as error:  # noqa: BLE001 -- it is raised where the answer is awaited
-            done = partial(answer.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, done)
-
-    Thread(target=run, name="observability scrape", daemon=True).start()
-    return answer
