@@ -119,7 +119,7 @@ def unavailable_errors() -> Iterator[None]:
     """Turn every way of saying "not there now" into `DatabaseUnavailableError`."""
     try:
         yield
-    except (OSError, sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+    except Exception as error:
         if isinstance(error, DatabaseUnavailableError) or not classify.is_unavailable(error):
             raise
         raise DatabaseUnavailableError(connection_text(error)) from error

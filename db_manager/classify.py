@@ -108,6 +108,7 @@ def is_unavailable(error: BaseException) -> bool:
         or sqlstate(error) in UNAVAILABLE | LOST
         or errno(error) in MYSQL_UNAVAILABLE | MYSQL_LOST
         or is_uncoded(error)
+        or _refusal(error) in _CLOSED  # raw: lost while SQLAlchemy was setting it up
     )
 
 

@@ -204,7 +204,7 @@ class Database:
             connection = engine.sync_engine.connect()
         except sqlalchemy.exc.TimeoutError:
             raise self._exhausted(unit, engine) from None
-        except (OSError, sqlalchemy.exc.DBAPIError) as error:
+        except Exception as error:  # also the driver's own: SQLAlchemy does not wrap all of them
             if not classify.is_unavailable(error):
                 raise
             reason = connection_text(error)

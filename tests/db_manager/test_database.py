@@ -7,11 +7,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.util import await_only
 
 from db_manager.database import Database
-from db_manager.errors import ManagerClosedError, PoolExhaustedError, WrongEventLoopError
+from db_manager.errors import (
+    DatabaseUnavailableError,
+    ManagerClosedError,
+    PoolExhaustedError,
+    WrongEventLoopError,
+)
 from db_manager.events import PoolExhausted, UnitSlow
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
@@ -231,3 +237,25 @@ async def test_the_factory_takes_the_engine(database: Database) -> None:
     """A factory of an engine opens units of that engine's database."""
     async with UnitOfWorkFactory(database.engine)():
         assert len(database.open) == 1
+
+
+@pytest.mark.parametrize("when", ["closed", "lost"])
+async def test_a_connection_that_is_lost_in_its_set_up_is_no_connection(
+    when: str, postgres_database: URL, open_database: Callable[..., Database]
+) -> None:
+    """A driver's error of the set-up, which SQLAlchemy does not wrap, means that nothing began."""
+    database = open_database(postgres_database)
+
+    @event.listens_for(database.engine.sync_engine, "connect")
+    def lose(adapter: Any, _record: object) -> None:
+        driver = adapter.driver_connection
+        if when == "closed":
+            await_only(driver.close())
+            await_only(driver.set_type_codec("json", schema="pg_catalog", encoder=str, decoder=str))
+        else:
+            await_only(driver.execute("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(DatabaseUnavailableError):
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(ONE)
+    assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
