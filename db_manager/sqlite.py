@@ -93,7 +93,7 @@ class SqliteConnection(aiosqlite.Connection):
         call = _Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             # Otherwise the statement goes on in its thread and keeps the write lock.
             call.cancelled = True
             self._begin_next = begins  # it may not have begun
@@ -246,7 +246,7 @@ class SqliteConnection(aiosqlite.Connection):
 
     def _is_wanted(self) -> bool:
         """In the driver's thread: whether somebody still waits for what it does."""
-        return self._running and not (self.crossing is not None and self.crossing.cancelled)
+        return self._running and (self.crossing is None or self.crossing.is_wanted())
 
     def _close_opened(self) -> None:
         if self._opened is not None:
@@ -287,6 +287,10 @@ class _Call:
         self._fn = fn
         self.cancelled = False
 
+    def is_wanted(self) -> bool:
+        """Return True while somebody waits for it."""
+        return not self.cancelled
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.cancelled:
             return None
@@ -294,5 +298,9 @@ class _Call:
         connection.crossing = self
         try:
             return connection.counting(self._fn, *args, **kwargs)
+        except sqlite3.Error:
+            if self.is_wanted():
+                raise
+            return None  # nobody waits for the answer any more
         finally:
             connection.crossing = None

@@ -16,6 +16,7 @@ from observability.testing import EventRecorder
 Open = Callable[..., Database]
 
 SELECT = text("SELECT 1")
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
 #: More than every pool here holds.
 UNITS = 7
 
@@ -179,3 +180,32 @@ async def test_units_that_are_cancelled_while_they_give_back_lose_no_entry(
         await asyncio.wait({task})
         assert used(database) == 0
     await work()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_unit_that_is_abandoned_in_a_statement_is_rolled_back(
+    database_url: URL, open_database: Open, read_only: bool
+) -> None:
+    """A coroutine that is closed while its unit waits leaves no connection and no open unit."""
+    database = open_database(database_url, pool_size=1, max_overflow=0, pool_timeout=5)
+    unit = UnitOfWork(database, read_only=read_only)
+    sleeping = "SELECT pg_sleep(60)" if database.engine.dialect.name == "postgresql" else ENDLESS
+
+    async def work() -> None:
+        async with unit:
+            await unit.session.execute(SELECT)
+            begun.append(True)
+            await unit.session.execute(text(sleeping))
+
+    begun: list[bool] = []
+    working = work()
+    while not begun:  # by hand, as the task that runs here: a task would cancel what it waits for
+        future = working.send(None)
+        if future is not None and not begun:
+            future._asyncio_future_blocking = False
+            await asyncio.wait([future])
+    working.close()
+    assert unit.state == "rolled_back"
+    assert (used(database), len(database.open)) == (0, 0)
+    async with UnitOfWork(database, read_only=read_only) as uow:
+        assert await uow.session.scalar(SELECT) == 1

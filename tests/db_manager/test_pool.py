@@ -13,6 +13,7 @@ from db_manager.errors import PoolExhaustedError
 from db_manager.events import UnitClosed
 from db_manager.line import FairQueue
 from db_manager.pool import FairQueuePool
+from db_manager.pool_entry import Entry
 from db_manager.uow import UnitOfWork
 from observability.testing import EventRecorder
 
@@ -31,6 +32,15 @@ def test_the_pool_asks_our_queue(postgres_database: URL, open_database: Open) ->
     assert isinstance(pool, FairQueuePool)
     assert isinstance(pool._pool, FairQueue)
     assert isinstance(pool.recreate()._pool, FairQueue)
+
+
+async def test_the_pool_makes_our_entries(database_url: URL, open_database: Open) -> None:
+    """SQLAlchemy's pool still makes its entries by `_create_connection`, and takes them back."""
+    database = open_database(database_url)
+    async with database.engine.connect() as connection:
+        entry = (await connection.get_raw_connection())._connection_record
+        assert isinstance(entry, Entry)
+    assert entry.returned
 
 
 async def test_who_waits_is_served_in_order(postgres_database: URL, open_database: Open) -> None:
