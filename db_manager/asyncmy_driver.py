@@ -1,14 +1,14 @@
 """asyncmy's connection, with a deadline for answers and an eye for ends of transactions."""
 
 import asyncio
-import re
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_IN_TRANS
 from asyncmy.errors import OperationalError
 
 from db_manager.deadlines import Deadlines
+from db_manager.ending_sql import ending
 
 if TYPE_CHECKING:
 
@@ -29,14 +29,6 @@ if TYPE_CHECKING:
 
 else:
     from asyncmy.connection import Connection
-
-
-#: Ends a transaction, also where another one begins in the same breath. Whatever else ends one,
-#: DDL for example, commits it.
-_SAID: Final = re.compile(
-    r"(?:\s|/\*.*?\*/)*(?:COMMIT|BEGIN|START\s+TRANSACTION|ROLLBACK(?!(?:\s+WORK)?\s+TO\b))\b",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 class PatientConnection(Connection):
@@ -65,13 +57,14 @@ class PatientConnection(Connection):
 
     async def query(self, sql: Any, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
         """Send a statement and wait for its answer."""
-        begun = self._in_transaction
+        begun, said = self._in_transaction, isinstance(sql, str) and ending(sql)
+        if begun and said:
+            self.ends += 1  # now: its answer may be lost
         try:
             return await super().query(sql, unbuffered)
         finally:
-            if begun and isinstance(sql, str) and _SAID.match(sql):
-                self.ends += 1
-            elif begun and not self._in_transaction:
+            # Whatever else ends one commits it, DDL for example.
+            if begun and not said and not self._in_transaction:
                 self.implicit_commits += 1
 
     async def begin(self) -> None:

@@ -1,17 +1,14 @@
 """asyncpg's connection, with an ear for what the server really answered to COMMIT."""
 
 import asyncio
-import re
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 
 from db_manager.deadlines import Deadlines
+from db_manager.ending_sql import ENDS, ending
 from db_manager.errors import TransactionAbortedError
-
-#: Goes back to a savepoint, and is answered as the end of a transaction is.
-_PART: Final = re.compile(r"\s*ROLLBACK(?:\s+WORK|\s+TRANSACTION)?\s+TO\b", re.IGNORECASE)
 
 
 class CheckedConnection(asyncpg.Connection):
@@ -37,14 +34,20 @@ class CheckedConnection(asyncpg.Connection):
         Raises:
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
+        said = ending(query)
+        if said in ENDS:
+            self.ends += 1  # now: its answer may be lost
         status: str = await super().execute(query, *args, timeout=timeout)
-        if status == "COMMIT":
+        if said == "COMMIT" and status == "ROLLBACK":
+            raise TransactionAbortedError
+        if status == "COMMIT" and not said:  # of a script
             self.ends += 1
-        elif status == "ROLLBACK" and not _PART.match(query):
-            self.ends += 1
-            if query == "COMMIT;":
-                raise TransactionAbortedError
         return status
+
+    def prepare(self, query: str, **kwargs: Any) -> Any:
+        """Prepare *query*; whoever prepares COMMIT will execute it."""
+        self.ends += ending(query) in ENDS
+        return super().prepare(query, **kwargs)
 
 
 class _PatientLoop(Deadlines):

@@ -1,23 +1,15 @@
 """What the lanes of a unit have in common: what they need of it, and what they refuse."""
 
-import re
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from sqlalchemy import TextClause
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 
+from db_manager.ending_sql import ending
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
-
-#: Begins a statement that would begin or end a transaction; parts of one (SAVEPOINT, RELEASE,
-#: ROLLBACK TO) are none.
-_ENDS: Final = re.compile(
-    r"\s*(?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION"
-    r"|ROLLBACK(?!(?:\s+WORK|\s+TRANSACTION)?\s+TO\b))\b",
-    re.IGNORECASE,
-)
 
 
 class Unit(Protocol):
@@ -80,8 +72,8 @@ def refuse_end(unit: Unit, statement: object) -> None:
         UnitOfWorkStateError: It is one.
     """
     sql = statement.text if isinstance(statement, TextClause) else statement
-    if isinstance(sql, str) and (found := _ENDS.match(sql)):
-        refuse(unit, " ".join(found[0].upper().split()))
+    if isinstance(sql, str) and (word := ending(sql)):
+        refuse(unit, word)
 
 
 def need_transaction(unit: Unit, what: str) -> None:

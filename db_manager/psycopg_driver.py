@@ -9,6 +9,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from db_manager.deadlines import Deadline, Deadlines
+from db_manager.ending_sql import ENDS, ending
 
 #: The server owes no answer: whoever waits now waits for a notification.
 _OWES_NOTHING: Final = frozenset(
@@ -17,6 +18,15 @@ _OWES_NOTHING: Final = frozenset(
 
 
 _OPEN: Final = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
+
+
+class _Cursor(psycopg.AsyncCursor[Any]):
+    """Counts an end of a transaction before it is sent: its answer may be lost."""
+
+    async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(query, str) and ending(query) in ENDS:
+            self.connection.ends += 1  # type: ignore[attr-defined]  # it is a PatientConnection
+        return await super().execute(query, *args, **kwargs)
 
 
 class PatientConnection(psycopg.AsyncConnection[Any]):
@@ -33,6 +43,10 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
     _deadline: Deadline | None = None
     _gave_up = False
     _waits = _terminated = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = _Cursor
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for what the server has to say.
@@ -69,6 +83,16 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             self._waits = False
             if self._terminated:
                 self.pgconn.finish()
+
+    async def commit(self) -> None:
+        """Commit."""
+        self.ends += 1
+        await super().commit()
+
+    async def rollback(self) -> None:
+        """Roll back."""
+        self.ends += 1
+        await super().rollback()
 
     def _arm(self, deadlines: Deadlines) -> None:
         self._deadline = deadlines.call_later(self.answer_timeout, self._give_up, deadlines)
