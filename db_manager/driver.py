@@ -50,9 +50,8 @@ class Ends(NamedTuple):
     implicit: int
 
 
-def ends_of(connection: PoolProxiedConnection) -> Ends:
-    """Return how many transactions ended on *connection* so far."""
-    driver = connection.driver_connection
+def ends_of(driver: object) -> Ends:
+    """Return how many transactions ended so far on the connection *driver*."""
     return Ends(getattr(driver, "ends", 0), getattr(driver, "implicit_commits", 0))
 
 
@@ -71,32 +70,28 @@ def is_autocommit(connection: Connection) -> bool:
     return bool(adapter.get_autocommit())  # asyncmy
 
 
-def was_ended(connection: PoolProxiedConnection, before: Ends) -> bool:
+def was_ended(connection: PoolProxiedConnection, driver: Any, before: Ends) -> bool:
     """Return True when the transaction of a unit is over before COMMIT; asks nobody.
 
     Args:
         connection: The pooled connection of the unit.
-        before: What `ends_of` said when the unit got it.
+        driver: What it led to when the unit got it; the line may be lost since.
+        before: What `ends_of` said then.
     """
-    adapter: Any = connection.dbapi_connection
-    driver: Any = connection.driver_connection
-    if adapter is None or driver is None:
-        return False  # closed: the server has undone it
     if getattr(driver, "ends", before.said) != before.said:
         return True
     # Private to SQLAlchemy's adapter of asyncpg: the transaction that it began.
-    begun = getattr(adapter, "_transaction", None) is not None
+    begun = getattr(connection.dbapi_connection, "_transaction", None) is not None
     return begun and not driver.is_closed() and not driver.is_in_transaction()
 
 
-def was_cut(connection: PoolProxiedConnection, before: Ends) -> bool:
+def was_cut(driver: object, before: Ends) -> bool:
     """Return True when a statement of the unit committed all that was before it.
 
     Args:
-        connection: The pooled connection of the unit.
+        driver: The driver's connection of the unit.
         before: What `ends_of` said when the unit got it.
     """
-    driver = connection.driver_connection
     return bool(getattr(driver, "implicit_commits", before.implicit) != before.implicit)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
@@ -71,6 +71,7 @@ class Transaction:
 
     __slots__ = (
         "_database",
+        "_driver",
         "_ending",
         "_ends",
         "_lent",
@@ -129,6 +130,7 @@ class Transaction:
         self.holds_writer = self.drove = False
         #: The connection below SQLAlchemy's, and how many transactions had ended on it before.
         self._pooled: PoolProxiedConnection | None = None
+        self._driver: Any = None
         self._ends = Ends(0, 0)
         self._lent: dict[PoolProxiedConnection, Guarded] = {}
         self._refusal: BaseException | None = None  # what the driver raised for COMMIT
@@ -156,7 +158,8 @@ class Transaction:
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
-        self._ends = ends_of(pooled)
+        self._driver = pooled.driver_connection
+        self._ends = ends_of(self._driver)
         self._database.make_ready(connection, self._unit, self.isolation_level)
         if not self._unit.read_only and is_autocommit(connection):
             self.refuse("an engine in AUTOCOMMIT")
@@ -241,7 +244,7 @@ class Transaction:
             self._refusal = error
             raise
         finally:
-            self._ends = ends_of(pooled)
+            self._ends = ends_of(self._driver)
         self.state = UnitState.COMMITTED
 
     def _judge(self, error: BaseException) -> None:
@@ -280,7 +283,7 @@ class Transaction:
     def _roll_back(self) -> None:
         self.state = UnitState.ROLLING_BACK
         self._look()
-        if self._pooled is not None and was_cut(self._pooled, self._ends):
+        if was_cut(self._driver, self._ends):
             self.ended = self.ended or TransactionEndedError(_CUT, undone=False)
         if self.drove and self.cause == "cancelled":
             self._drop()  # SQLAlchemy does so itself for what goes through it
@@ -316,7 +319,7 @@ class Transaction:
             try:
                 send(pooled)
             finally:
-                self._ends = ends_of(pooled)
+                self._ends = ends_of(self._driver)
             self._undone = self._ending
 
     def _look(self) -> None:
@@ -324,7 +327,7 @@ class Transaction:
         pooled = self._pooled
         if self.ended is not None or pooled is None or self._unit.read_only:
             return  # who only reads wrote nothing that could be there or not
-        if was_ended(pooled, self._ends):
+        if was_ended(pooled, self._driver, self._ends):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
     def _mark_undone(self, what: str) -> TransactionEndedError:
@@ -375,7 +378,7 @@ class Transaction:
             self._database.free_writer()
         if self._pooled is not None:
             self._lent.pop(self._pooled, None)
-        self.session = self.core = self.connection = self._pooled = None
+        self.session = self.core = self.connection = self._pooled = self._driver = None
 
     def give_up(self) -> None:
         """Drop the line: even the polite close of a broken connection did not end."""

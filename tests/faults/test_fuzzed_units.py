@@ -64,16 +64,13 @@ async def test_no_unit_lies_while_backends_die(
             fuzz = Fuzz(database, seed)
             with contextlib.suppress(Exception):  # the second driver finds them there
                 await fuzz.make_tables()
-            name = url.query.get("application_name") or ""
             async with database.engine.connect() as connection:
                 [[name]] = (await connection.exec_driver_sql("SHOW application_name")).all()
             over = asyncio.Event()
             killer = asyncio.create_task(
                 kill_backends(postgres_database, str(name), random.Random(seed), over)
             )
-            for _ in range(units // 200):
-                with contextlib.suppress(OSError):
-                    await fuzz.run(200)
+            await fuzz.run(units)
             over.set()
             await killer
         harmed = "rolled back, and nobody had disturbed it"

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import ForeignKey, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 from support.accounting import connected
 
 from db_manager.base import Base
@@ -324,6 +326,8 @@ class Fuzz:
         self.states: Counter[UnitState] = Counter()
         self.lies: list[str] = []
         self._database = database
+        #: Sees the rows past everything under test.
+        self._witness = create_async_engine(database.engine.url, poolclass=NullPool)
         self._seed = seed
         self._chance = random.Random(seed)
         self._numbers = itertools.count(1)
@@ -388,7 +392,7 @@ class Fuzz:
             loop.call_later(self._chance.expovariate(500), task.cancel)
 
     async def _judge(self, blocks: list[Block]) -> None:
-        async with self._database.engine.begin() as connection:
+        async with self._witness.begin() as connection:
             rows = (await connection.execute(text("SELECT unit, part FROM fuzz_test__part"))).all()
             for table in ("fuzz_test__part", "fuzz_test__orphan"):
                 await connection.execute(text(f"DELETE FROM {table}"))
