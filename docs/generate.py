@@ -105,7 +105,8 @@ def _section(event: type[Event]) -> str:
 
 
 def _level(event: type[Event]) -> str:
-    varying = inspect.getdoc(getattr(event, "log_level", None))
+    own = getattr(event, "log_level", None)
+    varying = inspect.getdoc(own) if own is not None else None  # None has a docstring since 3.13
     return f"`{event.level}`" + (f" ({varying.rstrip('.')})" if varying else "")
 
 

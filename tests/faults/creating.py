@@ -2,14 +2,16 @@
 
 The imports take seconds, so one process imports and forks them: for each line `URL WAY COUNT` it
 forks COUNT processes, lets them go together when all are connected, and writes `end` after them.
-Each writes what it created, or what went wrong.
+Each writes what it created, or what went wrong. Those of the wrong way go on together once more,
+when all have looked which tables are missing: what makes it wrong happens then, not by chance.
 """
 
 import asyncio
 import os
 import sys
+from typing import Final
 
-from sqlalchemy import Column, Enum, Integer, MetaData, Table
+from sqlalchemy import Column, Enum, Integer, MetaData, Table, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateTable
 
@@ -23,24 +25,62 @@ for number in range(5):
     Table(f"race__t{number}", METADATA, Column("id", Integer, primary_key=True), Column("k", kind))
 
 
-async def without_lock(engine: AsyncEngine) -> tuple[str, ...]:
+#: The name of the wrong way.
+WITHOUT: Final = "without-lock"
+
+
+class Barrier:
+    """Lets processes go on together when all have come; made before they are forked.
+
+    Args:
+        count: How many come.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._came, self._come = os.pipe()
+        self._gate, self._opener = os.pipe()
+
+    def enter(self) -> None:
+        """Belong to those who come, from the fork on."""
+        os.close(self._opener)
+
+    def wait(self) -> None:
+        """Come, and wait for the others."""
+        os.write(self._come, b".")
+        os.read(self._gate, 1)
+
+    def open(self) -> None:
+        """Wait for all and let them go: everybody reads the end of the pipe then."""
+        for _ in range(self._count):
+            os.read(self._came, 1)
+        os.close(self._opener)
+
+    def close(self) -> None:
+        """Give its files back."""
+        for file in (self._came, self._come, self._gate):
+            os.close(file)
+
+
+async def without_lock(engine: AsyncEngine, looked: Barrier) -> tuple[str, ...]:
     """Create the tables as one does by hand: the wrong way."""
+    # `create_all` calls it between its look and its first CREATE; before those of the types.
+    event.listen(METADATA, "before_create", lambda *_, **__: looked.wait(), insert=True)
     async with engine.begin() as connection:
         await connection.run_sync(METADATA.create_all)
     return (str(CreateTable(METADATA.sorted_tables[0])),)
 
 
-async def main(url: str, way: str, ready: int, gate: int) -> None:
-    """Connect, wait for the gate, create."""
+async def main(url: str, way: str, connected: Barrier, looked: Barrier) -> None:
+    """Connect, wait for the others, create."""
     engine = create_engine(DatabaseConfig.model_validate({"url": url}))
     async with engine.connect():
-        os.write(ready, b".")
-        await asyncio.to_thread(os.read, gate, 1)
+        await asyncio.to_thread(connected.wait)
         try:
-            if way == "with-lock":
-                created = await create_missing_tables(engine, METADATA)
+            if way == WITHOUT:
+                created = await without_lock(engine, looked)
             else:
-                created = await without_lock(engine)
+                created = await create_missing_tables(engine, METADATA)
         except Exception as error:  # noqa: BLE001 -- the test reads what it is
             said = f"failed {type(error).__name__}"
         else:
@@ -53,21 +93,24 @@ def serve() -> None:
     """Fork the processes of each line."""
     for line in sys.stdin:
         url, way, count = line.split()
-        (is_ready, ready), (gate, opener) = os.pipe(), os.pipe()
+        connected, looked = Barrier(int(count)), Barrier(int(count))
         pids = []
         for _ in range(int(count)):
             pids.append(os.fork())
             if not pids[-1]:
-                os.close(opener)
-                asyncio.run(main(url, way, ready, gate))
+                connected.enter()
+                looked.enter()
+                asyncio.run(main(url, way, connected, looked))
                 return
-        for _ in pids:
-            os.read(is_ready, 1)
-        os.close(opener)  # everybody reads the end of the pipe now
+        connected.open()
+        if way == WITHOUT:
+            looked.open()
+        else:
+            looked.enter()
         for pid in pids:
             os.waitpid(pid, 0)
-        for each in (is_ready, ready, gate):
-            os.close(each)
+        connected.close()
+        looked.close()
         os.write(1, b"end\n")
 
 
