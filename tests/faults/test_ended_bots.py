@@ -5,12 +5,13 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -145,9 +146,16 @@ async def postgres_bots(
         yield bots
 
 
+def has_tables(journal: Path) -> bool:
+    """Return False for a journal whose bot was killed before it had made its tables."""
+    with closing(sqlite3.connect(journal)) as connection:
+        asked = "SELECT count(*) FROM sqlite_schema WHERE name = 'runs'"
+        return bool(connection.execute(asked).fetchone()[0])
+
+
 def last_run(journal: Path) -> Run | None:
     """Return the last run in the journal, read as a tool does it."""
-    if not journal.exists():
+    if not journal.exists() or not has_tables(journal):
         return None
     with SqliteJournal.read(journal) as reader:
         runs = reader.runs()
