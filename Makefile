@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo demo-faults docs test test-all check faults foreign soak bench bench-quick pins clean
+.PHONY: demo demo-faults docs test test-all check faults foreign bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
