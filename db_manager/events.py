@@ -86,10 +86,10 @@ class UnitRolledBack(UnitEvent, kw_only=True):
 
 
 class UnitOutcomeUnknown(UnitEvent, kw_only=True):
-    """COMMIT was sent and no answer came.
+    """COMMIT was sent and no answer came, or somebody ended the transaction before the unit did.
 
     Args:
-        reason: What happened to the answer.
+        reason: What happened to the answer, or to the transaction.
         xid: PostgreSQL's transaction id, when the unit kept it.
     """
 
