@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from db_manager.middleware import DatabaseData
     from db_manager.plugin import DatabasePlugin
     from db_manager.resolving import resolve
-    from db_manager.transaction import UnitState
+    from db_manager.state import UnitState
     from db_manager.uow import UnitOfWork
 
 _MODULES = {
@@ -60,7 +60,7 @@ _MODULES = {
     "middleware": ("DatabaseData",),
     "plugin": ("DatabasePlugin",),
     "resolving": ("resolve",),
-    "transaction": ("UnitState",),
+    "state": ("UnitState",),
     "uow": ("UnitOfWork",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -6,13 +6,12 @@ text of an error holds what users typed and is never searched; three texts that 
 of codes are compared as a whole.
 """
 
-import asyncio
 import sqlite3
 from typing import Any, Final
 
 from sqlalchemy import exc
 
-from db_manager.errors import DatabaseUnavailableError
+from db_manager.errors import DatabaseUnavailableError, TransactionAbortedError
 
 #: The server said that it undid the transaction, and that another try may succeed.
 UNDONE: Final = frozenset({"40001", "40P01", "55P03", "25006"})
@@ -28,6 +27,10 @@ MYSQL_UNDONE: Final = frozenset({1020, 1205, 1213})
 MYSQL_UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
 #: MariaDB: the connection is gone.
 MYSQL_LOST: Final = frozenset({1317, 2006, 2013, 2055})
+
+_MYSQL_CLIENT: Final = 2
+#: The log was written, and nobody knows whether it is on the disk.
+_SQLITE_UNSURE: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 
 # What asyncpg's client says before it sends anything. It has one class for all that it refuses, and
 # no codes: the whole text is the code, of that very class. A test provokes each.
@@ -125,15 +128,6 @@ def is_uncoded(error: BaseException) -> bool:
     )
 
 
-def is_client_refusal(error: BaseException) -> bool:
-    """Return True when the driver itself refused: the statement was never sent.
-
-    asyncpg's InterfaceError without a SQLSTATE: the connection was closed already, or is busy with
-    a statement of another task.
-    """
-    return isinstance(error, exc.InterfaceError) and not sqlstate(error)
-
-
 def is_other_task_busy(error: BaseException) -> bool:
     """Return True when a statement of another task still runs on the connection."""
     return _refusal(error) in _OTHER_TASK
@@ -149,11 +143,16 @@ def commit_is_undone(error: BaseException) -> bool:
         True when the server answered with an error, or the driver did not send COMMIT. False when
         the answer is missing: then nobody here can know.
     """
-    if isinstance(error, (asyncio.CancelledError, OSError)):
-        return False  # a deadline, or the line
-    if is_client_refusal(error):
-        return True
-    return not is_disconnect(error)
+    if isinstance(error, TransactionAbortedError):
+        return True  # answered with ROLLBACK
+    if state := sqlstate(error):
+        # PgBouncer says 08P01 when its server is gone.
+        return state not in LOST and not state.startswith("08")
+    if number := errno(error):  # those from 2000 on are the client's: it waited in vain
+        return number not in MYSQL_LOST and number // 1000 != _MYSQL_CLIENT
+    if _driver(origin(error)) == "sqlite3":
+        return getattr(origin(error), "sqlite_errorcode", 0) not in _SQLITE_UNSURE
+    return _refusal(error) in _CLOSED | _OTHER_TASK
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -35,7 +35,7 @@ from db_manager.telling import connection_text, statement_text
 from lifecycle.bus import EventBus
 
 if TYPE_CHECKING:
-    from db_manager.transaction import Transaction
+    from db_manager.held import Held
     from db_manager.uow import UnitOfWork
 
 #: Name of the engine's execution option that leads from an engine to its Database.
@@ -170,7 +170,7 @@ class Database:
         if self._idle is not None and not self.open:
             self._idle.set()
 
-    def connect(self, unit: "UnitOfWork", transaction: "Transaction") -> Connection:
+    def connect(self, unit: "UnitOfWork", held: "Held") -> Connection:
         """Check a connection out for *unit*; runs inside a greenlet.
 
         Raises:
@@ -185,7 +185,7 @@ class Database:
             connection = self._check_out_holding(unit, writer)
         finally:
             unit.waited = time.perf_counter() - asked
-        transaction.holds_writer = writer is not None
+        held.holds_writer = writer is not None
         return connection
 
     def _check_out_holding(self, unit: "UnitOfWork", writer: object) -> Connection:

@@ -16,6 +16,8 @@ _MARK: Final = "db_manager_guard"
 class Guarded(Protocol):
     """What the guard asks of the transaction of a unit."""
 
+    __slots__ = ()
+
     def commit_by(self, send: Send) -> None:
         """Send COMMIT by *send*, or raise because it is not the unit that ends."""
 
@@ -40,7 +42,9 @@ class Guard:
     def __init__(self, dialect: Dialect) -> None:
         #: The transaction of each pooled connection that a unit has.
         self.lent: dict[PoolProxiedConnection, Guarded] = {}
-        self._commit = dialect.do_commit
+        #: What is done once in the place of COMMIT on a connection: for faults of tests.
+        self.instead: dict[PoolProxiedConnection, Send] = {}
+        self.send_commit: Send = dialect.do_commit
         self._rollback = dialect.do_rollback
         self._set_options = dialect.set_connection_execution_options
         self._begin_twophase = dialect.do_begin_twophase
@@ -65,11 +69,14 @@ class Guard:
         Raises:
             UnitOfWorkStateError: The block of the unit tried.
         """
+        send = self.send_commit
+        if self.instead:
+            send = self.instead.pop(connection, send)
         transaction = self.lent.get(connection)
         if transaction is None:
-            self._commit(connection)
+            send(connection)
         else:
-            transaction.commit_by(self._commit)
+            transaction.commit_by(send)
 
     def roll_back(self, connection: PoolProxiedConnection) -> None:
         """Send ROLLBACK; SQLAlchemy does so in the middle of a unit after a failed flush."""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from db_manager import events as facts
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError
+from db_manager.state import UnitState
 from db_manager.telling import statement_text
-from db_manager.transaction import Transaction, UnitState
+from db_manager.transaction import Transaction
 from lifecycle.telling import tell
 
 if TYPE_CHECKING:

@@ -1,38 +1,25 @@
-"""The database's side of a unit: its connection, its session, and the truth about its end."""
+"""How the transaction of a unit ends: what was sent, what was answered, and what that means."""
 
 import asyncio
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager import classify
-from db_manager.connection import UnitConnection
-from db_manager.driver import (
-    Ends,
-    begin_for_driver,
-    ends_of,
-    is_aborted,
-    is_autocommit,
-    terminate,
-    transaction_id,
-    was_cut,
-    was_ended,
-)
+from db_manager.driver import ends_of, is_aborted, transaction_id, was_cut, was_ended
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
     TransactionAbortedError,
     TransactionEndedError,
-    UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
 from db_manager.events import Cause
-from db_manager.guard import Guard, Guarded, Send
-from db_manager.lanes import refuse
-from db_manager.session import SyncUnitSession, UnitSession
+from db_manager.guard import Send
+from db_manager.held import Held
+from db_manager.session import SyncUnitSession
+from db_manager.state import UnitState
 from lifecycle.telling import tell
 
 if TYPE_CHECKING:
@@ -44,20 +31,8 @@ _CUT: Final = "a statement of this unit committed what was before it (DDL does o
 _BEHIND: Final = "somebody ended the transaction of this unit at the bare driver"
 
 
-class UnitState(StrEnum):
-    """Where a unit is in its life; the last three are final."""
-
-    NEW = "new"
-    ACTIVE = "active"
-    COMMITTING = "committing"
-    ROLLING_BACK = "rolling_back"
-    COMMITTED = "committed"
-    ROLLED_BACK = "rolled_back"
-    OUTCOME_UNKNOWN = "outcome_unknown"
-
-
-class Transaction:
-    """What a unit holds at the database, and how that ends.
+class Transaction(Held):
+    """What a unit has of the database, and how that ends.
 
     `finish` runs in one greenlet, in a task that nobody cancels but its deadline, and never
     raises: what went wrong is in `error`.
@@ -70,31 +45,14 @@ class Transaction:
     """
 
     __slots__ = (
-        "_database",
-        "_driver",
         "_ending",
-        "_ends",
-        "_lent",
-        "_pooled",
-        "_ready",
         "_refusal",
         "_resolvable",
         "_undone",
-        "_unit",
         "cause",
-        "connection",
-        "core",
-        "drove",
         "ended",
         "error",
-        "failed",
-        "holds_writer",
-        "isolation_level",
-        "listener_error",
         "rollback_error",
-        "savepoints",
-        "session",
-        "state",
         "xid",
     )
 
@@ -106,78 +64,16 @@ class Transaction:
         isolation_level: str | None,
         resolvable: bool,
     ) -> None:
-        self._unit = unit
-        self._database = database
-        self.isolation_level = isolation_level
+        super().__init__(unit, database, isolation_level)
         self._resolvable = resolvable
-        self.state = UnitState.NEW
-        self.connection: Connection | None = None
-        self.session: UnitSession | None = None
-        self.core: UnitConnection | None = None
-        #: The first statement error, kept in case the block swallows it.
-        self.failed: BaseException | None = None
-        #: What was before each savepoint: the marks of the callbacks, and `failed`.
-        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] | None = None
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None
-        #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
-        #: connection was given back; it is reported and changes nothing.
-        self.listener_error: BaseException | None = None
         self.xid: int | None = None
         #: Set when somebody ended the transaction before its unit did, nobody knows how.
         self.ended: TransactionEndedError | None = None
-        self.holds_writer = self.drove = False
-        #: The connection below SQLAlchemy's, and how many transactions had ended on it before.
-        self._pooled: PoolProxiedConnection | None = None
-        self._driver: Any = None
-        self._ends = Ends(0, 0)
-        self._lent: dict[PoolProxiedConnection, Guarded] = {}
         self._refusal: BaseException | None = None  # what the driver raised for COMMIT
-        self._ending = self._ready = self._undone = False
-
-    def connect(self) -> Connection:
-        """Return the connection, checked out now when it is the first use; in a greenlet."""
-        connection = self.connection
-        if connection is None:
-            self._unit.check()
-            try:
-                connection = self._check_out()
-            except BaseException as error:
-                self.mark_failed(error)  # the block may swallow it, and lose the statement
-                raise
-        elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
-            raise self._mark_undone("the connection of this unit was given up")
-        elif not self._ready:
-            raise TransactionAbortedError from self.failed
-        return connection
-
-    def _check_out(self) -> Connection:
-        # Held before anything else is waited for: a cancellation leaves it to the unit's end.
-        self.connection = connection = self._database.connect(self._unit, self)
-        self._pooled = pooled = connection.connection
-        self._lent = Guard.of(connection.dialect).lent
-        self._lent[pooled] = self
-        self._driver = pooled.driver_connection
-        self._ends = ends_of(self._driver)
-        self._database.make_ready(connection, self._unit, self.isolation_level)
-        if not self._unit.read_only and is_autocommit(connection):
-            self.refuse("an engine in AUTOCOMMIT")
-        self._ready = True
-        return connection
-
-    def drive(self) -> object:
-        """Return the driver's connection, with the transaction begun; in a greenlet."""
-        self.drove = True
-        connection = self.connect()
-        try:
-            return begin_for_driver(connection)
-        except BaseException as error:
-            # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
-            # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
-            self.mark_failed(error)
-            self._drop()
-            raise
+        self._ending = self._undone = False
 
     @property
     def untouched(self) -> bool:
@@ -191,7 +87,9 @@ class Transaction:
             self._roll_back()
         else:
             self._commit()
-        self._release()
+        if self.ended is not None:
+            self.drop()  # the driver and SQLAlchemy do not agree on what is open on it
+        self.release()
 
     # -- COMMIT ---------------------------------------------------------------------------
 
@@ -254,8 +152,7 @@ class Transaction:
         elif self.state is UnitState.ACTIVE:  # COMMIT was not sent
             self._fail(error)
         else:
-            # A listener may have put its own error in the place of the driver's.
-            said = error if classify.origin(error) is self._refusal else self._refusal or error
+            said = self._refusal or error  # a listener may have put its own in the place
             if classify.commit_is_undone(said):
                 self._fail(error)
             else:
@@ -286,7 +183,7 @@ class Transaction:
         if was_cut(self._driver, self._ends):
             self.ended = self.ended or TransactionEndedError(_CUT, undone=False)
         if self.drove and self.cause == "cancelled":
-            self._drop()  # SQLAlchemy does so itself for what goes through it
+            self.drop()  # SQLAlchemy does so itself for what goes through it
         try:
             if self.session is not None:
                 Session.rollback(self.session.sync_session)
@@ -298,7 +195,7 @@ class Transaction:
                 self._roll_back_at_driver(self.connection)
         except BaseException as error:  # noqa: BLE001 -- the block's own error is what matters
             self.rollback_error = error
-            self._drop()
+            self.drop()
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         self.state = UnitState.ROLLED_BACK
         if self.ended is not None:
@@ -312,7 +209,7 @@ class Transaction:
     def roll_back_by(self, send: Send) -> None:
         """Send ROLLBACK by *send*: in the block of a unit it ends everything."""
         if not self._ending:
-            self._mark_undone("somebody sent ROLLBACK for this unit")
+            self.mark_undone("somebody sent ROLLBACK for this unit")
         self._look()
         pooled = self._pooled
         if pooled is not None:
@@ -330,56 +227,6 @@ class Transaction:
         if was_ended(pooled, self._driver, self._ends):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
-    def _mark_undone(self, what: str) -> TransactionEndedError:
-        error = TransactionEndedError(what, undone=True)
-        self.mark_failed(error)
-        return error
-
-    def refuse(self, what: str) -> NoReturn:
-        """Raise: *what* is not for the block of a unit.
-
-        Raises:
-            UnitOfWorkStateError: Always; swallowed, it lets nothing be committed.
-        """
-        try:
-            refuse(self._unit, what)
-        except UnitOfWorkStateError as error:
-            self.mark_failed(error)
-            raise
-
-    # -- letting go -----------------------------------------------------------------------
-
-    def _drop(self) -> None:
-        """Close the connection instead of giving it back: nobody knows what is open on it."""
-        connection = self.connection
-        if connection is not None and not (connection.closed or connection.invalidated):
-            connection.invalidate()
-
-    def _release(self) -> None:
-        if self.ended is not None:
-            self._drop()  # the driver and SQLAlchemy do not agree on what is open on it
-        try:
-            if self.session is not None:
-                Session.close(self.session.sync_session)
-        except BaseException as error:  # noqa: BLE001 -- the outcome stands
-            self.listener_error = self.listener_error or error
-            self._drop()
-        try:
-            if self.connection is not None:
-                self._database.give_back(self.connection)
-        except BaseException as error:  # noqa: BLE001 -- the outcome stands
-            self.listener_error = self.listener_error or error
-            self._drop()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self.holds_writer:
-            self.holds_writer = False
-            self._database.free_writer()
-        if self._pooled is not None:
-            self._lent.pop(self._pooled, None)
-        self.session = self.core = self.connection = self._pooled = self._driver = None
-
     def give_up(self) -> None:
         """Drop the line: even the polite close of a broken connection did not end."""
         if self.state is UnitState.COMMITTING:
@@ -389,15 +236,3 @@ class Transaction:
             self.error = self.error or EndTimeoutError(self._database.settings.exit_timeout)
             self.state = UnitState.ROLLED_BACK
         self.abandon()
-
-    def abandon(self) -> None:
-        """Drop the line without a word; outside of a greenlet, so nobody waits."""
-        if self.connection is not None:
-            self._database.forget(self.connection)
-            terminate(self.connection)
-        self._let_go()
-
-    def mark_failed(self, error: BaseException) -> None:
-        """Remember the first failed statement of the block."""
-        if self.state is UnitState.ACTIVE and self.failed is None:
-            self.failed = error

@@ -27,7 +27,8 @@ from db_manager.greenlets import Greenlets, Spawned, Worker
 from db_manager.protect import is_left, protect
 from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
-from db_manager.transaction import Transaction, UnitState
+from db_manager.state import UnitState
+from db_manager.transaction import Transaction
 from lifecycle.events import Scope, current_correlation, end_correlation, set_correlation
 from lifecycle.telling import tell
 

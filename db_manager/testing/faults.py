@@ -16,9 +16,11 @@ import sqlalchemy.exc
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.errors import DbManagerError
+from db_manager.guard import Guard
 from db_manager.testing.sandbox import Sandbox
 from lifecycle.application import Application
 from lifecycle.errors import WiringError, nearest
@@ -123,10 +125,14 @@ class Faults:
         """
 
         def strike(connection: Connection) -> None:
-            if committed:
-                connection.connection.commit()
-            connection.invalidate()
-            raise asyncio.CancelledError  # what the deadline raises in the COMMIT
+            guard = Guard.of(connection.dialect)
+
+            def lose(pooled: PoolProxiedConnection) -> None:
+                if committed:
+                    guard.send_commit(pooled)
+                raise asyncio.CancelledError  # what the deadline raises in the COMMIT
+
+            guard.instead[connection.connection] = lose
 
         self._arm("lose_commit", "commit", strike, times, unless=_is_read_only)
 

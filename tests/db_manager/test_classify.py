@@ -18,7 +18,11 @@ from sqlalchemy.engine import URL
 from db_manager import classify
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine
-from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
+from db_manager.errors import (
+    CommitOutcomeUnknownError,
+    DatabaseUnavailableError,
+    TransactionAbortedError,
+)
 from db_manager.psycopg_ping import refuses_us
 
 
@@ -107,7 +111,7 @@ def test_client_refusals() -> None:
         asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
         kind=exc.InterfaceError,
     )
-    assert (classify.is_client_refusal(closed), classify.is_retryable(closed)) == (True, True)
+    assert (classify.is_other_task_busy(closed), classify.is_retryable(closed)) == (False, True)
     assert (classify.is_other_task_busy(busy), classify.is_retryable(busy)) == (True, False)
 
 
@@ -120,7 +124,14 @@ def test_client_refusals() -> None:
         (coded("57P01"), False),
         (coded("40003"), False),  # the server does not know itself
         (coded("08007"), False),
+        (coded("08P01"), False),
         (coded("", invalidated=True), False),
+        (coded(""), False),
+        (ValueError(), False),
+        (TransactionAbortedError(), True),
+        (wrapped(MariaDbError(1205, "lock wait")), True),
+        (wrapped(MariaDbError(2014, "out of sync")), False),
+        (wrapped(sqlite3.InterfaceError("closed")), True),
         (ConnectionResetError(), False),
         (TimeoutError(), False),
         (asyncio.CancelledError(), False),
@@ -228,7 +239,7 @@ def judged(error: BaseException) -> tuple[object, ...]:
     """Return everything that is decided about *error*."""
     questions = (
         *(classify.sqlstate, classify.errno, classify.is_busy, classify.is_disconnect),
-        *(classify.is_unavailable, classify.is_uncoded, classify.is_client_refusal),
+        *(classify.is_unavailable, classify.is_uncoded),
         *(classify.is_other_task_busy, classify.commit_is_undone, classify.is_retryable),
     )
     return tuple(question(error) for question in questions)

@@ -24,7 +24,7 @@ from db_manager.errors import (
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.guard import Guard
 from db_manager.resolving import resolve
-from db_manager.transaction import UnitState
+from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.events import current_correlation
 from observability.testing import EventRecorder
@@ -94,7 +94,7 @@ async def test_an_answer_that_does_not_come_in_time_is_called_so(
         async with uow:
             uow.session.add(Thing(id=1))
             await uow.session.flush()
-            monkeypatch.setattr(Guard.of(database.engine.dialect), "_commit", hang)
+            monkeypatch.setattr(Guard.of(database.engine.dialect), "send_commit", hang)
     object.__setattr__(database.settings, "exit_timeout", patience)
     assert caught.value.reason == "no answer in time"
     assert uow.state is UnitState.OUTCOME_UNKNOWN

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from support.accounting import accounted
 from support.fuzzing import Block, Fuzz, judge, kill_backends
 
-from db_manager.transaction import UnitState
+from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]

@@ -23,7 +23,7 @@ from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
 from db_manager.lanes import refuse
 from db_manager.session import SyncUnitSession, UnitSession
-from db_manager.transaction import UnitState
+from db_manager.state import UnitState
 
 #: Modules of that suite, and what of theirs is replaced.
 _SESSIONS = ("test_session", "test_scoping")

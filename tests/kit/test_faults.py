@@ -16,8 +16,8 @@ from db_manager.errors import (
     RetriesExhaustedError,
 )
 from db_manager.resolving import resolve
+from db_manager.state import UnitState
 from db_manager.testing import Faults, ImpossibleFaultError, Sandbox
-from db_manager.transaction import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.errors import HookTimeoutError, PluginFailedError, WiringError
 from lifecycle.machine import State

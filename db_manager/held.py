@@ -1,0 +1,191 @@
+"""What a unit has of the database, from its first statement to its end."""
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.connection import UnitConnection
+from db_manager.driver import Ends, begin_for_driver, ends_of, is_autocommit, terminate
+from db_manager.errors import (
+    TransactionAbortedError,
+    TransactionEndedError,
+    UnitOfWorkStateError,
+)
+from db_manager.guard import Guard, Guarded
+from db_manager.lanes import refuse
+from db_manager.session import UnitSession
+from db_manager.state import UnitState
+
+if TYPE_CHECKING:
+    from db_manager.database import Database
+    from db_manager.uow import UnitOfWork
+
+
+class Held(Guarded):
+    """The connection of a unit, the lanes that lead to it, and what was done on them.
+
+    Args:
+        unit: The unit it belongs to.
+        database: Where connections come from.
+        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+    """
+
+    __slots__ = (
+        "_database",
+        "_driver",
+        "_ends",
+        "_lent",
+        "_pooled",
+        "_ready",
+        "_unit",
+        "connection",
+        "core",
+        "drove",
+        "failed",
+        "holds_writer",
+        "isolation_level",
+        "listener_error",
+        "savepoints",
+        "session",
+        "state",
+    )
+
+    def __init__(
+        self, unit: "UnitOfWork", database: "Database", isolation_level: str | None
+    ) -> None:
+        self._unit = unit
+        self._database = database
+        self.isolation_level = isolation_level
+        self.state = UnitState.NEW
+        self.connection: Connection | None = None
+        self.session: UnitSession | None = None
+        self.core: UnitConnection | None = None
+        #: The first statement error, kept in case the block swallows it.
+        self.failed: BaseException | None = None
+        #: What was before each savepoint: the marks of the callbacks, and `failed`.
+        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] | None = None
+        #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
+        #: connection was given back; it is reported and changes nothing.
+        self.listener_error: BaseException | None = None
+        #: The connection below SQLAlchemy's, that of the driver below it, and how many
+        #: transactions had ended on it before.
+        self._pooled: PoolProxiedConnection | None = None
+        self._driver: Any = None
+        self._ends = Ends(0, 0)
+        self._lent: dict[PoolProxiedConnection, Guarded] = {}
+        self._ready = self.holds_writer = self.drove = False
+
+    # -- on the way to the database -------------------------------------------------------
+
+    def connect(self) -> Connection:
+        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        connection = self.connection
+        if connection is None:
+            self._unit.check()
+            try:
+                connection = self._check_out()
+            except BaseException as error:
+                self.mark_failed(error)  # the block may swallow it, and lose the statement
+                raise
+        elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
+            raise self.mark_undone("the connection of this unit was given up")
+        elif not self._ready:
+            raise TransactionAbortedError from self.failed
+        return connection
+
+    def _check_out(self) -> Connection:
+        # Held before anything else is waited for: a cancellation leaves it to the unit's end.
+        self.connection = connection = self._database.connect(self._unit, self)
+        self._pooled = pooled = connection.connection
+        self._lent = Guard.of(connection.dialect).lent
+        self._lent[pooled] = self
+        self._driver = pooled.driver_connection
+        self._ends = ends_of(self._driver)
+        self._database.make_ready(connection, self._unit, self.isolation_level)
+        if not self._unit.read_only and is_autocommit(connection):
+            self.refuse("an engine in AUTOCOMMIT")
+        self._ready = True
+        return connection
+
+    def drive(self) -> object:
+        """Return the driver's connection, with the transaction begun; in a greenlet."""
+        self.drove = True
+        connection = self.connect()
+        try:
+            return begin_for_driver(connection)
+        except BaseException as error:
+            # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
+            # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
+            self.mark_failed(error)
+            self.drop()
+            raise
+
+    # -- what must not be committed any more ----------------------------------------------
+
+    def mark_failed(self, error: BaseException) -> None:
+        """Remember the first failed statement of the block."""
+        if self.state is UnitState.ACTIVE and self.failed is None:
+            self.failed = error
+
+    def mark_undone(self, what: str) -> TransactionEndedError:
+        """Remember that everything so far is undone because of *what*, and return the error."""
+        error = TransactionEndedError(what, undone=True)
+        self.mark_failed(error)
+        return error
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise: *what* is not for the block of a unit.
+
+        Raises:
+            UnitOfWorkStateError: Always; swallowed, it lets nothing be committed.
+        """
+        try:
+            refuse(self._unit, what)
+        except UnitOfWorkStateError as error:
+            self.mark_failed(error)
+            raise
+
+    # -- letting go -----------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """Close the connection instead of giving it back: nobody knows what is open on it."""
+        connection = self.connection
+        if connection is None or connection.closed or connection.invalidated:
+            return
+        try:
+            connection.invalidate()
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
+            self.listener_error = self.listener_error or error
+
+    def release(self) -> None:
+        """Close the session and give the connection back; in a greenlet."""
+        try:
+            if self.session is not None:
+                Session.close(self.session.sync_session)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
+            self.drop()
+        try:
+            if self.connection is not None:
+                self._database.give_back(self.connection)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
+            self.drop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.holds_writer:
+            self.holds_writer = False
+            self._database.free_writer()
+        if self._pooled is not None:
+            self._lent.pop(self._pooled, None)
+        self.session = self.core = self.connection = self._pooled = self._driver = None
+
+    def abandon(self) -> None:
+        """Drop the line without a word; outside of a greenlet, so nobody waits."""
+        if self.connection is not None:
+            self._database.forget(self.connection)
+            terminate(self.connection)
+        self._let_go()

@@ -1,0 +1,15 @@
+"""Where a unit is in its life."""
+
+from enum import StrEnum
+
+
+class UnitState(StrEnum):
+    """Where a unit is in its life; the last three are final."""
+
+    NEW = "new"
+    ACTIVE = "active"
+    COMMITTING = "committing"
+    ROLLING_BACK = "rolling_back"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    OUTCOME_UNKNOWN = "outcome_unknown"
