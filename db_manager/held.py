@@ -183,7 +183,7 @@ class Held(Guarded):
             self._lent.pop(self._pooled, None)
         self.session = self.core = self.connection = self._pooled = self._driver = None
 
-    def abandon(self) -> None:
+    def hang_up(self) -> None:
         """Drop the line without a word; outside of a greenlet, so nobody waits."""
         if self.connection is not None:
             self._database.forget(self.connection)

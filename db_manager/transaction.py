@@ -180,8 +180,6 @@ class Transaction(Held):
     def _roll_back(self) -> None:
         self.state = UnitState.ROLLING_BACK
         self._look()
-        if was_cut(self._driver, self._ends):
-            self.ended = self.ended or TransactionEndedError(_CUT, undone=False)
         if self.drove and self.cause == "cancelled":
             self.drop()  # SQLAlchemy does so itself for what goes through it
         try:
@@ -196,8 +194,14 @@ class Transaction(Held):
         except BaseException as error:  # noqa: BLE001 -- the block's own error is what matters
             self.rollback_error = error
             self.drop()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Fix the state of what was not committed, once `_look` has looked."""
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         self.state = UnitState.ROLLED_BACK
+        if self.ended is None and was_cut(self._driver, self._ends):
+            self.ended = TransactionEndedError(_CUT, undone=False)
         if self.ended is not None:
             self.error = self.error or self.ended
             self.state = UnitState.OUTCOME_UNKNOWN
@@ -234,5 +238,6 @@ class Transaction(Held):
         elif self.state in {UnitState.ACTIVE, UnitState.ROLLING_BACK}:
             self.cause = self.cause or "error"
             self.error = self.error or EndTimeoutError(self._database.settings.exit_timeout)
-            self.state = UnitState.ROLLED_BACK
-        self.abandon()
+            self._look()
+            self._conclude()
+        self.hang_up()

@@ -363,8 +363,8 @@ class UnitOfWork:
         )
         warnings.warn(str(error), ResourceWarning, stacklevel=2)
         transaction = self._transaction
-        transaction.cause, transaction.state = "error", UnitState.ROLLED_BACK
-        transaction.abandon()
+        transaction.error = error
+        transaction.give_up()
         self._database.leave(self._owner)
         report_end(self, transaction, self._database, error)
         end_correlation(self._scope)

@@ -141,6 +141,26 @@ async def test_a_unit_whose_task_is_over_gives_its_connection_back(
         assert await after.session.scalar(text("SELECT count(*) FROM endings_test__thing")) == 0
 
 
+async def test_a_forgotten_unit_that_was_ended_by_hand_is_unknown(
+    url: URL, open_database: object
+) -> None:
+    """A unit that nobody left does not say that it is rolled back when a COMMIT was said in it."""
+    database: Database = open_database(url, pool_size=1, max_overflow=0)  # type: ignore[operator]  # the fixture's function
+    await make_table(database)
+
+    async def forget() -> UnitOfWork:
+        uow = UnitOfWork(database)
+        await uow.__aenter__()
+        await uow.connection.execute(text("INSERT INTO endings_test__thing VALUES (1)"))
+        await uow.connection.run_sync(lambda connection: connection.connection.commit())
+        return uow
+
+    uow = await asyncio.create_task(forget())
+    with pytest.warns(ResourceWarning, match="ended without leaving its unit"):
+        await database.dispose()
+    assert uow.state is UnitState.OUTCOME_UNKNOWN
+
+
 async def test_a_forgotten_unit_is_told_at_the_end_of_the_engine(database: Database) -> None:
     """Closing the connections tells of a unit that nobody left."""
 

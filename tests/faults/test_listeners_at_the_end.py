@@ -219,7 +219,8 @@ async def test_a_refused_commit_leaves_nothing_open(url: URL, row: Row) -> None:
         return  # it checks each statement
     async with accounted(url, pool_size=1, max_overflow=0) as database:
         await make_tables(database, Audited, Child)
-        statements = []
+        closed: list[Any] = []
+        database.bus.subscribe("uow.close", closed.append)
         for _ in range(3):
             unit = UnitOfWork(database)
             with pytest.raises(IntegrityError):
@@ -229,7 +230,7 @@ async def test_a_refused_commit_leaves_nothing_open(url: URL, row: Row) -> None:
                         {"picture": b""},
                     )
             assert unit.state is UnitState.ROLLED_BACK
-            statements.append(unit.statements)
+            assert (closed[-1].outcome, closed[-1].statements) == ("rolled_back", 1)
             assert await count(database, Child) == 0
         async with UnitOfWork(database) as uow:
             uow.session.add(Audited(id=1))
