@@ -48,6 +48,7 @@ class Transaction(Held):
         "_ending",
         "_refusal",
         "_resolvable",
+        "_sent",
         "_undone",
         "cause",
         "ended",
@@ -73,6 +74,8 @@ class Transaction(Held):
         #: Set when somebody ended the transaction before its unit did, nobody knows how.
         self.ended: TransactionEndedError | None = None
         self._refusal: BaseException | None = None  # what the driver raised for COMMIT
+        #: True once the unit itself has sent COMMIT or ROLLBACK.
+        self._sent = False
         self._ending = self._undone = False
 
     @property
@@ -135,14 +138,12 @@ class Transaction(Held):
             raise TransactionAbortedError
         if self._resolvable:
             self.xid = transaction_id(pooled)
-        self.state = UnitState.COMMITTING
+        self.state, self._sent = UnitState.COMMITTING, True
         try:
             send(pooled)
         except BaseException as error:
             self._refusal = error
             raise
-        finally:
-            self._ends = ends_of(self._driver)
         self.state = UnitState.COMMITTED
 
     def _judge(self, error: BaseException) -> None:
@@ -215,6 +216,7 @@ class Transaction(Held):
         if not self._ending:
             self.mark_undone("somebody sent ROLLBACK for this unit")
         self._look()
+        self._sent = self._ending
         pooled = self._pooled
         if pooled is not None:
             try:
@@ -226,8 +228,10 @@ class Transaction(Held):
     def _look(self) -> None:
         """Notice that somebody ended the transaction at the bare driver; asks nobody."""
         pooled = self._pooled
-        if self.ended is not None or pooled is None or self._unit.read_only:
-            return  # who only reads wrote nothing that could be there or not
+        if self.ended is not None or pooled is None or self._sent:
+            return
+        if self._unit.read_only:  # it wrote nothing that could be there or not
+            return
         if was_ended(pooled, self._driver, self._ends):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
