@@ -29,7 +29,8 @@ class _Unconnected:
 
     @property
     def default_isolation_level(self) -> Any:
-        return self.dialect.default_isolation_level
+        # The dialect learns it with the engine's first connection.
+        return getattr(self.dialect, "default_isolation_level", None)
 
     @property
     def info(self) -> Any:
@@ -97,7 +98,7 @@ class UnitConnection(AsyncConnection):
             unit.check()
             unit.statement = statement
             return await unit.greenlets.run(
-                execute_core, unit, statement, parameters, execution_options
+                execute_core, unit, statement, parameters, execution_options, "AsyncConnection"
             )
 
         async def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:

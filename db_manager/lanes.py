@@ -92,8 +92,8 @@ def need_transaction(unit: Unit, what: str) -> None:
         )
 
 
-def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any) -> Any:
-    """Execute a Core statement on the unit's connection; runs inside a greenlet."""
+def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any, lane: str) -> Any:
+    """Execute a Core statement for *lane* on the unit's connection; runs inside a greenlet."""
     if isinstance(statement, TextClause):
         refuse_end(unit, statement)
     result = unit.connect().execute(statement, parameters, execution_options=options)
@@ -101,7 +101,7 @@ def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any) -> A
     if context is not None and context.execution_options.get("stream_results"):
         result.close()
         raise AsyncMethodRequired(
-            "Can't use execute() with a server-side cursor. Use stream() for an async streaming "
-            "result set."
+            f"Can't use the {lane}.execute() method with a server-side cursor. "
+            f"Use the {lane}.stream() method for an async streaming result set."
         )
     return result

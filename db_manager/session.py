@@ -6,6 +6,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.schema import DefaultGenerator
 from sqlalchemy.util import EMPTY_DICT
 from sqlalchemy.util.concurrency import in_greenlet
 
@@ -160,12 +161,16 @@ class UnitSession(AsyncSession):
                 return await super().execute(statement, params, **options, **others)
             unit.statement = statement
             return await unit.greenlets.run(
-                execute_core, unit, statement, params, execution_options
+                execute_core, unit, statement, params, execution_options, "AsyncSession"
             )
 
         async def scalar(self, statement: Any, params: Any = None, **others: Any) -> Any:
             """Execute *statement* and return the first value of its first row."""
-            if any(others.values()) or not self.sync_session.passes_on(statement):
+            if (
+                any(others.values())
+                or isinstance(statement, DefaultGenerator)  # its execution gives the bare value
+                or not self.sync_session.passes_on(statement)
+            ):
                 return await super().scalar(statement, params, **others)
             return (await self.execute(statement, params)).scalar()
 

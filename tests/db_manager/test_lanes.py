@@ -6,7 +6,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import Sequence, event, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -339,10 +339,10 @@ async def test_core_statements_of_the_session_see_pending_objects(
 
 @pytest.mark.parametrize("lane", ["session", "connection"])
 async def test_execute_refuses_to_stream(uow_factory: UnitOfWorkFactory, lane: str) -> None:
-    """A result with rows still at the server needs `stream()`: the error says so at once."""
+    """A result with rows still at the server needs `stream()`: the error names that of its lane."""
     async with uow_factory() as uow:
         await uow.connection.execution_options(stream_results=True)
-        with pytest.raises(AsyncMethodRequired, match=r"stream\(\)"):
+        with pytest.raises(AsyncMethodRequired, match=rf"Use the Async{lane.title()}\.stream\(\)"):
             await getattr(uow, lane).execute(text("SELECT 1"))
 
 
@@ -386,6 +386,28 @@ async def test_a_connection_tells_what_its_engine_knows(
         with pytest.raises(InvalidRequestError, match="before its first statement"):
             _ = uow.connection.info
         assert database.pool_levels()["used"] == 0
+
+
+async def test_a_connection_knows_no_default_level_of_an_engine_that_never_connected(
+    database_url: URL,
+) -> None:
+    """The default isolation level is None until the engine has connected for the first time."""
+    engine = create_async_engine(database_url)
+    async with UnitOfWork(engine) as uow:
+        assert uow.connection.default_isolation_level is None
+        await uow.connection.execute(text("SELECT 1"))
+        assert uow.connection.default_isolation_level is not None
+    await engine.dispose()
+
+
+async def test_a_session_gives_the_next_value_of_a_sequence(postgres_database: URL) -> None:
+    """`session.scalar(Sequence(…))` is the number itself, as on a plain session."""
+    engine = create_async_engine(postgres_database)
+    async with UnitOfWork(engine) as uow:
+        await uow.session.execute(text("CREATE SEQUENCE lanes_test__numbers"))
+        sequence = Sequence("lanes_test__numbers")
+        assert [await uow.session.scalar(sequence) for _ in range(2)] == [1, 2]
+    await engine.dispose()
 
 
 async def test_sessions_of_ended_units_are_closed_with_all_others(
