@@ -1,7 +1,7 @@
 """The driver's own connection below SQLAlchemy's: begin on it, look at it, drop it."""
 
 import sqlite3
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.pool import PoolProxiedConnection
@@ -38,23 +38,6 @@ def begin_for_driver(connection: Connection) -> Any:
     return proxy.driver_connection
 
 
-class Ends(NamedTuple):
-    """How many transactions ended on a connection so far, where its driver counts them.
-
-    Args:
-        said: By COMMIT or ROLLBACK.
-        implicit: By another statement that commits what was before it, as DDL on MariaDB.
-    """
-
-    said: int
-    implicit: int
-
-
-def ends_of(driver: object) -> Ends:
-    """Return how many transactions ended so far on the connection *driver*."""
-    return Ends(getattr(driver, "ends", 0), getattr(driver, "implicit_commits", 0))
-
-
 def is_autocommit(connection: Connection) -> bool:
     """Return True when each statement of *connection* commits itself; asks nobody.
 
@@ -70,44 +53,34 @@ def is_autocommit(connection: Connection) -> bool:
     return bool(adapter.get_autocommit())  # asyncmy
 
 
-def was_ended(connection: PoolProxiedConnection, driver: Any, before: Ends) -> bool:
+def was_ended(adapter: Any, driver: Any, ends: int) -> bool:
     """Return True when the transaction of a unit is over before COMMIT; asks nobody.
 
     Args:
-        connection: The pooled connection of the unit.
-        driver: What it led to when the unit got it; the line may be lost since.
-        before: What `ends_of` said then.
+        adapter: SQLAlchemy's connection of the driver; None when the line is lost.
+        driver: The driver's own, as it was when the unit got it.
+        ends: How many transactions had ended on it then, where it counts them.
     """
-    if getattr(driver, "ends", before.said) != before.said:
+    if getattr(driver, "ends", ends) != ends:
         return True
     # Private to SQLAlchemy's adapter of asyncpg: the transaction that it began.
-    begun = getattr(connection.dbapi_connection, "_transaction", None) is not None
+    begun = getattr(adapter, "_transaction", None) is not None
     return begun and not driver.is_closed() and not driver.is_in_transaction()
 
 
-def was_cut(driver: object, before: Ends) -> bool:
-    """Return True when a statement of the unit committed all that was before it.
-
-    Args:
-        driver: The driver's connection of the unit.
-        before: What `ends_of` said when the unit got it.
-    """
-    return bool(getattr(driver, "implicit_commits", before.implicit) != before.implicit)
-
-
-def transaction_id(connection: PoolProxiedConnection) -> int | None:
+def transaction_id(connection: PoolProxiedConnection, driver: object) -> int | None:
     """Return PostgreSQL's id of the transaction, 0 when it wrote nothing, None elsewhere.
 
     Args:
         connection: The pooled connection of a unit; runs inside a greenlet.
+        driver: The driver's own.
     """
-    driver: Any = connection.driver_connection
     if not hasattr(driver, "is_in_transaction") and not hasattr(driver, "pgconn"):
         return None
     return int(_scalar(connection, "SELECT pg_current_xact_id_if_assigned()::text") or 0)
 
 
-def is_aborted(connection: PoolProxiedConnection, *, drove: bool) -> bool:
+def is_aborted(connection: PoolProxiedConnection, driver: Any, *, drove: bool) -> bool:
     """Return True when a statement failed that went past SQLAlchemy, on PostgreSQL.
 
     psycopg knows it from the last answer. Our own asyncpg connection hears it in the answer to
@@ -115,13 +88,13 @@ def is_aborted(connection: PoolProxiedConnection, *, drove: bool) -> bool:
 
     Args:
         connection: The pooled connection of a unit.
+        driver: The driver's own.
         drove: Its driver was used directly.
 
     Raises:
         InterfaceError: It is a connection to SQLite that somebody closed, which undid its
             transaction; SQLAlchemy would skip its COMMIT in silence.
     """
-    driver: Any = connection.driver_connection
     if hasattr(driver, "pgconn"):
         return bool(driver.info.transaction_status == driver.info.transaction_status.INERROR)
     if isinstance(driver, SqliteConnection) and driver.closed:

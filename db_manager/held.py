@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.connection import UnitConnection
-from db_manager.driver import Ends, begin_for_driver, ends_of, is_autocommit, terminate
+from db_manager.driver import begin_for_driver, is_autocommit, terminate
 from db_manager.errors import (
     TransactionAbortedError,
     TransactionEndedError,
@@ -33,6 +33,7 @@ class Held(Guarded):
     """
 
     __slots__ = (
+        "_cuts",
         "_database",
         "_driver",
         "_ends",
@@ -70,10 +71,10 @@ class Held(Guarded):
         #: connection was given back; it is reported and changes nothing.
         self.listener_error: BaseException | None = None
         #: The connection below SQLAlchemy's, that of the driver below it, and how many
-        #: transactions had ended on it before.
+        #: transactions had ended on it before: by COMMIT or ROLLBACK, and by the way.
         self._pooled: PoolProxiedConnection | None = None
         self._driver: Any = None
-        self._ends = Ends(0, 0)
+        self._ends = self._cuts = 0
         self._lent: dict[PoolProxiedConnection, Guarded] = {}
         self._ready = self.holds_writer = self.drove = False
 
@@ -101,8 +102,9 @@ class Held(Guarded):
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
-        self._driver = pooled.driver_connection
-        self._ends = ends_of(self._driver)
+        self._driver = driver = pooled.driver_connection
+        self._ends = getattr(driver, "ends", 0)
+        self._cuts = getattr(driver, "implicit_commits", 0)
         self._database.make_ready(connection, self._unit, self.isolation_level)
         if not self._unit.read_only and is_autocommit(connection):
             self.refuse("an engine in AUTOCOMMIT")
@@ -167,6 +169,11 @@ class Held(Guarded):
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
+        # asyncpg remembers a transaction whose BEGIN was cancelled, and would take the next unit's
+        # for a part of it: its COMMIT would be a RELEASE.
+        if getattr(self._driver, "_top_xact", None) is not None:  # guarded by a test
+            self.drop()
+        self._stop_guarding()
         try:
             if self.connection is not None:
                 self._database.give_back(self.connection)
@@ -175,13 +182,17 @@ class Held(Guarded):
             self.drop()
         self._let_go()
 
+    def _stop_guarding(self) -> None:
+        if self._pooled is not None:
+            self._lent.pop(self._pooled, None)
+            self._pooled = None
+
     def _let_go(self) -> None:
         if self.holds_writer:
             self.holds_writer = False
             self._database.free_writer()
-        if self._pooled is not None:
-            self._lent.pop(self._pooled, None)
-        self.session = self.core = self.connection = self._pooled = self._driver = None
+        self._stop_guarding()
+        self.session = self.core = self.connection = self._driver = None
 
     def hang_up(self) -> None:
         """Drop the line without a word; outside of a greenlet, so nobody waits."""

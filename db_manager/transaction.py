@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from db_manager import classify
-from db_manager.driver import ends_of, is_aborted, transaction_id, was_cut, was_ended
+from db_manager.driver import is_aborted, transaction_id, was_ended
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
@@ -134,10 +134,10 @@ class Transaction(Held):
         self._look()
         if self.ended is not None:
             raise self.ended
-        if is_aborted(pooled, drove=self.drove):
+        if is_aborted(pooled, self._driver, drove=self.drove):
             raise TransactionAbortedError
         if self._resolvable:
-            self.xid = transaction_id(pooled)
+            self.xid = transaction_id(pooled, self._driver)
         self.state, self._sent = UnitState.COMMITTING, True
         try:
             send(pooled)
@@ -201,7 +201,7 @@ class Transaction(Held):
         """Fix the state of what was not committed, once `_look` has looked."""
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         self.state = UnitState.ROLLED_BACK
-        if self.ended is None and was_cut(self._driver, self._ends):
+        if self.ended is None and getattr(self._driver, "implicit_commits", 0) != self._cuts:
             self.ended = TransactionEndedError(_CUT, undone=False)
         if self.ended is not None:
             self.error = self.error or self.ended
@@ -222,7 +222,7 @@ class Transaction(Held):
             try:
                 send(pooled)
             finally:
-                self._ends = ends_of(self._driver)
+                self._ends = getattr(self._driver, "ends", 0)
             self._undone = self._ending
 
     def _look(self) -> None:
@@ -232,7 +232,7 @@ class Transaction(Held):
             return
         if self._unit.read_only:  # it wrote nothing that could be there or not
             return
-        if was_ended(pooled, self._driver, self._ends):
+        if was_ended(pooled.dbapi_connection, self._driver, self._ends):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
     def give_up(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from db_manager.database import Database, ReadOnly
@@ -209,3 +210,29 @@ async def test_a_unit_that_is_abandoned_in_a_statement_is_rolled_back(
     assert (used(database), len(database.open)) == (0, 0)
     async with UnitOfWork(database, read_only=read_only) as uow:
         assert await uow.session.scalar(SELECT) == 1
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["our engine", "an engine of one's own"])
+async def test_a_begin_that_was_cancelled_is_no_part_of_the_next_unit(
+    postgres_database: URL, open_database: Open, *, own: bool
+) -> None:
+    """Asyncpg remembers a transaction whose BEGIN was cancelled; such a connection is replaced."""
+    if own:
+        database = open_database(postgres_database, pool_size=1, max_overflow=0)
+    else:
+        database = Database(create_async_engine(postgres_database, pool_size=1, max_overflow=0))
+
+    def begin(connection: Any) -> None:
+        task: Any = asyncio.current_task()
+        asyncio.get_running_loop().call_soon(task.cancel)  # before the server answers
+        connection.connection.cursor().execute("SELECT 1")  # past SQLAlchemy, which would notice
+
+    for _ in range(3):
+        unit = UnitOfWork(database, isolation_level="SERIALIZABLE")
+        with pytest.raises(asyncio.CancelledError):
+            async with unit:
+                await unit.connection.run_sync(begin)
+        assert unit.state == "rolled_back"
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(SELECT)
+    await database.dispose()

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_dbapi
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Mapped, mapped_column
+from support.accounting import connected
 
 from db_manager.base import Base
 from db_manager.database import Database
@@ -25,6 +26,15 @@ class Mark(Base):
     __tablename__ = "private_api_test__mark"
 
     id: Mapped[int] = mapped_column(primary_key=True)
+
+
+async def test_asyncpg_remembers_the_transaction_that_it_began(postgres_database: URL) -> None:
+    """`_top_xact` is the outermost transaction of a connection, and None without one."""
+    async with connected(postgres_database) as driver:
+        assert driver._top_xact is None
+        async with driver.transaction() as _:
+            assert driver._top_xact is not None
+        assert driver._top_xact is None
 
 
 async def test_the_adapter_of_asyncpg_begins_when_it_is_told(
