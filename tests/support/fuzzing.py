@@ -20,7 +20,7 @@ from db_manager.database import Database
 from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
-#: How many units run at a time.
+#: How many units run at a time, where nobody says another number.
 TASKS: Final = 16
 #: After so many units what they said is compared with what is there.
 BATCH: Final = 400
@@ -320,15 +320,21 @@ class Fuzz:
     Args:
         database: What the units use.
         seed: Where all choices come from.
+        tasks: How many units run at a time.
+        harmed: True when somebody ends their connections meanwhile, so that any may fail.
     """
 
-    def __init__(self, database: Database, seed: int) -> None:
+    def __init__(
+        self, database: Database, seed: int, *, tasks: int = TASKS, harmed: bool = False
+    ) -> None:
         self.states: Counter[UnitState] = Counter()
         self.lies: list[str] = []
         self._database = database
         #: Sees the rows past everything under test.
         self._witness = create_async_engine(database.engine.url, poolclass=NullPool)
         self._seed = seed
+        self._tasks = tasks
+        self._harmed = harmed
         self._chance = random.Random(seed)
         self._numbers = itertools.count(1)
         name = database.engine.dialect.name
@@ -353,10 +359,10 @@ class Fuzz:
         """
         done = 0
         while done < units:
-            size = min(BATCH, units - done)
+            size = min(max(BATCH, self._tasks), units - done)
             blocks: list[Block] = []
             rest = iter(range(size))
-            await asyncio.gather(*(self._work(rest, blocks) for _ in range(TASKS)))
+            await asyncio.gather(*(self._work(rest, blocks) for _ in range(self._tasks)))
             lost = self._database.pool_levels()["used"]
             if lost:
                 self.lies.append(f"{lost} connections of seed {self._seed} did not come back")
@@ -366,6 +372,7 @@ class Fuzz:
     async def _work(self, rest: Any, blocks: list[Block]) -> None:
         for _ in rest:
             block = self._block()
+            block.disturbed = self._harmed
             blocks.append(block)
             task = asyncio.create_task(block.run())
             if self._chance.random() < 0.2:
@@ -389,7 +396,8 @@ class Fuzz:
     def _cancel_soon(self, task: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(self._chance.choice([1, 1, 2])):
-            loop.call_later(self._chance.expovariate(500), task.cancel)
+            wait = self._chance.expovariate(500 * TASKS / self._tasks)  # also when it has its turn
+            loop.call_later(wait, task.cancel)
 
     async def _judge(self, blocks: list[Block]) -> None:
         async with self._witness.begin() as connection:
@@ -437,7 +445,7 @@ def _unasked(block: Block) -> str:
     return ""
 
 
-async def kill_backends(server: URL, name: str, chance: random.Random, gone: asyncio.Event) -> None:
+async def kill_backends(server: URL, name: str, chance: random.Random, gone: asyncio.Event) -> int:
     """Terminate a backend every few milliseconds.
 
     Args:
@@ -445,12 +453,18 @@ async def kill_backends(server: URL, name: str, chance: random.Random, gone: asy
         name: The application's name of the connections.
         chance: Chooses.
         gone: Set when it shall end.
+
+    Returns:
+        How many it terminated.
     """
+    killed = 0
     async with connected(server) as admin:
         while not gone.is_set():
             await asyncio.sleep(chance.expovariate(100))
-            await admin.execute(
+            told = await admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE application_name = $1 ORDER BY random() LIMIT 1",
                 name,
             )
+            killed += told == "SELECT 1"
+    return killed
