@@ -31,10 +31,11 @@ class Mark(Base):
 async def test_asyncpg_remembers_the_transaction_that_it_began(postgres_database: URL) -> None:
     """`_top_xact` is the outermost transaction of a connection, and None without one."""
     async with connected(postgres_database) as driver:
-        assert driver._top_xact is None
-        async with driver.transaction() as _:
-            assert driver._top_xact is not None
-        assert driver._top_xact is None
+        seen = [driver._top_xact]
+        async with driver.transaction():
+            seen.append(driver._top_xact)
+        seen.append(driver._top_xact)
+    assert [each is None for each in seen] == [True, False, True]
 
 
 async def test_the_adapter_of_asyncpg_begins_when_it_is_told(

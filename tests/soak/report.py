@@ -12,9 +12,7 @@ from soak.soaking import POOL, READERS, Soak
 
 #: Where the figures are kept.
 FIGURES: Final = Path(__file__).parents[2] / "docs" / "soak.json"
-_PACKAGES: Final = (
-    *("sqlalchemy", "greenlet", "asyncpg", "psycopg", "aiosqlite", "asyncmy"),
-)
+_PACKAGES: Final = (*("sqlalchemy", "greenlet", "asyncpg", "psycopg", "aiosqlite", "asyncmy"),)
 
 
 def figures(soak: Soak, *, minutes: float, tasks: int) -> dict[str, Any]:
