@@ -20,7 +20,7 @@ from support.fuzzing import Fuzz, kill_backends
 from support.postgres import PostgresServer
 
 from db_manager.database import Database, ReadOnly
-from db_manager.transaction import UnitState
+from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 #: Connections of each pool.
