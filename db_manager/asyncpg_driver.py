@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import wraps
 from typing import Any
 
 import asyncpg
@@ -44,10 +45,21 @@ class CheckedConnection(asyncpg.Connection):
             self.ends += 1
         return status
 
-    def prepare(self, query: str, **kwargs: Any) -> Any:
-        """Prepare *query*; whoever prepares COMMIT will execute it."""
-        self.ends += ending(query) in ENDS
-        return super().prepare(query, **kwargs)
+
+def _counting(name: str) -> Any:
+    """Return asyncpg's method *name*, with an eye for the transaction that its query ends."""
+    method = getattr(asyncpg.Connection, name)
+
+    @wraps(method)
+    def count(self: CheckedConnection, query: str, *args: Any, **kwargs: Any) -> Any:
+        self.ends += ending(query) in ENDS  # now: its answer may be lost
+        return method(self, query, *args, **kwargs)
+
+    return count
+
+
+for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prepare"):
+    setattr(CheckedConnection, _name, _counting(_name))
 
 
 class _PatientLoop(Deadlines):

@@ -38,18 +38,21 @@ def begin_for_driver(connection: Connection) -> Any:
     return proxy.driver_connection
 
 
-def is_autocommit(connection: Connection) -> bool:
+def is_autocommit(connection: PoolProxiedConnection) -> bool:
     """Return True when each statement of *connection* commits itself; asks nobody.
 
     Args:
-        connection: A connection that was just checked out.
+        connection: The pooled connection of a unit.
     """
-    adapter: Any = connection.connection.dbapi_connection
+    adapter: Any = connection.dbapi_connection
     setting = getattr(adapter, "autocommit", None)
     if isinstance(setting, bool):  # asyncpg, psycopg
         return setting
     if setting is None:  # aiosqlite
-        return getattr(adapter, "isolation_level", "") is None
+        try:
+            return getattr(adapter, "isolation_level", "") is None
+        except ValueError:  # it is closed
+            return False
     return bool(adapter.get_autocommit())  # asyncmy
 
 

@@ -106,7 +106,7 @@ class Held(Guarded):
         self._ends = getattr(driver, "ends", 0)
         self._cuts = getattr(driver, "implicit_commits", 0)
         self._database.make_ready(connection, self._unit, self.isolation_level)
-        if not self._unit.read_only and is_autocommit(connection):
+        if not self._unit.read_only and is_autocommit(pooled):
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
         return connection

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.sql import Composable
 
 from db_manager.deadlines import Deadline, Deadlines
 from db_manager.ending_sql import ENDS, ending
@@ -24,9 +25,17 @@ class _Cursor(psycopg.AsyncCursor[Any]):
     """Counts an end of a transaction before it is sent: its answer may be lost."""
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(query, str) and ending(query) in ENDS:
+        sql = query if isinstance(query, str) else _text(query)
+        if ending(sql) in ENDS:
             self.connection.ends += 1  # type: ignore[attr-defined]  # it is a PatientConnection
         return await super().execute(query, *args, **kwargs)
+
+
+def _text(query: object) -> str:
+    """Return the SQL of a *query* that is no string, or of its beginning."""
+    if isinstance(query, bytes):
+        return query.decode(errors="replace")
+    return query.as_string(None) if isinstance(query, Composable) else ""
 
 
 class PatientConnection(psycopg.AsyncConnection[Any]):
@@ -41,7 +50,7 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
     answer_timeout: float
     _deadlines: Deadlines | None = None
     _deadline: Deadline | None = None
-    _gave_up = False
+    _gave_up = _begun = False
     _waits = _terminated = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -65,7 +74,8 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         if self._deadlines is None:
             self._deadlines = Deadlines(asyncio.get_running_loop())
         self._arm(self._deadlines)
-        begun, self._waits = self.pgconn.transaction_status in _OPEN, True
+        self._see()
+        self._waits = True
         try:
             return await super().wait(gen, *args, **kwargs)
         except psycopg.OperationalError as error:
@@ -76,13 +86,21 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
                 ) from TimeoutError(str(error))
             raise
         finally:
-            if begun and self.pgconn.transaction_status == TransactionStatus.IDLE:
-                self.ends += 1
+            self._see()
             if self._deadline is not None:
                 self._deadline.cancel()
             self._waits = False
             if self._terminated:
                 self.pgconn.finish()
+
+    def _see(self) -> None:
+        """Count the transaction that was there and is there no more."""
+        status = self.pgconn.transaction_status
+        if status in _OPEN:
+            self._begun = True
+        elif self._begun and status == TransactionStatus.IDLE:  # a pipeline is ACTIVE meanwhile
+            self._begun = False
+            self.ends += 1
 
     async def commit(self) -> None:
         """Commit."""

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from db_manager import classify
-from db_manager.driver import is_aborted, transaction_id, was_ended
+from db_manager.driver import is_aborted, is_autocommit, transaction_id, was_ended
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
@@ -102,6 +102,8 @@ class Transaction(Held):
         try:
             self._refuse_to_commit(session)
             if session is not None and session.takes_part:
+                if self.connection is not None:
+                    session.connection()  # else its after_commit comes before another lane's COMMIT
                 Session.commit(session)  # flushes until nothing is pending, then `commit_by`
             if self.connection is None:
                 self.state = UnitState.COMMITTED
@@ -129,11 +131,13 @@ class Transaction(Held):
             TransactionAbortedError: A statement failed that went past SQLAlchemy.
         """
         pooled = self._pooled
-        if not self._ending or pooled is None:
+        if pooled is None or not self._ending or self._is_flushing():
             self.refuse("COMMIT")
         self._look()
         if self.ended is not None:
             raise self.ended
+        if self.failed is not None:  # since the block is over: by a listener, who swallowed it
+            self._refuse_to_commit(None)
         if is_aborted(pooled, self._driver, drove=self.drove):
             raise TransactionAbortedError
         if self._resolvable:
@@ -145,6 +149,11 @@ class Transaction(Held):
             self._refusal = error
             raise
         self.state = UnitState.COMMITTED
+
+    def _is_flushing(self) -> bool:
+        """Return True while the session still flushes: a COMMIT now is a listener's."""
+        root = self.session.sync_session.get_transaction() if self.session is not None else None
+        return root is not None and root.is_active
 
     def _judge(self, error: BaseException) -> None:
         """Say what *error* of the end means: by what was sent and what was answered."""
@@ -180,10 +189,10 @@ class Transaction(Held):
 
     def _roll_back(self) -> None:
         self.state = UnitState.ROLLING_BACK
-        self._look()
-        if self.drove and self.cause == "cancelled":
-            self.drop()  # SQLAlchemy does so itself for what goes through it
         try:
+            self._look()
+            if self.drove and self.cause == "cancelled":
+                self.drop()  # SQLAlchemy does so itself for what goes through it
             if self.session is not None:
                 Session.rollback(self.session.sync_session)
             if self.connection is not None and self.connection.in_transaction():
@@ -204,7 +213,10 @@ class Transaction(Held):
         if self.ended is None and getattr(self._driver, "implicit_commits", 0) != self._cuts:
             self.ended = TransactionEndedError(_CUT, undone=False)
         if self.ended is not None:
-            self.error = self.error or self.ended
+            if self.error is None:
+                self.error = self.ended
+            elif self.error is not self.ended:
+                self.error.add_note(str(self.ended))
             self.state = UnitState.OUTCOME_UNKNOWN
 
     def _roll_back_at_driver(self, connection: Connection) -> None:
@@ -212,18 +224,19 @@ class Transaction(Held):
             connection.dialect.do_rollback(connection.connection)
 
     def roll_back_by(self, send: Send) -> None:
-        """Send ROLLBACK by *send*: in the block of a unit it ends everything."""
-        if not self._ending:
+        """Send ROLLBACK by *send*: before the end has come to COMMIT it ends everything."""
+        if self.state is UnitState.ACTIVE:
             self.mark_undone("somebody sent ROLLBACK for this unit")
         self._look()
-        self._sent = self._ending
+        ours = self.state is not UnitState.ACTIVE
+        self._sent = self._sent or ours
         pooled = self._pooled
         if pooled is not None:
             try:
                 send(pooled)
             finally:
                 self._ends = getattr(self._driver, "ends", 0)
-            self._undone = self._ending
+            self._undone = self._undone or ours
 
     def _look(self) -> None:
         """Notice that somebody ended the transaction at the bare driver; asks nobody."""
@@ -232,7 +245,10 @@ class Transaction(Held):
             return
         if self._unit.read_only:  # it wrote nothing that could be there or not
             return
-        if was_ended(pooled.dbapi_connection, self._driver, self._ends):
+        adapter = pooled.dbapi_connection
+        if was_ended(adapter, self._driver, self._ends) or (
+            self.drove and adapter is not None and is_autocommit(pooled)
+        ):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 
     def give_up(self) -> None:

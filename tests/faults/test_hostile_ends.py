@@ -1,0 +1,357 @@
+"""Stranger ends of a unit's transaction than COMMIT by hand: the state fits the rows, U23."""
+
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from psycopg.sql import SQL
+from sqlalchemy import Integer, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from support.accounting import accounted
+
+from db_manager.base import Base
+from db_manager.database import Database
+from db_manager.errors import UnitOfWorkStateError
+from db_manager.state import UnitState
+from db_manager.uow import UnitOfWork
+
+Row = Callable[..., None]
+Way = Callable[[UnitOfWork], Awaitable[object]]
+
+BEFORE, AFTER, PENDING, NEXT = 1, 2, 3, 4
+
+
+class Ended(Base):
+    """A row that is there or not."""
+
+    __tablename__ = "hostile_ends__row"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+async def write(uow: UnitOfWork, number: int) -> None:
+    """Write a row on the Core lane."""
+    await uow.connection.execute(text(f"INSERT INTO hostile_ends__row VALUES ({number})"))
+
+
+async def ids(database: Database) -> set[int]:
+    """Return what is written."""
+    async with UnitOfWork(database) as uow:
+        return set((await uow.session.scalars(text("SELECT id FROM hostile_ends__row"))).all())
+
+
+def says(*statements: Any) -> Way:
+    """Return the way of who says *statements* to the driver, whichever it is."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.driver()
+        for sql in statements:
+            if hasattr(driver, "is_in_transaction"):
+                await driver.execute(sql)
+                continue
+            opened = driver.cursor()
+            async with await opened if inspect.isawaitable(opened) else opened as cursor:
+                await cursor.execute(sql)
+
+    way.__name__ = f"says {statements}"
+    return way
+
+
+def executes(sql: str) -> Way:
+    """Return the way of who executes *sql* on the Core lane."""
+
+    async def way(uow: UnitOfWork) -> None:
+        await uow.connection.execute(text(sql))
+
+    way.__name__ = f"executes {sql}"
+    return way
+
+
+def calls(name: str, *statements: str) -> Way:
+    """Return the way of who calls the method *name* of the driver for each of *statements*."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.driver()
+        for sql in statements:
+            await getattr(driver, name)(sql, *([[()]] if name == "executemany" else []))
+
+    way.__name__ = f"calls {name} {statements}"
+    return way
+
+
+def hears(name: str, act: Callable[[Session], object]) -> Way:
+    """Return the way of a listener that acts at the event *name*, with an object to be flushed."""
+
+    async def way(uow: UnitOfWork) -> None:
+        event.listen(uow.session.sync_session, name, lambda session, *_: act(session))
+        uow.session.add(Ended(id=PENDING))
+
+    way.__name__ = f"hears {name} {inspect.getsource(act).strip()}"
+    return way
+
+
+def pipelines(*statements: Any) -> Way:
+    """Return the way of who sends *statements* in a pipeline of psycopg's."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.driver()
+        async with driver.pipeline():
+            for sql in statements:
+                await driver.execute(sql)
+
+    way.__name__ = f"pipelines {statements}"
+    return way
+
+
+async def _savepoints_left_open(uow: UnitOfWork) -> None:
+    await uow.session.begin_nested()
+    uow.session.add(Ended(id=PENDING))
+    await uow.session.begin_nested()
+
+
+async def _outer_savepoint_undone_first(uow: UnitOfWork) -> None:
+    outer = await uow.session.begin_nested()
+    inner = await uow.session.begin_nested()
+    await outer.rollback()
+    with contextlib.suppress(Exception):
+        await inner.commit()
+
+
+async def _core_savepoint_left_open(uow: UnitOfWork) -> None:
+    await uow.connection.run_sync(lambda connection: connection.begin_nested())
+
+
+async def _stream_left_open(uow: UnitOfWork) -> None:
+    await (await uow.connection.stream(text("SELECT 1 UNION ALL SELECT 2"))).fetchone()
+
+
+async def _serializable_in_the_middle(uow: UnitOfWork) -> None:
+    await uow.connection.execution_options(isolation_level="SERIALIZABLE")
+
+
+async def _driver_transaction(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    async with driver.transaction():
+        await driver.execute("SELECT 1")
+
+
+async def _psycopg_executemany(uow: UnitOfWork) -> None:
+    async with (await uow.driver()).cursor() as cursor:
+        await cursor.executemany("COMMIT", [()])
+
+
+async def _psycopg_autocommit(uow: UnitOfWork) -> None:
+    await (await uow.driver()).set_autocommit(True)
+
+
+async def _mariadb_autocommit(uow: UnitOfWork) -> None:
+    await (await uow.driver()).autocommit(True)  # noqa: FBT003 -- asyncmy's signature
+
+
+async def _closed(uow: UnitOfWork) -> None:
+    await (await uow.driver()).close()
+
+
+async def _raw_sqlite_commit(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver._execute(driver._conn.commit)
+
+
+EVERYWHERE: list[Way] = [
+    _savepoints_left_open,
+    _outer_savepoint_undone_first,
+    _core_savepoint_left_open,
+    _serializable_in_the_middle,
+    hears("before_commit", lambda session: session.connection().commit()),
+    hears("before_commit", lambda session: session.connection().rollback()),
+    hears("before_commit", lambda s: s.connection().dialect.do_commit(s.connection().connection)),
+    hears("before_commit", lambda s: s.connection().dialect.do_rollback(s.connection().connection)),
+    hears("before_commit", lambda session: session.connection().invalidate()),
+    hears("after_flush", lambda session: session.connection().commit()),
+    hears("after_flush", lambda session: session.connection().rollback()),
+    hears("after_commit", lambda session: session.execute(text("SELECT 1"))),
+    says("PREPARE TRANSACTION 'x'"),
+]
+POSTGRES: list[Way] = [
+    _driver_transaction,
+    _closed,
+    executes("DO $$ BEGIN COMMIT; END $$"),
+    says("COMMIT AND CHAIN"),
+    says("ROLLBACK AND CHAIN"),
+]
+WAYS: dict[str, list[Way]] = {
+    "asyncpg": [
+        *(EVERYWHERE + POSTGRES),
+        _stream_left_open,
+        *(calls(name, "COMMIT", "BEGIN") for name in ("fetch", "fetchval", "fetchrow")),
+        calls("executemany", "ROLLBACK", "BEGIN"),
+        calls("fetch", "ROLLBACK", "BEGIN"),
+    ],
+    "psycopg": [
+        *(EVERYWHERE + POSTGRES),
+        _psycopg_executemany,
+        _psycopg_autocommit,
+        pipelines("COMMIT", "BEGIN"),
+        pipelines(SQL("COMMIT"), SQL("BEGIN")),
+        pipelines(b"ROLLBACK", b"BEGIN"),
+        pipelines(SQL("COMMIT"), SQL("SELECT 1")),
+    ],
+    "aiosqlite": [
+        *EVERYWHERE,
+        _stream_left_open,
+        _closed,
+        _raw_sqlite_commit,
+        calls("execute_fetchall", "COMMIT", "BEGIN"),
+        calls("execute_insert", "ROLLBACK"),
+        calls("executemany", "COMMIT"),
+        executes("INSERT OR ROLLBACK INTO hostile_ends__row VALUES (1)"),
+    ],
+    "asyncmy": [
+        *EVERYWHERE,
+        _stream_left_open,
+        _mariadb_autocommit,
+        *map(
+            executes,
+            [
+                "CALL hostile_commits()",
+                "CALL hostile_rolls_back()",
+                "CALL hostile_commits_fails()",
+                "EXECUTE IMMEDIATE 'ROLLBACK'",
+                "BEGIN NOT ATOMIC ROLLBACK; END",
+                "IF 1 THEN ROLLBACK; END IF",
+                "/*! ROLLBACK */",
+                "/*M! COMMIT */",
+                "# no\nROLLBACK",
+                "SET autocommit = 1",
+                "CREATE OR REPLACE TABLE hostile_other (i INT)",
+                "CREATE TABLE hostile_ends__row (i INT)",
+                "LOCK TABLES hostile_ends__row WRITE",
+            ],
+        ),
+        says("CALL hostile_rolls_back()"),
+        says("DROP TABLE hostile_nobody"),
+        says("SET @@session.autocommit = 1"),
+    ],
+}
+PROCEDURES = {
+    "commits": "COMMIT;",
+    "rolls_back": "ROLLBACK;",
+    "commits_fails": "COMMIT; SIGNAL SQLSTATE '45000';",
+}
+
+
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
+def url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, for each that there is."""
+    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
+    found: URL = request.getfixturevalue(f"{kind}_database")
+    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+
+
+async def prepare(database: Database) -> None:
+    """Make the table, and procedures that end a transaction."""
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables[Ended.__tablename__].create)
+        if database.engine.dialect.name == "mysql":
+            for name, body in PROCEDURES.items():
+                await connection.execute(
+                    text(f"CREATE PROCEDURE hostile_{name}() BEGIN {body} END")
+                )
+
+
+def judge(unit: UnitOfWork, error: BaseException | None, there: set[int]) -> str:
+    """Return how what a unit said of itself differs from what is in the table."""
+    if unit.state is UnitState.COMMITTED:
+        if error is not None:
+            return "committed, and an error"
+        return "" if {BEFORE, AFTER} <= there else "committed, and rows are lost"
+    if unit.state is UnitState.ROLLED_BACK:
+        if error is None:
+            return "rolled back in silence"
+        return "rolled back, and rows are there" if there else ""
+    said = f"{error!r} {getattr(error, '__notes__', '')}"
+    told = "TransactionEnded" in said or "ended the transaction" in said or "committed what" in said
+    return "" if told else "unknown, and nobody says why"
+
+
+async def play(database: Database, way: Way, *, first: bool, swallow: bool, fail: bool) -> str:
+    """Write two rows in a unit, go a way between them; return what is wrong of it or the next."""
+    unit, error = UnitOfWork(database), None
+    ignored = (Exception,) if swallow else ()
+    try:
+        async with unit:
+            if first:
+                await write(unit, BEFORE)
+            with contextlib.suppress(*ignored):
+                await way(unit)
+            with contextlib.suppress(*ignored):
+                if not first:
+                    await write(unit, BEFORE)
+                await write(unit, AFTER)
+            if fail:
+                raise ZeroDivisionError  # noqa: TRY301 -- the block's own
+    except Exception as raised:  # noqa: BLE001 -- any driver may refuse in its own words
+        error = raised
+    if lie := judge(unit, error, there := await ids(database)):
+        return f"{lie}: {unit.state}, {error!r}, {there}"
+    with contextlib.suppress(ZeroDivisionError):
+        async with UnitOfWork(database) as after:
+            await write(after, NEXT)
+            raise ZeroDivisionError
+    if NEXT in await ids(database):
+        return "the next unit failed, and its row is there"
+    async with UnitOfWork(database) as cleaner:
+        await cleaner.session.execute(text("DELETE FROM hostile_ends__row"))
+    return ""
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["after a row", "at once"])
+@pytest.mark.parametrize("swallow", [True, False], ids=["swallowed", "raised"])
+@pytest.mark.parametrize("fail", [True, False], ids=["block fails", "block ends"])
+async def test_strange_ends_do_not_lie(
+    url: URL, first: bool, swallow: bool, fail: bool, row: Row
+) -> None:
+    """U23: whatever may end the transaction, the state fits the rows, and the next is well."""
+    ways, lies = WAYS[url.get_driver_name()], []
+    async with accounted(url, pool_size=1, max_overflow=0, pool_timeout=2) as database:
+        await prepare(database)
+        for way in ways:
+            wrong = await play(database, way, first=first, swallow=swallow, fail=fail)
+            lies += [f"{way.__name__}: {wrong}"] if wrong else []
+    assert lies == []
+    row(
+        "U23",
+        load=f"{url.drivername}: {len(ways)} strange ends, "
+        f"{'after a row' if first else 'at once'}, "
+        f"{'swallowed' if swallow else 'raised'}, block {'fails' if fail else 'ends'}",
+        result="each state fits its rows, each next unit is well",
+    )
+
+
+@pytest.mark.parametrize("word", ["commit", "rollback"])
+async def test_a_listener_that_ends_what_is_to_be_flushed(url: URL, word: str) -> None:
+    """U23: COMMIT in before_commit is refused before it is sent, ROLLBACK lets nothing through."""
+    async with accounted(url, pool_size=1, max_overflow=0) as database:
+        await prepare(database)
+        unit = UnitOfWork(database)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 -- SQLAlchemy's after a ROLLBACK
+            async with unit:
+                await hears("before_commit", lambda s: getattr(s.connection(), word)())(unit)
+        assert (unit.state, await ids(database)) == (UnitState.ROLLED_BACK, set())
+        assert isinstance(caught.value, UnitOfWorkStateError) is (word == "commit")
+
+
+async def test_after_commit_comes_after_the_commit_of_any_lane(url: URL) -> None:
+    """U24: a session that only listens hears after_commit when the Core lane's COMMIT is there."""
+    states: list[str] = []
+    async with accounted(url, pool_size=1, max_overflow=0) as database:
+        await prepare(database)
+        async with UnitOfWork(database) as uow:
+            event.listen(
+                uow.session.sync_session, "after_commit", lambda _: states.append(uow.state)
+            )
+            await write(uow, BEFORE)
+    assert states == ["committed"]
