@@ -63,16 +63,32 @@ for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prep
 
 
 class _PatientLoop(Deadlines):
-    """The event loop, with cheap timers: asyncpg arms one for each answer it waits for."""
+    """The event loop, with cheap timers: asyncpg arms one for each answer it waits for.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        #: Transports of attempts to connect that are not known to have succeeded.
+        self.opened: list[asyncio.WriteTransport] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loop, name)
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Open a transport as the event loop does, and remember it."""
+        made: tuple[Any, Any] = await self.loop.create_connection(*args, **kwargs)
+        self.opened.append(made[0])
+        return made
 
 
 def connect(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, CheckedConnection]:
     """Connect as `asyncpg.connect` does, with a connection that hears and cheap timers.
 
     It is not `async`: a frame of ours that waits would show the password beside a traceback.
+    An attempt that failed or was cancelled leaves no socket open, whatever the server does.
 
     Args:
         *args: For asyncpg.
@@ -81,9 +97,25 @@ def connect(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, CheckedConnection]
     Returns:
         What gives the connection when it is awaited.
     """
-    options: Any = {
-        "connection_class": CheckedConnection,
-        "loop": _PatientLoop(asyncio.get_running_loop()),
-    }
-    connecting: Coroutine[Any, Any, CheckedConnection] = asyncpg.connect(*args, **options | kwargs)
-    return connecting
+    loop = _PatientLoop(asyncio.get_running_loop())
+    options: Any = {"connection_class": CheckedConnection, "loop": loop}
+    return _whole(asyncpg.connect(*args, **options | kwargs), loop)
+
+
+async def _whole(
+    connecting: Coroutine[Any, Any, CheckedConnection], loop: _PatientLoop
+) -> CheckedConnection:
+    """Give the connection, or leave nothing of the attempt.
+
+    asyncpg closes what an attempt opened, but in TLS that means to wait for the server's goodbye,
+    for up to 30 s: the socket would outlive the attempt, and even its event loop.
+    """
+    try:
+        connection = await connecting
+    except BaseException:
+        for transport in loop.opened:
+            transport.abort()
+        raise
+    finally:
+        loop.opened.clear()
+    return connection

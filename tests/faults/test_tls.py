@@ -1,12 +1,17 @@
-"""TLS that verifies refuses whoever cannot prove who it is: S3."""
+"""TLS that verifies refuses whoever cannot prove who it is, and a refusal leaves no socket: S3."""
 
+import asyncio
 import os
 import shutil
+import socket
+import ssl
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -14,10 +19,31 @@ from support.accounting import accounted
 from support.postgres import PostgresServer
 from support.postgres_binaries import installation, private_folder
 
+from db_manager.asyncpg_driver import connect
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
+
+#: Seconds in which a socket must be closed; asyncio waits 30 for a goodbye in TLS.
+SOON = 10.0
+
+
+def refusal(code: str) -> bytes:
+    """Return what a server says that refuses a session, with that SQLSTATE."""
+    fields = b"SFATAL\0VFATAL\0C" + code.encode() + b"\0Mrefused\0\0"
+    return b"E" + struct.pack("!i", len(fields) + 4) + fields
+
+
+#: What a server that never says goodbye may say to whoever wants a session; nothing is silence.
+ANSWERS = {
+    "wrong password": refusal("28P01"),
+    "no database": refusal("3D000"),
+    "starting up": refusal("57P03"),
+    "too many": refusal("53300"),
+    "unknown question": b"R" + struct.pack("!ii", 8, 99),
+    "silence": b"",
+}
 
 
 def programs_with_tls() -> Path | None:
@@ -119,3 +145,85 @@ async def test_a_server_that_cannot_prove_itself_is_refused(
         load=f"self-signed, wrong host, right host, {driver}",
         result="refused, refused, encrypted",
     )
+
+
+class RudeServer:
+    """Takes one connection, and never says goodbye.
+
+    Args:
+        certificate: Folder of its key and its certificate.
+        answer: What it says to whoever wants a session; None falls silent before TLS begins.
+    """
+
+    def __init__(self, certificate: Path, answer: bytes | None) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(SOON)
+        self.port: int = self._listener.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        #: Done when it has said all it says.
+        self.spoke: asyncio.Future[None] = loop.create_future()
+        self._say_spoke = lambda: loop.call_soon_threadsafe(self.spoke.set_result, None)
+
+    def serve(self) -> bool:
+        """Take the connection; return True when the client closed its socket soon."""
+        with self._listener, self._listener.accept()[0] as client:
+            client.settimeout(SOON)
+            with client.dup() as below:  # a goodbye in TLS is not the end of the socket
+                below.settimeout(SOON)
+                client.recv(8)
+                with self._speak(client):
+                    self._say_spoke()
+                    return _ends(below)
+
+    def _speak(self, client: socket.socket) -> socket.socket:
+        if self._answer is None:
+            return client
+        client.sendall(b"S")
+        secured = self._context.wrap_socket(client, server_side=True)
+        secured.recv(4096)
+        secured.sendall(self._answer)
+        return secured
+
+
+def _ends(below: socket.socket) -> bool:
+    try:
+        while below.recv(4096):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+async def attempt_leaves_nothing(certificate: Path, answer: bytes | None, connect: Any) -> bool:
+    """Fail to connect to a rude server; return True when the socket of the attempt is closed."""
+    server = RudeServer(certificate, answer)
+    serving = asyncio.create_task(asyncio.to_thread(server.serve))
+    known = ssl.create_default_context(cafile=certificate / "certificate.pem")
+    attempt = asyncio.create_task(
+        connect(host="localhost", port=server.port, user="bot", database="bot", ssl=known)
+    )
+    await server.spoke
+    if not answer:
+        attempt.cancel()
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.CancelledError)):
+        await attempt
+    return await serving
+
+
+@pytest.mark.parametrize("answer", [None, *ANSWERS.values()], ids=["no TLS", *ANSWERS])
+async def test_a_failed_attempt_leaves_no_socket(certificate: Path, answer: bytes | None) -> None:
+    """Whatever ended an attempt to connect, its socket is closed before the server is done."""
+    assert await attempt_leaves_nothing(certificate, answer, connect)
+
+
+async def test_without_us_a_refused_attempt_leaves_its_socket(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check rejects asyncpg's own `connect`, which waits for the server's goodbye."""
+    monkeypatch.setitem(globals(), "SOON", 0.5)
+    assert not await attempt_leaves_nothing(certificate, ANSWERS["no database"], asyncpg.connect)

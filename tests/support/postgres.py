@@ -208,6 +208,7 @@ async def _query(url: URL, sql: str) -> Any:
         user=url.username,
         password=url.password,
         database=url.database,
+        ssl=False,  # in TLS, asyncpg leaves the socket of a refused attempt to a loop that ends
         timeout=5,
     )
     try:
