@@ -162,10 +162,9 @@ class RudeServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(SOON)
         self.port: int = self._listener.getsockname()[1]
-        loop = asyncio.get_running_loop()
-        #: Done when it has said all it says.
-        self.spoke: asyncio.Future[None] = loop.create_future()
-        self._say_spoke = lambda: loop.call_soon_threadsafe(self.spoke.set_result, None)
+        self._loop = asyncio.get_running_loop()
+        #: Set when it has said all it says.
+        self.spoke = asyncio.Event()
 
     def serve(self) -> bool:
         """Take the connection; return True when the client closed its socket soon."""
@@ -175,7 +174,7 @@ class RudeServer:
                 below.settimeout(SOON)
                 client.recv(8)
                 with self._speak(client):
-                    self._say_spoke()
+                    self._loop.call_soon_threadsafe(self.spoke.set)
                     return _ends(below)
 
     def _speak(self, client: socket.socket) -> socket.socket:
@@ -207,7 +206,7 @@ async def attempt_leaves_nothing(certificate: Path, answer: bytes | None, connec
     attempt = asyncio.create_task(
         connect(host="localhost", port=server.port, user="bot", database="bot", ssl=known)
     )
-    await server.spoke
+    await server.spoke.wait()
     if not answer:
         attempt.cancel()
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.CancelledError)):
