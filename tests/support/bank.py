@@ -29,8 +29,8 @@ _NOTE = text("INSERT INTO transfer VALUES (:key)")
 class Bank:
     """Accounts on PostgreSQL, and what the units that moved money between them said.
 
-    Only errors of db_manager and SQLAlchemy's DBAPIError are expected of a unit; any other one
-    ends `at_work` with it.
+    Only errors of db_manager, SQLAlchemy's DBAPIError and a cancellation by the test are expected
+    of a unit; any other one ends `at_work` with it.
 
     Args:
         database: What the units use.
@@ -101,18 +101,24 @@ class Bank:
         closed = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             self.workers = [group.create_task(self._work(closed)) for _ in range(tasks)]
-            yield
-            closed.set()
+            try:
+                yield
+            finally:  # also when a worker failed: the others take no cancellation for an end
+                closed.set()
 
     async def _work(self, closed: asyncio.Event) -> None:
         while not closed.is_set():
             try:
-                await self.transfer()
-            except (DbManagerError, DBAPIError) as error:
-                self.errors[type(error).__name__] += 1
-                await asyncio.sleep(PAUSE)
+                await self._transfer_or_pause()
             except asyncio.CancelledError:
                 self.errors["CancelledError"] += 1
+
+    async def _transfer_or_pause(self) -> None:
+        try:
+            await self.transfer()
+        except (DbManagerError, DBAPIError) as error:
+            self.errors[type(error).__name__] += 1
+            await asyncio.sleep(PAUSE)
 
     async def assert_sum(self) -> None:
         """Assert that no money was made or lost.
