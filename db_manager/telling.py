@@ -93,11 +93,6 @@ def _schema_facts(error: Any, fields: Any, type_field: str, position_field: str)
     return facts + [f"{name} {value}" for name, value in known if value]
 
 
-def _of_sqlite(error: BaseException) -> Told:
-    name = getattr(error, "sqlite_errorname", None)  # none when the module itself refuses
-    return type(error).__name__, [name] if name else []
-
-
 def _of_mysql(error: BaseException) -> Told:
     number = errno(error)
     name = _mysql_names().get(number, "")
@@ -118,5 +113,4 @@ def _mysql_names() -> dict[int, str]:
 add_reader(("sqlalchemy",), _of_sqlalchemy)
 add_reader(("asyncpg",), _of_asyncpg)
 add_reader(("psycopg",), _of_psycopg)
-add_reader(("sqlite3",), _of_sqlite)
 add_reader(("asyncmy",), _of_mysql)

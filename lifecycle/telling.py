@@ -171,3 +171,11 @@ def _kind(module: str, path: str) -> Literal["between", "library", "bot"]:
 
 def _package(module: str) -> str:
     return module.partition(".")[0]
+
+
+def _of_sqlite(error: BaseException) -> Told:
+    name = getattr(error, "sqlite_errorname", None)  # none when the module itself refuses
+    return type(error).__name__, [name] if name else []
+
+
+add_reader(("sqlite3",), _of_sqlite)  # the journal writes with it, whatever else is there
