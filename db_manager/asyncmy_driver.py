@@ -69,9 +69,7 @@ class PatientConnection(Connection):
         except Exception as error:
             self._doubt(error)
             raise
-        if unbuffered:  # the server says it after the last row
-            self._begun = True
-        else:
+        if not unbuffered:  # the server says it after the last row
             self._see()
         return rows
 
