@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo demo-faults docs test test-all check faults foreign bench bench-quick pins clean
+.PHONY: demo demo-faults docs test test-all check faults soak foreign bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
@@ -30,6 +30,11 @@ check: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
+
+# Half an hour of random units under faults: nothing grows, no unit lies; writes docs/soak.json.
+MINUTES ?= 30
+soak: $(VENV)/.dev
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES)
 
 # The tests of SQLAlchemy's asyncio extension on our lanes, and aiogram's on attached dispatchers:
 # make foreign SQLALCHEMY=path AIOGRAM=path. The paths lead to the files of the installed versions.

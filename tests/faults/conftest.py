@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from soak.report import section
 
 Row = Callable[..., None]
 
@@ -133,5 +134,7 @@ def _report(rows: list[tuple[str, str, str]], skipped: list[str]) -> str:
         "Not run, because something is absent here:" if skipped else "Every row ran.",
         "",
         *(f"* {line}" for line in skipped),
+        "",
+        *section(),
     ]
     return "\n".join(lines).rstrip() + "\n"

@@ -78,18 +78,22 @@ def section(path: Path = FIGURES) -> list[str]:
         "",
         f"Written by `make soak` on {found['date']}, {found['minutes']:g} minutes,",
         f"Python {found['python']}, {versions}.",
-        f"Bursts of {found['tasks']} tasks with random units on pools of {found['pool']}"
-        f" connections, one database after the other, and {found['readers']} units that read"
-        f" beside each; every fifth is cancelled at a random moment; {faults}.",
+        (
+            f"Bursts of {found['tasks']} tasks with random units on pools of {found['pool']}"
+            f" connections, one database after the other, and {found['readers']} units that read"
+            f" beside each; every fifth is cancelled at a random moment; {faults}."
+        ),
         "",
         f"{found['lies']} units said something else of themselves than their rows do. They ended:",
         "",
         *ended,
         "",
-        f"Between the bursts, with every pool full and nothing running, {found['samples']} samples"
-        " of the process were taken, after a garbage collection and, on glibc, `malloc_trim`."
-        " The first third is the warm-up; the median of the last third may be at most"
-        f" {ALLOWED:.0%} above the median of the middle third: {verdict}.",
+        (
+            f"Between the bursts, with every pool full and nothing running, {found['samples']} samples"
+            " of the process were taken, after a garbage collection and, on glibc, `malloc_trim`."
+            " The first third is the warm-up; the median of the last third may be at most"
+            f" {ALLOWED:.0%} above the median of the middle third: {verdict}."
+        ),
         "",
         "| measure | middle third | last third | grew |",
         "| --- | --- | --- | --- |",
