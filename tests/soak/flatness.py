@@ -121,8 +121,6 @@ def judge(samples: Sequence[Sample], *, heap: float = ALLOWED) -> list[str]:
     for name, growth in growths(samples).items():
         if growth.share > (heap if name in {"memory", "objects"} else ALLOWED):
             said.append(f"{name} grew from {growth.middle:g} to {growth.last:g}")
-    last = samples[-1]
-    for name in ("checked_out", "open_units"):
-        if held := getattr(last, name):
-            said.append(f"{held} {name} at the end")
+    held = {name: getattr(samples[-1], name) for name in ("checked_out", "open_units")}
+    said += [f"{count} {name} at the end" for name, count in held.items() if count]
     return said
