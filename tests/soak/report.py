@@ -90,7 +90,8 @@ def section(path: Path = FIGURES) -> list[str]:
         "",
         (
             f"Between the bursts, with every pool full and nothing running, {found['samples']}"
-            " samples of the process were taken, after a garbage collection and, on glibc, `malloc_trim`."
+            " samples of the process were taken, after a garbage collection and, on glibc,"
+            " `malloc_trim`."
             " The first third is the warm-up; the median of the last third may be at most"
             f" {ALLOWED:.0%} above that of the middle third: {verdict}."
         ),
