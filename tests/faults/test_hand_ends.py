@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Integer, String, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
 from support.accounting import accounted
@@ -63,10 +64,8 @@ async def ids(database: Database) -> set[int]:
 
 async def says(driver: Any, sql: str) -> None:
     """Let a driver's connection execute *sql*, whichever driver it is."""
-    if hasattr(driver, "cursor") and not hasattr(driver, "is_in_transaction"):
-        opened = driver.cursor()
-        cursor = await opened if inspect.isawaitable(opened) else opened
-        async with cursor:
+    if hasattr(driver, "server_status"):
+        async with driver.cursor() as cursor:
             await cursor.execute(sql)
     else:
         await driver.execute(sql)
@@ -333,6 +332,21 @@ async def test_the_state_is_the_truth(
         f"{'swallowed' if swallow else 'raised'}, block {'fails' if fail else 'ends'}",
         result=f"{counted}; each fits its rows, each next unit is well",
     )
+
+
+async def test_who_fails_at_the_end_is_told_of_an_end_by_hand(url: URL, row: Row) -> None:
+    """U23: the error of a flush at the end says as well that the transaction was ended before."""
+    async with with_table(url) as database:
+        unit = UnitOfWork(database)
+        with pytest.raises(DBAPIError) as raised:
+            async with unit:
+                await write(unit, BEFORE)
+                await says(await unit.driver(), "COMMIT")
+                unit.session.add(Kept(id=BEFORE))
+        assert unit.state is UnitState.OUTCOME_UNKNOWN
+        assert "ended the transaction" in str(raised.value.__notes__)
+        assert BEFORE in await ids(database)
+    row("U23", load=f"{url.drivername}: COMMIT by hand, then the flush fails", result="noted on it")
 
 
 @pytest.mark.parametrize("fail", [True, False], ids=["block fails", "block ends"])
