@@ -71,6 +71,20 @@ def was_ended(adapter: Any, driver: Any, ends: int) -> bool:
     return begun and not driver.is_closed() and not driver.is_in_transaction()
 
 
+def is_in_the_middle(driver: object) -> bool:
+    """Return True when the driver takes its connection for something that was left half done.
+
+    asyncpg remembers a transaction whose BEGIN was cancelled, and would take the next unit's for
+    a part of it: its COMMIT would be a RELEASE. psycopg remembers the pipeline of an
+    `executemany` that was cancelled: the next unit's statements would have no results.
+
+    Args:
+        driver: The driver's connection of a unit that is over.
+    """
+    left: object = getattr(driver, "_top_xact", None)  # both guarded by a test
+    return left is not None or getattr(driver, "_pipeline", None) is not None
+
+
 def transaction_id(connection: PoolProxiedConnection, driver: object) -> int | None:
     """Return PostgreSQL's id of the transaction, 0 when it wrote nothing, None elsewhere.
 

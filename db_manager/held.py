@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.connection import UnitConnection
-from db_manager.driver import begin_for_driver, is_autocommit, terminate
+from db_manager.driver import begin_for_driver, is_autocommit, is_in_the_middle, terminate
 from db_manager.errors import (
     TransactionAbortedError,
     TransactionEndedError,
@@ -169,9 +169,7 @@ class Held(Guarded):
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
-        # asyncpg remembers a transaction whose BEGIN was cancelled, and would take the next unit's
-        # for a part of it: its COMMIT would be a RELEASE.
-        if getattr(self._driver, "_top_xact", None) is not None:  # guarded by a test
+        if self._driver is not None and is_in_the_middle(self._driver):
             self.drop()
         self._stop_guarding()
         try:

@@ -5,16 +5,28 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import delete, event, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.pool import QueuePool
+from support.suspension import cancel_everywhere
 
+from db_manager.base import Base
 from db_manager.database import Database, ReadOnly
 from db_manager.uow import UnitOfWork
 from observability.testing import EventRecorder
 
 Open = Callable[..., Database]
+
+
+class Many(Base):
+    """One of many rows."""
+
+    __tablename__ = "giving_back_test__many"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
 
 SELECT = text("SELECT 1")
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
@@ -236,3 +248,46 @@ async def test_a_begin_that_was_cancelled_is_no_part_of_the_next_unit(
         async with UnitOfWork(database) as uow:
             await uow.session.execute(SELECT)
     await database.dispose()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("times", [1, 2, None])
+async def test_a_flush_of_many_that_was_cancelled_spoils_no_later_unit(
+    postgres_database: URL, open_database: Open, times: int | None, *, late: bool
+) -> None:
+    """Psycopg sends many rows as a pipeline; wherever that is cancelled, the next unit is well."""
+    url = postgres_database.set(drivername="postgresql+psycopg")
+    database = open_database(url, pool_size=1, max_overflow=0)
+    async with UnitOfWork(database) as uow:
+        await uow.connection.run_sync(Base.metadata.tables[Many.__tablename__].create)
+
+    async def write(k: int) -> None:
+        async with UnitOfWork(database) as uow:
+            uow.session.add_all([Many(id=10 * k + number) for number in range(3)])
+            await uow.session.flush()
+
+    await database.engine.dispose()  # the first unit connects, and learns the types
+    async for _outcome in cancel_everywhere(write, times=times, late=late):
+        async with UnitOfWork(database) as uow:
+            assert await uow.session.scalar(select(func.count()).select_from(Many)) in {0, 3}
+            await uow.session.execute(delete(Many))
+        assert used(database) == 0
+
+
+async def test_a_pipeline_that_was_left_open_spoils_no_later_unit(
+    postgres_database: URL, open_database: Open
+) -> None:
+    """A connection of psycopg that is still in a pipeline is not used again."""
+    url = postgres_database.set(drivername="postgresql+psycopg")
+    database = open_database(url, pool_size=1, max_overflow=0)
+    left: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(SELECT)
+            left.append((await uow.driver()).pipeline())
+            await left[0].__aenter__()
+            raise ZeroDivisionError
+    for _ in range(3):
+        async with UnitOfWork(database) as uow:
+            assert await uow.session.scalar(SELECT) == 1
+    assert used(database) == 0

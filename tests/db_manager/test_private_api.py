@@ -6,6 +6,7 @@ from threading import Thread
 from typing import Any
 
 import aiosqlite
+import psycopg
 import pytest
 import sqlalchemy.pool
 from sqlalchemy import insert, select, text
@@ -35,6 +36,17 @@ async def test_asyncpg_remembers_the_transaction_that_it_began(postgres_database
         async with driver.transaction():
             seen.append(driver._top_xact)
         seen.append(driver._top_xact)
+    assert [each is None for each in seen] == [True, False, True]
+
+
+async def test_psycopg_remembers_the_pipeline_that_it_is_in(postgres_database: URL) -> None:
+    """`_pipeline` is the pipeline of a connection, and None without one."""
+    url = postgres_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    async with await psycopg.AsyncConnection.connect(url) as driver:
+        seen = [driver._pipeline]
+        async with driver.pipeline():
+            seen.append(driver._pipeline)
+        seen.append(driver._pipeline)
     assert [each is None for each in seen] == [True, False, True]
 
 
