@@ -152,7 +152,7 @@ def commit_is_undone(error: BaseException) -> bool:
         return number not in MYSQL_LOST and number // 1000 != _MYSQL_CLIENT
     if _driver(origin(error)) == "sqlite3":
         return getattr(origin(error), "sqlite_errorcode", 0) not in _SQLITE_UNSURE
-    return _refusal(error) in _CLOSED | _OTHER_TASK
+    return _refusal(error) != ""  # asyncpg's client sent nothing
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -132,6 +132,8 @@ def test_client_refusals() -> None:
         (wrapped(MariaDbError(1205, "lock wait")), True),
         (wrapped(MariaDbError(2014, "out of sync")), False),
         (wrapped(sqlite3.InterfaceError("closed")), True),
+        (wrapped(asyncpg.InterfaceError("the underlying connection is closed")), True),
+        (asyncpg.InternalClientError("cannot switch to state"), False),
         (ConnectionResetError(), False),
         (TimeoutError(), False),
         (asyncio.CancelledError(), False),
