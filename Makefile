@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo demo-faults docs test test-all check faults soak foreign bench bench-quick pins clean
+.PHONY: demo demo-faults docs test cover test-all check faults soak foreign bench bench-quick pins clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m examples.notes_bot
@@ -15,6 +15,10 @@ demo-faults: $(VENV)/.run
 	$(BIN)/python -m examples.night
 
 test: $(VENV)/.bench
+	$(BIN)/python -m pytest
+
+# The same, and which lines no test reaches.
+cover: $(VENV)/.bench
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
 # The same tests on the oldest Python that is supported and on the newest that is here.
