@@ -327,7 +327,7 @@ async def test_a_stale_plan_is_worth_another_try(driver: str, postgres_database:
         adapter = (await connection.get_raw_connection()).dbapi_connection
         if driver == "asyncpg":
             assert adapter is not None
-            connection.dialect._invalidate_schema_cache_asof = 0  # type: ignore[attr-defined]
+            connection.dialect._invalidate_schema_cache_asof = 0  # type: ignore[attr-defined]  # asyncpg's alone
         with pytest.raises(exc.DBAPIError) as stale:
             await connection.execute(text(sql))
         await connection.rollback()

@@ -258,4 +258,4 @@ async def test_a_connection_that_is_lost_in_its_set_up_is_no_connection(
     with pytest.raises(DatabaseUnavailableError):
         async with UnitOfWork(database) as uow:
             await uow.session.execute(ONE)
-    assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert database.engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
