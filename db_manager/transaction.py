@@ -83,6 +83,14 @@ class Transaction(Held):
         """True when no lane was ever opened: there is nothing to end."""
         return self.connection is None and self.session is None and self.failed is None
 
+    @property
+    def has_to_connect(self) -> bool:
+        """True when the last flush has something to write, and there is no connection yet."""
+        if self.connection is not None or self.session is None or self.cause or self.failed:
+            return False
+        session = self.session.sync_session
+        return bool(session.new or session.deleted or session.dirty)
+
     def finish(self) -> None:
         """Commit, or roll back when there is a cause to; give the connection back."""
         self._ending = True

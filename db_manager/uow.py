@@ -374,6 +374,12 @@ class UnitOfWork:
         transaction, task = self._transaction, asyncio.current_task()
         if exc is None and task is not self._owner:
             transaction.error = UnitOfWorkTaskError(self.owner_name, _name(task))
+        if exc is None and transaction.error is None and transaction.has_to_connect:
+            # The wait for a connection is a statement's: with its own limit, and cancellable.
+            try:
+                await self.greenlets.run(transaction.connect)
+            except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
+                transaction.error = wrong
         error = transaction.error if exc is None else exc
         if error is not None and not transaction.cause:
             transaction.cause = self._cause_of(error)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import pickle
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
@@ -18,6 +18,7 @@ from db_manager.database import Database
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
+    PoolExhaustedError,
     TransactionEndedError,
     UnitOfWorkTaskError,
 )
@@ -76,6 +77,60 @@ async def test_a_flush_that_takes_too_long_rolls_back(
             uow.session.add(Thing(id=1))
             event.listen(uow.session.sync_session, "before_commit", hang)
     assert (uow.state, used(database)) == (UnitState.ROLLED_BACK, 0)
+
+
+async def hold_all(database: Database, held: asyncio.Event, release: asyncio.Event) -> None:
+    """Keep the one connection, or the one writer, of *database* until *release*."""
+    async with UnitOfWork(database) as holder:
+        await holder.session.execute(text("SELECT 1"))
+        held.set()
+        await release.wait()
+
+
+@pytest.fixture
+async def full_database(url: URL, open_database: object) -> AsyncIterator[Database]:
+    """A database whose one connection is taken, and in which an end may take 0.1 s."""
+    database: Database = open_database(  # type: ignore[operator]  # the fixture's function
+        url, pool_size=1, max_overflow=0, pool_timeout=0.3, exit_timeout=0.1
+    )
+    await make_table(database)
+    held, release = asyncio.Event(), asyncio.Event()
+    holder = asyncio.create_task(hold_all(database, held, release))
+    await held.wait()
+    yield database
+    release.set()
+    await holder
+
+
+async def test_the_last_flush_waits_for_a_connection_as_any_statement_does(
+    full_database: Database,
+) -> None:
+    """A unit that only added objects and gets no connection says so; that is no slow end."""
+    uow = UnitOfWork(full_database)
+    with pytest.raises(PoolExhaustedError) as caught:
+        async with uow:
+            uow.session.add(Thing(id=1))
+    assert len(caught.value.holders) == 1
+    assert uow.state is UnitState.ROLLED_BACK
+
+
+async def test_a_unit_that_waits_for_the_connection_of_its_last_flush_can_be_cancelled(
+    full_database: Database,
+) -> None:
+    """Nothing was sent, so nothing has to be waited for."""
+    uow = UnitOfWork(full_database)
+
+    async def add() -> None:
+        async with uow:
+            uow.session.add(Thing(id=1))
+
+    adding = asyncio.create_task(add())
+    for _ in range(5):
+        await asyncio.sleep(0)  # it comes to its wait
+    adding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    assert uow.state is UnitState.ROLLED_BACK
 
 
 async def test_an_answer_that_does_not_come_in_time_is_called_so(
