@@ -1,13 +1,16 @@
 """The driver's own connection below SQLAlchemy's: begin on it, look at it, drop it."""
 
 import sqlite3
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.sqlite import SqliteConnection
+
+#: libpq's number for a transaction in which a statement failed (PQTRANS_INERROR).
+_INERROR: Final = 3
 
 
 def begin_for_driver(connection: Connection) -> Any:
@@ -113,7 +116,7 @@ def is_aborted(connection: PoolProxiedConnection, driver: Any, *, drove: bool) -
             transaction; SQLAlchemy would skip its COMMIT in silence.
     """
     if hasattr(driver, "pgconn"):
-        return bool(driver.info.transaction_status == driver.info.transaction_status.INERROR)
+        return bool(driver.pgconn.transaction_status == _INERROR)
     if isinstance(driver, SqliteConnection) and driver.closed:
         raise sqlite3.InterfaceError("the connection is closed")
     if not drove or not hasattr(driver, "is_in_transaction") or hasattr(driver, "hears_rollback"):

@@ -41,7 +41,8 @@ def is_dead(driver: Any) -> bool:
     if hasattr(driver, "is_in_transaction"):
         return bool(driver.is_closed() or driver.is_in_transaction())
     if hasattr(driver, "pgconn"):
-        if driver.closed or driver.info.transaction_status != 0:
+        # Not `driver.info`: it makes two objects for a number.
+        if driver.closed or driver.pgconn.transaction_status != 0:
             return True
         return _polled(driver.pgconn.socket, getattr(select, "POLLIN", 0))
     if hasattr(driver, "_stream_broken"):

@@ -137,8 +137,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
         One after the other: the server may refuse the new ones, and the old ones serve on.
         """
-        now = time.time()
-        if not -1 < self._max_age < now - entry.starttime:
+        if self._max_age < 0 or (now := time.time()) - entry.starttime <= self._max_age:
             return False
         if self._attempts or now - self._replaced_at < REPLACING_PAUSE:
             return False
