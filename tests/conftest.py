@@ -76,6 +76,14 @@ def sqlite_database(tmp_path: Path) -> URL:
     return URL.create("sqlite+aiosqlite", database=str(tmp_path / "bot.sqlite3"))
 
 
+@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
+def url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own, once for each driver."""
+    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
+    found: URL = request.getfixturevalue(f"{kind}_database")
+    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> URL:
     """URL of a database of this test's own, once on SQLite and once on PostgreSQL."""

@@ -39,14 +39,6 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, for each that there is."""
-    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
-
-
 def used(database: Database) -> int:
     """Return how many connections are out of the pool."""
     return int(database.pool_levels()["used"])

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
 from support.accounting import accounted
+from support.ends import BEFORE, Rows
 
 from db_manager.base import Base
 from db_manager.database import Database
@@ -20,9 +21,8 @@ from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
-Way = Callable[[UnitOfWork], Awaitable[object]]
 
-BEFORE, AFTER = 1, 2
+ROWS = Rows("hand_ends__row")
 
 
 class Kept(Base):
@@ -31,15 +31,7 @@ class Kept(Base):
     __tablename__ = "hand_ends__row"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(String(20), default="")
-
-
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, for each that there is."""
-    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+    name: Mapped[str] = mapped_column(String(20), server_default="")
 
 
 @contextlib.asynccontextmanager
@@ -54,12 +46,6 @@ async def make_table(engine: AsyncEngine) -> None:
     """Make the table."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.tables[Kept.__tablename__].create)
-
-
-async def ids(database: Database) -> set[int]:
-    """Return what is written."""
-    async with UnitOfWork(database) as uow:
-        return set((await uow.session.scalars(text("SELECT id FROM hand_ends__row"))).all())
 
 
 async def says(driver: Any, sql: str) -> None:
@@ -262,52 +248,6 @@ WAYS = [
 ]
 
 
-async def write(uow: UnitOfWork, number: int) -> None:
-    """Write a row on the Core lane."""
-    await uow.connection.execute(text(f"INSERT INTO hand_ends__row VALUES ({number}, '')"))
-
-
-def judge(unit: UnitOfWork, error: BaseException | None, there: set[int]) -> str:
-    """Return how what a unit said of itself differs from what is in the table."""
-    if unit.state is UnitState.COMMITTED:
-        if error is not None:
-            return "committed, and an error"
-        return "" if {BEFORE, AFTER} <= there else "committed, and rows are lost"
-    if unit.state is UnitState.ROLLED_BACK:
-        if error is None:
-            return "rolled back in silence"
-        return "rolled back, and rows are there" if there else ""
-    said = f"{error!r} {getattr(error, '__notes__', '')}"
-    told = "TransactionEnded" in said or "ended the transaction" in said
-    return "" if told else "unknown, and nobody says why"
-
-
-async def play(
-    database: Database, way: Way, *, first: bool, swallow: bool, fail: bool
-) -> tuple[UnitOfWork, BaseException | None, set[int]]:
-    """Write two rows in a unit, end it by hand between them, and look at what is there."""
-    unit, error = UnitOfWork(database), None
-    ignored = (Exception,) if swallow else ()
-    try:
-        async with unit:
-            if first:
-                await write(unit, BEFORE)
-            with contextlib.suppress(*ignored):
-                await way(unit)
-            with contextlib.suppress(*ignored):
-                if not first:
-                    await write(unit, BEFORE)
-                await write(unit, AFTER)
-            if fail:
-                raise ZeroDivisionError  # noqa: TRY301 -- the block's own
-    except Exception as raised:  # noqa: BLE001 -- any driver may refuse in its own words
-        error = raised
-    there = await ids(database)
-    async with UnitOfWork(database) as cleaner:
-        await cleaner.session.execute(text("DELETE FROM hand_ends__row"))
-    return unit, error, there
-
-
 @pytest.mark.parametrize("first", [True, False], ids=["after a row", "at once"])
 @pytest.mark.parametrize("swallow", [True, False], ids=["swallowed", "raised"])
 @pytest.mark.parametrize("fail", [True, False], ids=["block fails", "block ends"])
@@ -319,9 +259,9 @@ async def test_the_state_is_the_truth(
     lies: list[str] = []
     async with with_table(url) as database:
         for way in WAYS:
-            unit, error, there = await play(database, way, first=first, swallow=swallow, fail=fail)
-            if lie := judge(unit, error, there):
-                lies.append(f"{way.__name__}: {lie}: {unit.state}, {error!r}, {there}")
+            unit, lie = await ROWS.play(database, way, first=first, swallow=swallow, fail=fail)
+            lies += [f"{way.__name__}: {lie}"] if lie else []
+            await ROWS.clear(database)
             states[unit.state] += 1
     assert lies == []
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
@@ -340,12 +280,12 @@ async def test_who_fails_at_the_end_is_told_of_an_end_by_hand(url: URL, row: Row
         unit = UnitOfWork(database)
         with pytest.raises(DBAPIError) as raised:
             async with unit:
-                await write(unit, BEFORE)
+                await ROWS.write(unit, BEFORE)
                 await says(await unit.driver(), "COMMIT")
                 unit.session.add(Kept(id=BEFORE))
         assert unit.state is UnitState.OUTCOME_UNKNOWN
         assert "ended the transaction" in str(raised.value.__notes__)
-        assert BEFORE in await ids(database)
+        assert BEFORE in await ROWS.ids(database)
     row("U23", load=f"{url.drivername}: COMMIT by hand, then the flush fails", result="noted on it")
 
 
@@ -361,9 +301,9 @@ async def test_the_state_is_the_truth_on_an_engine_of_ones_own(
     bare = [way for way in WAYS if way.__name__.startswith(("_driver_", "_adapter_", "_commented"))]
     ways = [way for way in WAYS if way not in bare]
     for way in ways:
-        unit, error, there = await play(database, way, first=True, swallow=True, fail=fail)
-        if lie := judge(unit, error, there):
-            lies.append(f"{way.__name__}: {lie}: {unit.state}, {error!r}, {there}")
+        _, lie = await ROWS.play(database, way, first=True, swallow=True, fail=fail)
+        lies += [f"{way.__name__}: {lie}"] if lie else []
+        await ROWS.clear(database)
     await database.dispose()
     assert lies == []
     row(
@@ -385,7 +325,7 @@ async def test_an_engine_in_autocommit_is_refused(url: URL, row: Row) -> None:
         unit = UnitOfWork(commits_itself)
         with pytest.raises(UnitOfWorkStateError, match="AUTOCOMMIT"):
             async with unit:
-                await write(unit, BEFORE)
+                await ROWS.write(unit, BEFORE)
         assert unit.state is UnitState.ROLLED_BACK
         await commits_itself.dispose()
     async with engine.connect() as connection:

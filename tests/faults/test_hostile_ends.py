@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from sqlalchemy import Integer, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from support.accounting import accounted
+from support.ends import BEFORE, Rows, Way
 
 from db_manager.base import Base
 from db_manager.database import Database
@@ -19,9 +20,8 @@ from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
-Way = Callable[[UnitOfWork], Awaitable[object]]
-
-BEFORE, AFTER, PENDING, NEXT = 1, 2, 3, 4
+PENDING, NEXT = 3, 4
+ROWS = Rows("hostile_ends__row")
 
 
 class Ended(Base):
@@ -30,17 +30,6 @@ class Ended(Base):
     __tablename__ = "hostile_ends__row"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-
-
-async def write(uow: UnitOfWork, number: int) -> None:
-    """Write a row on the Core lane."""
-    await uow.connection.execute(text(f"INSERT INTO hostile_ends__row VALUES ({number})"))
-
-
-async def ids(database: Database) -> set[int]:
-    """Return what is written."""
-    async with UnitOfWork(database) as uow:
-        return set((await uow.session.scalars(text("SELECT id FROM hostile_ends__row"))).all())
 
 
 def says(*statements: Any) -> Way:
@@ -243,14 +232,6 @@ PROCEDURES = {
 }
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, for each that there is."""
-    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
-
-
 async def prepare(database: Database) -> None:
     """Make the table, and procedures that end a transaction."""
     async with database.engine.begin() as connection:
@@ -262,50 +243,13 @@ async def prepare(database: Database) -> None:
                 )
 
 
-def judge(unit: UnitOfWork, error: BaseException | None, there: set[int]) -> str:
-    """Return how what a unit said of itself differs from what is in the table."""
-    if unit.state is UnitState.COMMITTED:
-        if error is not None:
-            return "committed, and an error"
-        return "" if {BEFORE, AFTER} <= there else "committed, and rows are lost"
-    if unit.state is UnitState.ROLLED_BACK:
-        if error is None:
-            return "rolled back in silence"
-        return "rolled back, and rows are there" if there else ""
-    said = f"{error!r} {getattr(error, '__notes__', '')}"
-    told = "TransactionEnded" in said or "ended the transaction" in said or "committed what" in said
-    return "" if told else "unknown, and nobody says why"
-
-
-async def play(database: Database, way: Way, *, first: bool, swallow: bool, fail: bool) -> str:
-    """Write two rows in a unit, go a way between them; return what is wrong of it or the next."""
-    unit, error = UnitOfWork(database), None
-    ignored = (Exception,) if swallow else ()
-    try:
-        async with unit:
-            if first:
-                await write(unit, BEFORE)
-            with contextlib.suppress(*ignored):
-                await way(unit)
-            with contextlib.suppress(*ignored):
-                if not first:
-                    await write(unit, BEFORE)
-                await write(unit, AFTER)
-            if fail:
-                raise ZeroDivisionError  # noqa: TRY301 -- the block's own
-    except Exception as raised:  # noqa: BLE001 -- any driver may refuse in its own words
-        error = raised
-    if lie := judge(unit, error, there := await ids(database)):
-        return f"{lie}: {unit.state}, {error!r}, {there}"
+async def next_is_well(database: Database) -> bool:
+    """Return True when a unit that fails leaves no row, on the connection of the one before."""
     with contextlib.suppress(ZeroDivisionError):
         async with UnitOfWork(database) as after:
-            await write(after, NEXT)
+            await ROWS.write(after, NEXT)
             raise ZeroDivisionError
-    if NEXT in await ids(database):
-        return "the next unit failed, and its row is there"
-    async with UnitOfWork(database) as cleaner:
-        await cleaner.session.execute(text("DELETE FROM hostile_ends__row"))
-    return ""
+    return NEXT not in await ROWS.ids(database)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["after a row", "at once"])
@@ -319,8 +263,11 @@ async def test_strange_ends_do_not_lie(
     async with accounted(url, pool_size=1, max_overflow=0, pool_timeout=2) as database:
         await prepare(database)
         for way in ways:
-            wrong = await play(database, way, first=first, swallow=swallow, fail=fail)
-            lies += [f"{way.__name__}: {wrong}"] if wrong else []
+            _, lie = await ROWS.play(database, way, first=first, swallow=swallow, fail=fail)
+            if not lie and not await next_is_well(database):
+                lie = "the next unit failed, and its row is there"
+            lies += [f"{way.__name__}: {lie}"] if lie else []
+            await ROWS.clear(database)
     assert lies == []
     row(
         "U23",
@@ -340,7 +287,7 @@ async def test_a_listener_that_ends_what_is_to_be_flushed(url: URL, word: str) -
         with pytest.raises(Exception) as caught:  # noqa: PT011 -- SQLAlchemy's after a ROLLBACK
             async with unit:
                 await hears("before_commit", lambda s: getattr(s.connection(), word)())(unit)
-        assert (unit.state, await ids(database)) == (UnitState.ROLLED_BACK, set())
+        assert (unit.state, await ROWS.ids(database)) == (UnitState.ROLLED_BACK, set())
         assert isinstance(caught.value, UnitOfWorkStateError) is (word == "commit")
 
 
@@ -353,5 +300,5 @@ async def test_after_commit_comes_after_the_commit_of_any_lane(url: URL) -> None
             event.listen(
                 uow.session.sync_session, "after_commit", lambda _: states.append(uow.state)
             )
-            await write(uow, BEFORE)
+            await ROWS.write(uow, BEFORE)
     assert states == ["committed"]

@@ -53,14 +53,6 @@ class Child(Base):
     picture: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, for each that there is."""
-    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
-
-
 async def make_tables(database: Database, *models: type[Base]) -> None:
     """Create the tables of *models*, and the one row that the audit's key collides with."""
     tables = [Base.metadata.tables[str(model.__tablename__)] for model in models]

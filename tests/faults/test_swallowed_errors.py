@@ -59,14 +59,6 @@ async def nested(uow: UnitOfWork) -> None:
             await uow.session.execute(INSERT, TWIN)
 
 
-@pytest.fixture(params=["asyncpg", "psycopg", "sqlite", "mariadb"])
-def url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, for each that there is."""
-    kind = "postgres" if request.param in {"asyncpg", "psycopg"} else request.param
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
-
-
 async def make_table(database: Database) -> None:
     """Create the table."""
     async with database.engine.begin() as connection:
