@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.lanes import Unit, execute_core, refuse, refuse_end
 
@@ -105,6 +106,16 @@ class UnitConnection(AsyncConnection):
             """Execute the driver's own SQL."""
             refuse_end(self._unit, statement)
             return await super().exec_driver_sql(statement, *args, **kwargs)
+
+        def stream(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+            """Execute *statement* and read its rows one by one."""
+            refuse_end(self._unit, statement)
+            return super().stream(statement, *args, **kwargs)
+
+    async def get_raw_connection(self) -> PoolProxiedConnection:
+        """Return the pooled connection, with the transaction begun: what follows is part of it."""
+        await self._unit.driver()
+        return await super().get_raw_connection()
 
     async def run_sync(self, fn: Callable[..., Any], *arg: Any, **kw: Any) -> Any:
         """Run a function that takes SQLAlchemy's synchronous connection."""

@@ -18,13 +18,15 @@ class Deaf:
     in asyncpg and aiosqlite.
     """
 
-    __slots__ = ("_asked", "_asyncio_future_blocking", "_expired", "_future", "interrupted")
+    __slots__ = ("_asked", "_asyncio_future_blocking", "_future", "expired", "interrupted")
 
     def __init__(self) -> None:
         #: The cancellation that came meanwhile.
         self.interrupted: asyncio.CancelledError | None = None
         self._future: Any = None
-        self._asked = self._expired = False
+        #: True once its time is over.
+        self.expired = False
+        self._asked = False
 
     @coroutine
     def wait(self, awaited: Awaitable[Any]) -> Generator[Any, Any, Any]:
@@ -45,7 +47,7 @@ class Deaf:
                 return end.value
             if future is not None:  # else it only lets others run
                 future._asyncio_future_blocking = False  # noqa: SLF001 -- as a task does with it
-                if self._expired:
+                if self.expired:
                     future.cancel()
             self._asyncio_future_blocking = True
             try:
@@ -61,7 +63,7 @@ class Deaf:
 
     def expire(self) -> None:
         """Cancel the future that is waited for, and every later one: time is over."""
-        self._expired = True
+        self.expired = True
         if self._future is not None:
             self._future.cancel()
 

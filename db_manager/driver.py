@@ -100,16 +100,16 @@ def transaction_id(connection: PoolProxiedConnection, driver: object) -> int | N
     return int(_scalar(connection, "SELECT pg_current_xact_id_if_assigned()::text") or 0)
 
 
-def is_aborted(connection: PoolProxiedConnection, driver: Any, *, drove: bool) -> bool:
+def is_aborted(connection: PoolProxiedConnection, driver: Any) -> bool:
     """Return True when a statement failed that went past SQLAlchemy, on PostgreSQL.
 
     psycopg knows it from the last answer. Our own asyncpg connection hears it in the answer to
-    COMMIT; only another asyncpg connection has to be asked. Runs inside a greenlet.
+    COMMIT; the stock one does not look, so that the server has to be asked before. Runs inside a
+    greenlet.
 
     Args:
         connection: The pooled connection of a unit.
         driver: The driver's own.
-        drove: Its driver was used directly.
 
     Raises:
         InterfaceError: It is a connection to SQLite that somebody closed, which undid its
@@ -119,7 +119,7 @@ def is_aborted(connection: PoolProxiedConnection, driver: Any, *, drove: bool) -
         return bool(driver.pgconn.transaction_status == _INERROR)
     if isinstance(driver, SqliteConnection) and driver.closed:
         raise sqlite3.InterfaceError("the connection is closed")
-    if not drove or not hasattr(driver, "is_in_transaction") or hasattr(driver, "hears_rollback"):
+    if not hasattr(driver, "is_in_transaction") or hasattr(driver, "hears_rollback"):
         return False
     try:
         _scalar(connection, "SELECT 1")

@@ -98,7 +98,7 @@ class Worker(greenlet):
         return awaited
 
     async def advance(self, awaited: Any, wait: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Go on from *awaited* to the end of the function, or to the first error.
+        """Go on from *awaited* to the next wait of the function, or to its end.
 
         Args:
             awaited: What `begin` returned.
@@ -107,16 +107,14 @@ class Worker(greenlet):
         Returns:
             What it waits for next, for `finish`, when `busy` is still True; else its result.
         """
-        while self.busy:
-            try:
-                value = await wait(awaited)
-            except GeneratorExit:
-                self._abandon()
-                raise
-            except BaseException:  # noqa: BLE001 -- the function is where it is handled
-                return self._throw(*sys.exc_info())
-            awaited = self._switch(value)
-        return awaited
+        try:
+            value = await wait(awaited)
+        except GeneratorExit:
+            self._abandon()
+            raise
+        except BaseException:  # noqa: BLE001 -- the function is where it is handled
+            return self._throw(*sys.exc_info())
+        return self._switch(value)
 
     async def cancel(self, awaited: Any) -> None:
         """Raise CancelledError in the function where it waits, and go on to its end.

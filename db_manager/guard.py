@@ -6,6 +6,8 @@ from typing import Any, Final, NoReturn, Protocol
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.pool import PoolProxiedConnection
 
+from db_manager.liveness import is_settled
+
 #: Sends COMMIT or ROLLBACK on a pooled connection, and waits for the answer.
 Send = Callable[[PoolProxiedConnection], None]
 
@@ -81,10 +83,10 @@ class Guard:
     def roll_back(self, connection: PoolProxiedConnection) -> None:
         """Send ROLLBACK; SQLAlchemy does so in the middle of a unit after a failed flush."""
         transaction = self.lent.get(connection)
-        if transaction is None:
-            self._rollback(connection)
-        else:
+        if transaction is not None:
             transaction.roll_back_by(self._rollback)
+        elif not is_settled(connection.driver_connection):  # the pool's, at each return
+            self._rollback(connection)
 
     def set_options(self, connection: Connection, opts: Any) -> None:
         """Set options of a connection, but never leave a unit without a transaction.

@@ -107,6 +107,7 @@ class Held(Guarded):
         self._cuts = getattr(driver, "implicit_commits", 0)
         self._database.make_ready(connection, self._unit, self.isolation_level)
         if not self._unit.read_only and is_autocommit(pooled):
+            self.drop()  # it may be this connection's alone, from an earlier use
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
         return connection
@@ -194,7 +195,11 @@ class Held(Guarded):
 
     def hang_up(self) -> None:
         """Drop the line without a word; outside of a greenlet, so nobody waits."""
-        if self.connection is not None:
-            self._database.forget(self.connection)
-            terminate(self.connection)
-        self._let_go()
+        try:
+            if self.connection is not None:
+                self._database.forget(self.connection)
+                terminate(self.connection)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
+            self.listener_error = self.listener_error or error
+        finally:
+            self._let_go()

@@ -1,15 +1,19 @@
 """What the lanes of a unit have in common: what they need of it, and what they refuse."""
 
-from typing import Any, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
-from sqlalchemy import TextClause
+from sqlalchemy import DDL, TextClause
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
+from sqlalchemy.sql.expression import TextualSelect
 
 from db_manager.ending_sql import ending
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
+
+#: What carries SQL that somebody wrote out.
+_PLAIN: Final = (TextClause, TextualSelect, DDL)
 
 
 class Unit(Protocol):
@@ -42,6 +46,9 @@ class Unit(Protocol):
     def checked_out(self) -> Connection | None:
         """The unit's connection, when it has one already."""
 
+    async def driver(self) -> Any:
+        """Return the driver's own connection, with the transaction begun."""
+
     def check(self) -> None:
         """Raise unless the unit is active and the running task owns it."""
 
@@ -71,6 +78,10 @@ def refuse_end(unit: Unit, statement: object) -> None:
     Raises:
         UnitOfWorkStateError: It is one.
     """
+    if isinstance(statement, TextualSelect):  # text(…).columns(…)
+        statement = statement.element
+    elif isinstance(statement, DDL):
+        statement = statement.statement
     sql = statement.text if isinstance(statement, TextClause) else statement
     if isinstance(sql, str) and (word := ending(sql)):
         refuse(unit, word)
@@ -94,7 +105,7 @@ def need_transaction(unit: Unit, what: str) -> None:
 
 def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any, lane: str) -> Any:
     """Execute a Core statement for *lane* on the unit's connection; runs inside a greenlet."""
-    if isinstance(statement, TextClause):
+    if isinstance(statement, _PLAIN):
         refuse_end(unit, statement)
     result = unit.connect().execute(statement, parameters, execution_options=options)
     context = getattr(result, "context", None)

@@ -50,6 +50,22 @@ def is_dead(driver: Any) -> bool:
     return is_closed(driver)
 
 
+def is_settled(driver: Any) -> bool:
+    """Return True when the driver knows that a ROLLBACK would find nothing to undo.
+
+    Args:
+        driver: The driver's own connection, as a unit leaves it.
+    """
+    if hasattr(driver, "pgconn"):
+        pipelined: object = getattr(driver, "_pipeline", None)  # as in `is_in_the_middle`
+        return driver.pgconn.transaction_status == 0 and pipelined is None
+    if isinstance(driver, SqliteConnection):
+        return driver.settled
+    if hasattr(driver, "_stream_broken"):
+        return not (driver.server_status & _MYSQL_IN_TRANSACTION or driver._stream_broken)  # noqa: SLF001 -- as above
+    return False  # SQLAlchemy's adapter of asyncpg asks itself
+
+
 def is_silent(error: BaseException) -> bool:
     """Return True when *error* of a lost connection says that nobody spoke any more.
 

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Final
 
 from lifecycle.hooks import leave_behind
@@ -19,6 +20,7 @@ async def protect(
     deadline: float,
     *,
     give_up: Callable[[], None] = lambda: None,
+    cancelled: bool = False,
 ) -> asyncio.CancelledError | None:
     """Run *coroutine* in a task of its own and wait for it, also while this task is cancelled.
 
@@ -27,7 +29,8 @@ async def protect(
     Args:
         coroutine: What must not be left half done. It handles its own errors.
         deadline: Seconds until it is cancelled.
-        give_up: Called when it has not ended 2.5 seconds after that.
+        give_up: Called when it has not ended 2.5 seconds after that; does not raise.
+        cancelled: Its time is over and it was cancelled already: it has those 2.5 seconds.
 
     Returns:
         The cancellation that came meanwhile, to be raised once the outcome is known.
@@ -57,16 +60,18 @@ async def protect(
         nonlocal timer
         give_up()
         task.cancel()
-        timer = loop.call_later(LAST, leave)
+        timer = loop.call_later(LAST, leave, context=Context())
 
     def politely() -> None:
         nonlocal timer
         task.cancel()
-        timer = loop.call_later(GRACE, rudely)
+        timer = loop.call_later(GRACE, rudely, context=Context())
 
     task = loop.create_task(work())
     task.add_done_callback(wake)  # it may be cancelled before it begins
-    timer = loop.call_later(deadline, politely)
+    # In a context of its own: a timer keeps it to its time, also when it is cancelled.
+    first, when = (rudely, GRACE) if cancelled else (politely, deadline)
+    timer = loop.call_later(when, first, context=Context())
     interrupted = None
     while not (task.done() or left):
         try:

@@ -48,6 +48,7 @@ class SyncUnitSession(Session):
         """Return the one connection of the unit; its engine to who asks before there is one."""
         if self.unit.checked_out is None and not in_greenlet():
             return self.unit.engine.sync_engine
+        self.unit.check()
         return self.unit.connect()
 
     def _begin_statement(self, statement: Any) -> None:

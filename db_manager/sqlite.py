@@ -69,6 +69,13 @@ class SqliteConnection(aiosqlite.Connection):
         """True when nothing can be executed any more."""
         return self._connection is None or not self._running
 
+    @property
+    def settled(self) -> bool:
+        """True when nothing is open on it, and its next transaction is a usual one."""
+        return not (self._in_transaction or self._unread or self._failed or self._begin_next) and (
+            (self._begin, self._read_only) == self._usual
+        )
+
     def begin_snapshot(self) -> None:
         """Make the next transaction a read-only one whose statements share a snapshot."""
         self._begin, self._read_only = "BEGIN", True

@@ -13,3 +13,11 @@ class UnitState(StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     OUTCOME_UNKNOWN = "outcome_unknown"
+
+    @property
+    def is_final(self) -> bool:
+        """True once the unit is over, and the state changes no more."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN})

@@ -146,7 +146,7 @@ class Transaction(Held):
             raise self.ended
         if self.failed is not None:  # since the block is over: by a listener, who swallowed it
             self._refuse_to_commit(None)
-        if is_aborted(pooled, self._driver, drove=self.drove):
+        if is_aborted(pooled, self._driver):
             raise TransactionAbortedError
         if self._resolvable:
             self.xid = transaction_id(pooled, self._driver)
@@ -156,7 +156,8 @@ class Transaction(Held):
         except BaseException as error:
             self._refusal = error
             raise
-        self.state = UnitState.COMMITTED
+        if self.state is UnitState.COMMITTING:  # else it was given up, and is told so by now
+            self.state = UnitState.COMMITTED
 
     def _is_flushing(self) -> bool:
         """Return True while the session still flushes: a COMMIT now is a listener's."""
@@ -169,7 +170,7 @@ class Transaction(Held):
             self.listener_error = error
         elif self.state is UnitState.ACTIVE:  # COMMIT was not sent
             self._fail(error)
-        else:
+        elif self.state is UnitState.COMMITTING:
             said = self._refusal or error  # a listener may have put its own in the place
             if classify.commit_is_undone(said):
                 self._fail(error)
@@ -216,6 +217,8 @@ class Transaction(Held):
 
     def _conclude(self) -> None:
         """Fix the state of what was not committed, once `_look` has looked."""
+        if self.state.is_final:  # it was given up
+            return
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         self.state = UnitState.ROLLED_BACK
         if self.ended is None and getattr(self._driver, "implicit_commits", 0) != self._cuts:
@@ -255,7 +258,7 @@ class Transaction(Held):
             return
         adapter = pooled.dbapi_connection
         if was_ended(adapter, self._driver, self._ends) or (
-            self.drove and adapter is not None and is_autocommit(pooled)
+            adapter is not None and is_autocommit(pooled)
         ):
             self.ended = TransactionEndedError(_BEHIND, undone=False)
 

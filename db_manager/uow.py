@@ -161,8 +161,11 @@ class UnitOfWork:
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
             CancelledError: The task was cancelled while the unit ended; `state` tells how.
         """
-        if self._transaction.state is UnitState.ACTIVE:  # else it was rolled back by hand
+        transaction = self._transaction
+        if transaction.state is UnitState.ACTIVE:
             await self._end(exc)
+        elif exc is None and transaction.cause != "explicit" and transaction.error is not None:
+            raise transaction.error  # it was given up while nobody was in the block
 
     async def rollback(self) -> None:
         """Undo everything and end the unit now; the rest of the block cannot use it any more."""
@@ -418,7 +421,7 @@ class UnitOfWork:
 
     async def _finish(self) -> asyncio.CancelledError | None:
         """End the transaction, deaf to cancellations; return the one that came meanwhile."""
-        transaction, interrupted = self._transaction, None
+        transaction, interrupted, expired = self._transaction, None, False
         patience = self._database.settings.exit_timeout
         self._late_at = time.perf_counter() + patience
         worker = self.greenlets.take()
@@ -428,11 +431,17 @@ class UnitOfWork:
             deadline = self._database.deadlines.call_later(patience, deaf.expire)
             awaited = await worker.advance(awaited, deaf.wait)
             deadline.cancel()
-            interrupted = deaf.interrupted
+            interrupted, expired = deaf.interrupted, deaf.expired
         if worker.busy:  # the server has to answer more than this
             ending = self._finish_alone(worker, awaited)
             interrupted = (
-                await protect(ending, patience, give_up=transaction.give_up) or interrupted
+                await protect(
+                    ending,
+                    max(0.0, self._late_at - time.perf_counter()),
+                    give_up=transaction.give_up,
+                    cancelled=expired,
+                )
+                or interrupted
             )
             if is_left(ending):
                 return interrupted  # the greenlet goes with it

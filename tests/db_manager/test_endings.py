@@ -1,14 +1,16 @@
 """Ends of units that nobody plans: deadlines, tasks that go away, generators that are left."""
 
 import asyncio
+import contextlib
 import gc
 import pickle
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.util import await_only
@@ -19,7 +21,9 @@ from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
     PoolExhaustedError,
+    TransactionAbortedError,
     TransactionEndedError,
+    UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
 from db_manager.factory import UnitOfWorkFactory
@@ -29,6 +33,8 @@ from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.events import current_correlation
 from observability.testing import EventRecorder
+
+OpenDatabase = Callable[..., Database]
 
 
 class Thing(Base):
@@ -69,6 +75,154 @@ async def test_a_flush_that_takes_too_long_rolls_back(
             uow.session.add(Thing(id=1))
             event.listen(uow.session.sync_session, "before_commit", hang)
     assert (uow.state, used(database)) == (UnitState.ROLLED_BACK, 0)
+
+
+async def stubborn(times: int = 1) -> None:
+    """Wait without end, and ignore the first *times* cancellations."""
+    for _ in range(times):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("seen", ["no listener", "a listener of the pool raises"])
+async def test_a_commit_that_was_not_sent_is_not_called_unknown(
+    url: URL, open_database: OpenDatabase, seen: str
+) -> None:
+    """A listener that ignores its cancellation before COMMIT: rolled back, whoever raises then."""
+    database = open_database(url, exit_timeout=0.1, slow_unit=60)
+    await make_table(database)
+    if seen != "no listener":
+        event.listen(database.engine.sync_engine.pool, "invalidate", _fail)
+    uow = UnitOfWork(database)
+    with pytest.raises(EndTimeoutError):
+        async with uow:
+            uow.session.add(Thing(id=1))
+            await uow.session.flush()
+            event.listen(
+                uow.session.sync_session, "before_commit", lambda _: await_only(stubborn())
+            )
+    assert uow.state is UnitState.ROLLED_BACK
+    if seen != "no listener":
+        event.remove(database.engine.sync_engine.pool, "invalidate", _fail)
+    async with UnitOfWork(database) as after:  # also SQLite's one writer is free
+        after.session.add(Thing(id=1))
+
+
+def _fail(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+async def test_a_listener_that_ignores_every_cancellation_is_left_behind(
+    url: URL, open_database: OpenDatabase
+) -> None:
+    """What hangs after COMMIT was answered does not keep the unit, and is not asked in a loop."""
+    database = open_database(url, exit_timeout=0.1)
+    await make_table(database)
+    uow, asked = UnitOfWork(database), 0
+    ends = asyncio.Event()
+
+    async def hang() -> None:
+        nonlocal asked
+        while not ends.is_set():
+            try:
+                await ends.wait()
+            except asyncio.CancelledError:
+                asked += 1
+
+    async with uow:
+        uow.session.add(Thing(id=1))
+        event.listen(uow.session.sync_session, "after_commit", lambda _: await_only(hang()))
+    assert (uow.state, asked) == (UnitState.COMMITTED, 2)  # politely, and rudely
+    ends.set()
+
+
+async def test_the_time_limit_of_a_listener_is_its_own(
+    url: URL, open_database: OpenDatabase
+) -> None:
+    """`asyncio.timeout` in an `after_commit` listener cancels nobody but the listener."""
+    database = open_database(url)
+    await make_table(database)
+    uow, late = UnitOfWork(database), []
+
+    async def limited() -> None:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        except TimeoutError as error:
+            late.append(error)
+
+    async with uow:
+        uow.session.add(Thing(id=1))
+        event.listen(uow.session.sync_session, "after_commit", lambda _: await_only(limited()))
+    assert (uow.state, len(late)) == (UnitState.COMMITTED, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*ended without leaving its unit:ResourceWarning")
+async def test_who_leaves_an_abandoned_unit_is_told(url: URL, open_database: OpenDatabase) -> None:
+    """A unit that was given up with its task is no success for who leaves it later."""
+    database = open_database(url)
+    uow = UnitOfWork(database)
+
+    async def enter() -> None:
+        await uow.__aenter__()
+        await uow.session.execute(text("SELECT 1"))
+
+    await asyncio.create_task(enter())
+    await database.dispose()  # gives up what its task left open, as the watch does
+    with pytest.raises(UnitOfWorkStateError, match="ended without leaving its unit"):
+        await uow.__aexit__(None, None, None)
+
+
+async def test_a_raw_connection_is_part_of_the_unit(url: URL, open_database: OpenDatabase) -> None:
+    """What is done on `get_raw_connection()`, as the first thing, is undone with the unit."""
+    database = open_database(url)
+    await make_table(database)
+    with pytest.raises(ZeroDivisionError):
+        async with UnitOfWork(database) as uow:
+            raw: Any = await uow.connection.get_raw_connection()
+            sql = "INSERT INTO endings_test__thing VALUES (1)"
+            if database.engine.dialect.driver == "asyncmy":
+                async with raw.driver_connection.cursor() as cursor:
+                    await cursor.execute(sql)
+            else:
+                await raw.driver_connection.execute(sql)
+            raise ZeroDivisionError
+    async with UnitOfWork(database) as uow:
+        assert (await uow.session.scalars(text("SELECT id FROM endings_test__thing"))).all() == []
+
+
+async def test_an_error_swallowed_below_sqlalchemy_aborts_on_an_engine_of_ones_own(
+    postgres_database: URL,
+) -> None:
+    """The stock asyncpg hears nothing of a COMMIT that was answered by ROLLBACK: it is asked."""
+    engine = create_async_engine(postgres_database)
+    uow = UnitOfWork(engine)
+
+    def swallow(connection: Connection) -> None:
+        with contextlib.suppress(Exception):
+            connection.connection.cursor().execute("SELECT 1/0")
+
+    with pytest.raises(TransactionAbortedError):
+        async with uow:
+            await uow.connection.execute(text("CREATE TABLE gone (id int)"))
+            await uow.connection.run_sync(swallow)
+    assert uow.state is UnitState.ROLLED_BACK
+    await engine.dispose()
+
+
+async def test_a_unit_that_ended_well_is_not_rolled_back_again(
+    mariadb_database: URL, open_database: OpenDatabase
+) -> None:
+    """The ROLLBACK of the pool is not sent where the driver knows that nothing is open."""
+    database = open_database(mariadb_database, pool_size=1, max_overflow=0)
+    counted = []
+    for _ in range(3):
+        async with UnitOfWork(database) as uow:
+            said = await uow.session.execute(text("SHOW SESSION STATUS LIKE 'Com_rollback'"))
+            counted.append(said.one().Value)
+    assert len(set(counted)) == 1
 
 
 async def hold_all(database: Database, held: asyncio.Event, release: asyncio.Event) -> None:

@@ -1,12 +1,13 @@
 """The three lanes of a unit: one transaction, in every mixture, ended by the unit alone."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import permutations
 from typing import Any
 
 import pytest
-from sqlalchemy import Sequence, event, func, insert, select, text
+from sqlalchemy import DDL, Sequence, event, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
 
 from db_manager.base import Base
 from db_manager.database import Database
-from db_manager.errors import TransactionEndedError, UnitOfWorkStateError
+from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
 
@@ -453,3 +454,38 @@ async def test_a_unit_that_was_not_entered_says_so_on_every_lane(
     ):
         with pytest.raises(UnitOfWorkStateError, match="committed"):
             await call()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        text("COMMIT").columns(),
+        DDL("ROLLBACK"),  # type: ignore[no-untyped-call]  # untyped there
+        text("/* by hand */ commit"),
+    ],
+    ids=["columns", "DDL", "comment"],
+)
+@pytest.mark.parametrize("way", ["session", "connection", "stream"])
+async def test_an_end_in_sql_is_refused_in_whatever_clause(
+    uow_factory: UnitOfWorkFactory, statement: Any, way: str
+) -> None:
+    """COMMIT and ROLLBACK that somebody wrote out are not sent, whatever clause carries them."""
+    uow = uow_factory()
+    with pytest.raises(UnitOfWorkStateError, match="is not for the block"):
+        async with uow:
+            lane = uow.session if way == "session" else uow.connection
+            await (lane.stream if way == "stream" else lane.execute)(statement)
+    assert uow.state == "rolled_back"
+
+
+async def test_bulk_work_of_another_task_is_refused(uow_factory: UnitOfWorkFactory) -> None:
+    """A task that does not own the unit cannot write through its session, bulk or not."""
+    async with uow_factory() as uow:
+        await uow.session.execute(text("SELECT 1"))
+        session = uow.session
+
+        async def child() -> None:
+            await session.run_sync(lambda sync: sync.connection())
+
+        with pytest.raises(UnitOfWorkTaskError):
+            await asyncio.create_task(child())

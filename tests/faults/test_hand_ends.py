@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Integer, String, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
@@ -127,6 +127,15 @@ async def _adapter_commit(uow: UnitOfWork) -> None:
 
 async def _adapter_rollback(uow: UnitOfWork) -> None:
     await uow.connection.run_sync(lambda connection: connection.connection.rollback())
+
+
+async def _dialect_autocommit(uow: UnitOfWork) -> None:
+    def switch(connection: Connection) -> None:
+        pooled = connection.connection
+        assert pooled.dbapi_connection is not None
+        connection.dialect.set_isolation_level(pooled.dbapi_connection, "AUTOCOMMIT")
+
+    await uow.connection.run_sync(switch)
 
 
 async def _adapter_invalidate(uow: UnitOfWork) -> None:
