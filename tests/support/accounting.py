@@ -105,7 +105,7 @@ async def connected(url: URL) -> AsyncIterator[Any]:
         user=url.username,
         password=url.password,
         database=url.database,
-        timeout=5,
+        timeout=60,  # beside a burst of a thousand tasks
     )
     try:
         yield connection
