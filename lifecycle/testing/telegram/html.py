@@ -53,55 +53,74 @@ def parse(source: str) -> tuple[str, list[dict[str, Any]]]:
     Raises:
         HtmlError: Telegram would refuse it.
     """
-    text = ""
-    entities: list[dict[str, Any]] = []
-    unclosed: list[tuple[str, dict[str, Any]]] = []
+    reader = _Reader(source)
     for token in _TOKEN.finditer(source):
-        name = (token["name"] or "").lower()
+        reader.read(token)
+    if reader.unclosed:
+        name, _ = reader.unclosed[-1]
+        raise HtmlError(f'Can\'t find end tag corresponding to start tag "{name}"')
+    return reader.text, [entity for entity in reader.entities if entity["length"]]
+
+
+class _Reader:
+    """Reads one text, token by token.
+
+    Args:
+        source: The text with its tags.
+
+    Attributes:
+        text: What people see of it so far.
+        entities: The entities so far, in the order their tags opened.
+        unclosed: Names and entities of the tags that are open, the innermost last.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.text = ""
+        self.entities: list[dict[str, Any]] = []
+        self.unclosed: list[tuple[str, dict[str, Any]]] = []
+
+    def read(self, token: re.Match[str]) -> None:
+        """Take the next token: text, a start tag or an end tag."""
         if token["name"] is None:
-            text += html.unescape(token[0]) if token["reference"] else token[0]
+            self._text(token)
         elif not token["closed"]:
-            raise HtmlError(f"Unclosed start tag at byte offset {_offset(source, token)}")
+            raise HtmlError(f"Unclosed start tag at byte offset {self._offset(token)}")
         elif token["end"]:
-            _close(source, token, name, text, unclosed)
-        elif name not in _TYPES:
-            where = _offset(source, token)
-            raise HtmlError(f'Unsupported start tag "{name}" at byte offset {where}')
+            self._close(token, token["name"].lower())
         else:
-            entity = {"type": _TYPES[name], "offset": utf16_length(text), "length": 0}
-            attributes = dict(_ATTRIBUTE.findall(token["attributes"]))
-            if "href" in attributes:
-                entity["url"] = html.unescape(attributes["href"])
-            if "emoji-id" in attributes:
-                entity["custom_emoji_id"] = attributes["emoji-id"]
-            language = attributes.get("class", "").removeprefix("language-")
-            if name == "code" and unclosed and unclosed[-1][0] == "pre" and language:
-                unclosed[-1][1]["language"] = language
-            else:
-                entities.append(entity)
-            unclosed.append((name, entity))
-    if unclosed:
-        raise HtmlError(f'Can\'t find end tag corresponding to start tag "{unclosed[-1][0]}"')
-    return text, [entity for entity in entities if entity["length"]]
+            self._open(token, token["name"].lower())
 
+    def _text(self, token: re.Match[str]) -> None:
+        self.text += html.unescape(token[0]) if token["reference"] else token[0]
 
-def _close(
-    source: str,
-    token: re.Match[str],
-    name: str,
-    text: str,
-    unclosed: list[tuple[str, dict[str, Any]]],
-) -> None:
-    if not unclosed:
-        raise HtmlError(f"Unexpected end tag at byte offset {_offset(source, token)}")
-    expected, entity = unclosed.pop()
-    if name not in {expected, ""}:
-        raise HtmlError(
-            f"Unmatched end tag at byte offset {_offset(source, token)}, "
-            f'expected "</{expected}>", found "</{name}>"'
-        )
-    entity["length"] = utf16_length(text) - entity["offset"]
+    def _open(self, token: re.Match[str], name: str) -> None:
+        if name not in _TYPES:
+            raise HtmlError(f'Unsupported start tag "{name}" at byte offset {self._offset(token)}')
+        attributes = dict(_ATTRIBUTE.findall(token["attributes"]))
+        entity = {"type": _TYPES[name], "offset": utf16_length(self.text), "length": 0}
+        if "href" in attributes:
+            entity["url"] = html.unescape(attributes["href"])
+        if "emoji-id" in attributes:
+            entity["custom_emoji_id"] = attributes["emoji-id"]
+        language = attributes.get("class", "").removeprefix("language-")
+        if name == "code" and language and self.unclosed and self.unclosed[-1][0] == "pre":
+            self.unclosed[-1][1]["language"] = language  # both tags are one entity
+        else:
+            self.entities.append(entity)
+        self.unclosed.append((name, entity))
 
+    def _close(self, token: re.Match[str], name: str) -> None:
+        if not self.unclosed:
+            raise HtmlError(f"Unexpected end tag at byte offset {self._offset(token)}")
+        expected, entity = self.unclosed.pop()
+        if name not in {expected, ""}:
+            raise HtmlError(
+                f"Unmatched end tag at byte offset {self._offset(token)}, "
+                f'expected "</{expected}>", found "</{name}>"'
+            )
+        entity["length"] = utf16_length(self.text) - entity["offset"]
 
-def _offset(source: str, token: re.Match[str]) -> int:
-    return len(source[: token.start()].encode())
+    def _offset(self, token: re.Match[str]) -> int:
+        """Return where *token* begins, in bytes, as Telegram counts."""
+        return len(self._source[: token.start()].encode())
