@@ -9,13 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
 from lifecycle.telling import tell, textless
-
-if TYPE_CHECKING:
-    from lifecycle.bus import EventBus
 
 _log = logging.getLogger("lifecycle.bus")
 
@@ -65,6 +62,34 @@ def refuse_coroutine(value: object) -> None:
         raise CoroutineReturnedError
 
 
+class Channel(Protocol):
+    """What a subscription needs of a topic: whoever listens to it, and a way to reach them."""
+
+    @property
+    def handlers(self) -> tuple["Subscription", ...]:
+        """Whoever listens."""
+
+    def publish(self, event: Event) -> None:
+        """Deliver *event* to them."""
+
+
+class Bus(Protocol):
+    """What a subscription needs of the bus that made it."""
+
+    @property
+    def workers(self) -> dict[Task[None], "Subscription"]:
+        """The tasks in which `async def` handlers run, and whose they are."""
+
+    def channel(self, topic: type[Event]) -> Channel:
+        """Return the channel of the event's topic."""
+
+    def foreign_workers(self) -> list[Task[None]]:
+        """Return the workers of this loop that are not what called us."""
+
+    def remove(self, subscription: "Subscription") -> None:
+        """Forget a subscription, which cancels itself."""
+
+
 class Subscription:
     """A handler that listens to a pattern; leaving it as a context manager cancels it.
 
@@ -89,7 +114,7 @@ class Subscription:
     )
 
     def __init__(
-        self, bus: "EventBus", pattern: str, handler: Handler, queue_size: int, *, passive: bool
+        self, bus: Bus, pattern: str, handler: Handler, queue_size: int, *, passive: bool
     ) -> None:
         is_async = _is_async(handler)
         if is_async and passive:

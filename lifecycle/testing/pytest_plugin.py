@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aiogram import Bot
 
     from lifecycle.bus import EventBus
-    from lifecycle.testing import LocalTelegram
+    from lifecycle.testing.telegram.local import LocalTelegram
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def event_bus() -> "EventBus":
 @async_fixture
 async def telegram() -> "AsyncIterator[LocalTelegram]":
     """A local Telegram: people write to the bot that `telegram.run` serves, and get replies."""
-    from lifecycle.testing import LocalTelegram  # noqa: PLC0415 -- aiogram: only when used
+    from lifecycle.testing.telegram.local import LocalTelegram  # noqa: PLC0415 -- aiogram: only when used
 
     async with LocalTelegram() as telegram:
         yield telegram
