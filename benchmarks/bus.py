@@ -15,7 +15,7 @@ from benchmarks.calls import Call, medians, take_turns
 from benchmarks.report import Plot, Scale, Section, Table
 from benchmarks.rounds import Case, interleave, median
 from lifecycle.bus import Channel, EventBus
-from lifecycle.events import Event
+from lifecycle.event import Event
 from lifecycle.journal import UnknownEvent
 
 NAME = "bus"

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from lifecycle.events import Event, Level
+from lifecycle.event import Event, Level
 
 Cause = Literal["", "error", "cancelled", "control_flow", "explicit"]
 Outcome = Literal["committed", "rolled_back", "outcome_unknown"]

@@ -29,7 +29,7 @@ from db_manager.reports import describe, report_begin, report_end
 from db_manager.session import UnitSession
 from db_manager.state import UnitState
 from db_manager.transaction import Transaction
-from lifecycle.events import Scope, current_correlation, end_correlation, set_correlation
+from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
 from lifecycle.telling import tell
 
 _numbers = itertools.count(1)

@@ -18,7 +18,7 @@ import db_manager.events
 import lifecycle.events
 from db_manager.config import DatabaseConfig
 from lifecycle import Event, to_mermaid
-from lifecycle.events import EVENT_TYPES
+from lifecycle.event import EVENT_TYPES
 from observability.setup import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]

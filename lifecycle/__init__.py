@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lifecycle.application import Application
     from lifecycle.bus import EventBus
     from lifecycle.context import PluginContext
+    from lifecycle.correlation import Correlation, correlate, current_correlation
     from lifecycle.errors import (
         ConfigError,
         ContextClosedError,
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
         TransitionNotAllowedError,
         WiringError,
     )
+    from lifecycle.event import Event
     from lifecycle.events import (
         AppCrashed,
         AppDrained,
         AppStarted,
         AppStopped,
         AppStopping,
-        Correlation,
-        Event,
         PluginDegraded,
         PluginEvent,
         PluginFailed,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
         ServiceWithdrawn,
         SubscriberFailed,
         SubscriberOverflowed,
-        correlate,
-        current_correlation,
     )
     from lifecycle.journal import Journal, JournalEntry, MemoryJournal
     from lifecycle.machine import State, replay, to_mermaid
@@ -63,6 +61,11 @@ _MODULES = {
     "application": ("Application",),
     "bus": ("EventBus",),
     "context": ("PluginContext",),
+    "correlation": (
+        "Correlation",
+        "correlate",
+        "current_correlation",
+    ),
     "errors": (
         "ConfigError",
         "ContextClosedError",
@@ -77,14 +80,13 @@ _MODULES = {
         "TransitionNotAllowedError",
         "WiringError",
     ),
+    "event": ("Event",),
     "events": (
         "AppCrashed",
         "AppDrained",
         "AppStarted",
         "AppStopped",
         "AppStopping",
-        "Correlation",
-        "Event",
         "PluginDegraded",
         "PluginEvent",
         "PluginFailed",
@@ -101,8 +103,6 @@ _MODULES = {
         "ServiceWithdrawn",
         "SubscriberFailed",
         "SubscriberOverflowed",
-        "correlate",
-        "current_correlation",
     ),
     "journal": (
         "Journal",

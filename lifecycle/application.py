@@ -15,7 +15,7 @@ from lifecycle.bus import EventBus
 from lifecycle.conductor import Conductor
 from lifecycle.context import Probe
 from lifecycle.errors import LifecycleError, WiringError, nearest
-from lifecycle.events import Event
+from lifecycle.event import Event
 from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
 from lifecycle.journal import Journal
 from lifecycle.managed import ManagedPlugin

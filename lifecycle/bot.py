@@ -12,8 +12,8 @@ from typing import Any
 from aiogram import Bot, Dispatcher, Router
 
 from lifecycle.application import Application
+from lifecycle.correlation import current_correlation
 from lifecycle.errors import LifecycleError
-from lifecycle.events import current_correlation
 from lifecycle.last_resort import LastResort
 from lifecycle.signals import told_to_stop
 from lifecycle.telling import tell_text

@@ -6,7 +6,7 @@ from asyncio import CancelledError, Task
 from collections.abc import Iterable
 from typing import Final
 
-from lifecycle.events import Event
+from lifecycle.event import Event
 from lifecycle.subscription import Handler, Subscription, causes_of_this, refuse_coroutine
 from lifecycle.topics import check_pattern, is_topic, matches
 

@@ -7,13 +7,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from lifecycle.bus import EventBus
+from lifecycle.correlation import correlate
 from lifecycle.errors import ContextClosedError, HookTimeoutError, LifecycleError
-from lifecycle.events import (
-    Event,
-    ServiceProvided,
-    ServiceWithdrawn,
-    correlate,
-)
+from lifecycle.event import Event
+from lifecycle.events import ServiceProvided, ServiceWithdrawn
 from lifecycle.hooks import PATIENCE, call, end, plugin_task
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import msgspec
 
 from lifecycle.errors import JournalError
-from lifecycle.events import AppCrashed, Event
+from lifecycle.event import Event
+from lifecycle.events import AppCrashed
 
 
 class JournalEntry(msgspec.Struct, frozen=True):

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+from lifecycle.correlation import Correlation
 from lifecycle.errors import JournalCorruptError, JournalError
-from lifecycle.events import EVENT_TYPES, Correlation, Event
+from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.journal import UnknownEvent
 
 VERSION: Final = 1

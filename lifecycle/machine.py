@@ -6,12 +6,12 @@ from enum import StrEnum
 from transitions import Machine, MachineError
 
 from lifecycle.errors import IllegalHistoryError, TransitionNotAllowedError
+from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
     AppStarted,
     AppStopped,
     AppStopping,
-    Event,
     PluginEvent,
     ServiceProvided,
     ServiceWithdrawn,

@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from lifecycle.context import PluginContext, Probe
+from lifecycle.correlation import correlate
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import (
     Hook,
@@ -21,7 +22,6 @@ from lifecycle.events import (
     PluginStopping,
     PluginUnloaded,
     PluginUnloading,
-    correlate,
 )
 from lifecycle.hooks import Interrupt, call
 from lifecycle.machine import PluginFold, State

@@ -8,7 +8,8 @@ from typing import Any
 
 from lifecycle.bus import EventBus
 from lifecycle.errors import JournalError
-from lifecycle.events import AppCrashed, Event
+from lifecycle.event import Event
+from lifecycle.events import AppCrashed
 from lifecycle.journal import Journal
 from lifecycle.telling import tell_text
 from lifecycle.threads import in_thread

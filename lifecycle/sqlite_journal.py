@@ -10,7 +10,8 @@ from threading import get_ident
 from typing import Final
 
 from lifecycle.errors import JournalError, JournalLockedError
-from lifecycle.events import AppCrashed, Event
+from lifecycle.event import Event
+from lifecycle.events import AppCrashed
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import (
     BUSY,

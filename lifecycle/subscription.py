@@ -11,7 +11,8 @@ from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
+from lifecycle.event import Event
+from lifecycle.events import SubscriberFailed, SubscriberOverflowed
 from lifecycle.telling import tell, textless
 
 _log = logging.getLogger("lifecycle.bus")

@@ -17,13 +17,8 @@ from aiogram.types import TelegramObject, Update
 from msgspec.structs import replace
 
 from lifecycle.application import Application
+from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
 from lifecycle.drain import InFlight
-from lifecycle.events import (
-    Correlation,
-    current_correlation,
-    pop_correlation,
-    set_correlation,
-)
 from lifecycle.hooks import PATIENCE, call
 from lifecycle.telling import tell_text
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from lifecycle.events import EVENT_TYPES
+from lifecycle.event import EVENT_TYPES
 from lifecycle.printable import escaped, printable_json, without_token
 
 #: The fields of a line on their way to a text, as structlog calls it.

@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 
 from lifecycle.bus import EventBus
-from lifecycle.events import current_correlation
+from lifecycle.correlation import current_correlation
 from observability.forms import EventDict
 from observability.writer import LineWriter
 

@@ -5,13 +5,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
     AppDrained,
     AppStarted,
     AppStopped,
     AppStopping,
-    Event,
     PluginDegraded,
     PluginEvent,
     PluginRecovered,

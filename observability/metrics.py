@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 import msgspec
 
 from lifecycle.bus import EventBus
-from lifecycle.events import EVENT_TYPES, Event, PluginEvent
+from lifecycle.event import EVENT_TYPES, Event
+from lifecycle.events import PluginEvent
 from observability.levels import Levels, Probes
 from observability.series import (
     COUNTS,

@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from lifecycle.event import Event
 from lifecycle.events import (
     AppStopped,
-    Event,
     Hook,
     PluginEvent,
     PluginFailed,

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from lifecycle.bus import EventBus
-from lifecycle.events import Event
+from lifecycle.event import Event
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -6,8 +6,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from lifecycle.bus import EventBus
+from lifecycle.correlation import Correlation
 from lifecycle.errors import nearest
-from lifecycle.events import EVENT_TYPES, Correlation, Event
+from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.topics import check_pattern, matches
 
 

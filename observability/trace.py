@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from lifecycle.errors import JournalError, nearest
-from lifecycle.events import Event
+from lifecycle.event import Event
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.journal_reader import JournalReader

@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime
 from textwrap import shorten
 from typing import Any, Final, Literal
 
+from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
     AppDrained,
     AppStarted,
     AppStopped,
-    Event,
     PluginDegraded,
     PluginEvent,
     PluginRecovered,

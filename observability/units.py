@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import msgspec
 
-from lifecycle.events import Correlation, Event
+from lifecycle.correlation import Correlation
+from lifecycle.event import Event
 from lifecycle.journal_file import encode_event
 from observability.runs import duration_text
 from observability.writer import LineWriter

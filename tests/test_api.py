@@ -19,7 +19,7 @@ import db_manager.events
 import lifecycle
 import lifecycle.events
 import lifecycle.testing
-from lifecycle.events import EVENT_TYPES, Event
+from lifecycle.event import EVENT_TYPES, Event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lifecycle", "db_manager", "observability")

@@ -21,7 +21,7 @@ from db_manager.errors import (
 from db_manager.events import PoolExhausted, UnitSlow
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
-from lifecycle.events import correlate
+from lifecycle.correlation import correlate
 from observability.testing import EventRecorder
 
 ONE = text("SELECT 1")

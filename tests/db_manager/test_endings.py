@@ -31,7 +31,7 @@ from db_manager.guard import Guard
 from db_manager.resolving import resolve
 from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
-from lifecycle.events import current_correlation
+from lifecycle.correlation import current_correlation
 from observability.testing import EventRecorder
 
 OpenDatabase = Callable[..., Database]

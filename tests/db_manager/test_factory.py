@@ -22,7 +22,7 @@ from db_manager.errors import (
 from db_manager.events import UnitBegun, UnitRetried
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
-from lifecycle.events import Event
+from lifecycle.event import Event
 from observability.testing import EventRecorder
 
 READ = text("SELECT value FROM counter WHERE id = :id")

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from db_manager.database import Database
 from db_manager.events import UnitStatement
 from db_manager.factory import UnitOfWorkFactory
-from lifecycle.events import Event
+from lifecycle.event import Event
 from observability.testing import EventRecorder
 
 

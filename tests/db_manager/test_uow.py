@@ -27,7 +27,8 @@ from db_manager.events import UnitClosed
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
 from db_manager.uow import UnitOfWork
-from lifecycle.events import Event, current_correlation
+from lifecycle.correlation import current_correlation
+from lifecycle.event import Event
 from observability.testing import EventRecorder
 
 

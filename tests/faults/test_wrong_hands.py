@@ -16,7 +16,7 @@ from db_manager.engine import create_engine
 from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError, WrongEventLoopError
 from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
-from lifecycle.events import Event
+from lifecycle.event import Event
 from observability.testing import EventRecorder
 
 Row = Callable[..., None]

@@ -23,7 +23,8 @@ from aiogram.types import Message
 
 from lifecycle.application import Application
 from lifecycle.bot import _attach, run_polling
-from lifecycle.events import AppDrained, Event
+from lifecycle.event import Event
+from lifecycle.events import AppDrained
 from lifecycle.plugin import Plugin, PluginContext
 
 ADA = 7

@@ -23,8 +23,9 @@ from aiohttp.test_utils import TestServer
 
 from lifecycle.application import Application
 from lifecycle.bot import attach, include_router, run_polling
+from lifecycle.correlation import Correlation, current_correlation
 from lifecycle.errors import HookTimeoutError, LifecycleError, PluginFailedError
-from lifecycle.events import AppDrained, Correlation, current_correlation
+from lifecycle.events import AppDrained
 from lifecycle.machine import State, replay
 from lifecycle.plugin import Plugin, PluginContext
 from lifecycle.testing import BotApiServer

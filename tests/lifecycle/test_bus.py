@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from lifecycle.bus import EventBus
-from lifecycle.events import Event, SubscriberFailed, SubscriberOverflowed
+from lifecycle.event import Event
+from lifecycle.events import SubscriberFailed, SubscriberOverflowed
 from lifecycle.subscription import Subscription
 from lifecycle.topics import matches
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from lifecycle.correlation import correlate
 from lifecycle.errors import JournalError
+from lifecycle.event import Event
 from lifecycle.events import (
     AppStarted,
     AppStopping,
-    Event,
     PluginFailed,
     PluginLoaded,
     PluginLoading,
     ServiceProvided,
-    correlate,
 )
 from lifecycle.journal import Journal, JournalEntry, MemoryJournal
 from lifecycle.sqlite_journal import SqliteJournal

@@ -15,7 +15,8 @@ from support.stranger import stranger
 
 from lifecycle import Application, Plugin, PluginContext, SqliteJournal, State, replay
 from lifecycle.errors import JournalError
-from lifecycle.events import Event, PluginLoading
+from lifecycle.event import Event
+from lifecycle.events import PluginLoading
 from lifecycle.journal_reader import JournalReader
 from lifecycle.journal_writer import PATIENCE
 

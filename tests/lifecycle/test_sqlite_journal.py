@@ -14,7 +14,8 @@ from typing import ClassVar
 import pytest
 
 from lifecycle.errors import JournalCorruptError, JournalError, JournalLockedError
-from lifecycle.events import EVENT_TYPES, Event, PluginDegraded, PluginLoaded
+from lifecycle.event import EVENT_TYPES, Event
+from lifecycle.events import PluginDegraded, PluginLoaded
 from lifecycle.journal import JournalEntry, UnknownEvent
 from lifecycle.sqlite_journal import SqliteJournal
 

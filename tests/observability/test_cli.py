@@ -15,12 +15,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from lifecycle.correlation import Correlation
+from lifecycle.event import Event
 from lifecycle.events import (
     AppStarted,
     AppStopped,
     AppStopping,
-    Correlation,
-    Event,
     PluginDegraded,
     PluginFailed,
     PluginLoaded,

@@ -10,7 +10,8 @@ import structlog
 from support.loglines import NOON, Output, Said, closed, ended
 
 from lifecycle.bus import EventBus
-from lifecycle.events import AppCrashed, Event, PluginLoading
+from lifecycle.event import Event
+from lifecycle.events import AppCrashed, PluginLoading
 from observability import logs
 
 

@@ -11,7 +11,7 @@ import structlog
 from support.loglines import Output
 
 from lifecycle.bus import EventBus
-from lifecycle.events import correlate
+from lifecycle.correlation import correlate
 from observability import logs
 
 

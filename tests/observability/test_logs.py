@@ -10,7 +10,9 @@ from support.loglines import NOON, Begun, Output, Said, ended
 
 from db_manager.events import Cause, Outcome, UnitClosed
 from lifecycle.bus import EventBus
-from lifecycle.events import Event, Level, PluginFailed, PluginStarted, correlate
+from lifecycle.correlation import correlate
+from lifecycle.event import Event, Level
+from lifecycle.events import PluginFailed, PluginStarted
 from observability import logs
 
 

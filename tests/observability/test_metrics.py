@@ -25,8 +25,10 @@ import db_manager.events as facts
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.context import PluginContext
+from lifecycle.correlation import correlate
 from lifecycle.errors import PluginFailedError
-from lifecycle.events import EVENT_TYPES, Event, SubscriberFailed, correlate
+from lifecycle.event import EVENT_TYPES, Event
+from lifecycle.events import SubscriberFailed
 from lifecycle.plugin import Plugin
 from observability import metrics
 from observability.levels import Probes

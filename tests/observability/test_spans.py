@@ -29,8 +29,8 @@ from db_manager.uow import UnitOfWork
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.context import PluginContext
+from lifecycle.correlation import correlate
 from lifecycle.errors import PluginFailedError
-from lifecycle.events import correlate
 from lifecycle.plugin import Plugin
 from observability import spans
 from observability.testing import EventRecorder

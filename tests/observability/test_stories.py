@@ -7,7 +7,8 @@ from typing import ClassVar
 import pytest
 
 from lifecycle.bus import EventBus
-from lifecycle.events import Event, correlate
+from lifecycle.correlation import correlate
+from lifecycle.event import Event
 from observability.testing import EventRecorder, Story, record
 
 

@@ -9,14 +9,14 @@ from support.browser import Browser, find_browser
 
 from db_manager.events import UnitClosed
 from lifecycle.bus import EventBus
+from lifecycle.correlation import Correlation
+from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
     AppDrained,
     AppStarted,
     AppStopped,
     AppStopping,
-    Correlation,
-    Event,
     PluginDegraded,
     PluginFailed,
     PluginLoaded,

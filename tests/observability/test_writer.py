@@ -13,7 +13,7 @@ import pytest
 from support.loglines import NOON, Output, Said, ended
 
 from lifecycle.bus import EventBus
-from lifecycle.events import Event
+from lifecycle.event import Event
 from observability import logs
 from observability.writer import LineWriter
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 
 from db_manager.events import UnitClosed
 from lifecycle.bus import EventBus
-from lifecycle.events import Correlation, Event, Level
+from lifecycle.correlation import Correlation
+from lifecycle.event import Event, Level
 from observability import logs
 
 #: 2026-11-23 12:00:00.25 UTC.
