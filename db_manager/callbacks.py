@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from db_manager.events import UnitCallbackFailed
 from db_manager.protect import is_left, protect
 from lifecycle.bus import EventBus
-from lifecycle.telling import tell, textless
+from lifecycle.error_text import tell, textless
 
 Callback = Callable[[], Awaitable[object] | object]
 

@@ -13,7 +13,7 @@ from db_manager.database import Database, ReadOnly
 from db_manager.errors import RetriesExhaustedError
 from db_manager.events import UnitRetried
 from db_manager.uow import UnitOfWork
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 T = TypeVar("T")
 

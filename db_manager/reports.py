@@ -9,7 +9,7 @@ from db_manager.errors import CommitOutcomeUnknownError
 from db_manager.state import UnitState
 from db_manager.telling import statement_text
 from db_manager.transaction import Transaction
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.events import UnitStatement
 from db_manager.telling import statement_text
 from lifecycle.bus import Channel
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy.exc import StatementError
 
 from db_manager.classify import errno, origin
-from lifecycle.telling import LONGEST, Told, add_reader, reader_of
+from lifecycle.error_text import LONGEST, Told, add_reader, reader_of
 
 #: Where a text, a comment or a quoted body may begin.
 _TEXT: Final = re.compile(r"'|--|/\*|\$\w*\$")

@@ -20,7 +20,7 @@ from db_manager.guard import Send
 from db_manager.held import Held
 from db_manager.session import SyncUnitSession
 from db_manager.state import UnitState
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 if TYPE_CHECKING:
     from db_manager.database import Database

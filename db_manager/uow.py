@@ -30,7 +30,7 @@ from db_manager.session import UnitSession
 from db_manager.state import UnitState
 from db_manager.transaction import Transaction
 from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 _numbers = itertools.count(1)
 

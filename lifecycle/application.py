@@ -14,6 +14,7 @@ from lifecycle import wiring
 from lifecycle.bus import EventBus
 from lifecycle.conductor import Conductor
 from lifecycle.context import Probe
+from lifecycle.error_text import tell_text, textless
 from lifecycle.errors import LifecycleError, WiringError, nearest
 from lifecycle.event import Event
 from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
@@ -22,7 +23,6 @@ from lifecycle.managed import ManagedPlugin
 from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
-from lifecycle.telling import tell_text, textless
 
 _log = logging.getLogger("lifecycle")
 

@@ -13,10 +13,10 @@ from aiogram import Bot, Dispatcher, Router
 
 from lifecycle.application import Application
 from lifecycle.correlation import current_correlation
+from lifecycle.error_text import tell_text
 from lifecycle.errors import LifecycleError
 from lifecycle.last_resort import LastResort
 from lifecycle.signals import told_to_stop
-from lifecycle.telling import tell_text
 from lifecycle.traffic import Phase, Traffic, find_traffic
 
 

@@ -5,13 +5,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from lifecycle.error_text import tell, tell_text
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import AppStarted, AppStopped, AppStopping
 from lifecycle.hooks import Interrupt
 from lifecycle.machine import State
 from lifecycle.managed import ManagedPlugin
 from lifecycle.recorder import Recorder
-from lifecycle.telling import tell, tell_text
 
 _log = logging.getLogger("lifecycle")
 

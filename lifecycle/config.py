@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
+from lifecycle.error_text import tell_text
 from lifecycle.errors import ConfigError, WiringError, nearest
 from lifecycle.journal import Journal, MemoryJournal
 from lifecycle.sqlite_journal import SqliteJournal
-from lifecycle.telling import tell_text
 
 if TYPE_CHECKING:
     from lifecycle.plugin import Plugin

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from lifecycle.bus import EventBus
 from lifecycle.correlation import correlate
+from lifecycle.error_text import tell, textless
 from lifecycle.errors import ContextClosedError, HookTimeoutError, LifecycleError
 from lifecycle.event import Event
 from lifecycle.events import ServiceProvided, ServiceWithdrawn
@@ -15,7 +16,6 @@ from lifecycle.hooks import PATIENCE, call, end, plugin_task
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
 from lifecycle.subscription import Subscription
-from lifecycle.telling import tell, textless
 
 T = TypeVar("T")
 

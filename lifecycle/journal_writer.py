@@ -8,8 +8,8 @@ from pathlib import Path
 from threading import Condition, Thread, current_thread
 from typing import Any, Final
 
+from lifecycle.error_text import tell_text
 from lifecycle.journal_file import BUSY, code_of
-from lifecycle.telling import tell_text
 
 #: Seconds that `write` waits for the file; what is not written by then stands in line.
 PATIENCE: Final = 0.03

@@ -7,6 +7,7 @@ import msgspec
 
 from lifecycle.context import PluginContext, Probe
 from lifecycle.correlation import correlate
+from lifecycle.error_text import tell, tell_text
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import (
     Hook,
@@ -28,7 +29,6 @@ from lifecycle.machine import PluginFold, State
 from lifecycle.plugin import Health, Plugin
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
-from lifecycle.telling import tell, tell_text
 
 #: Hooks that deal with files and servers, and with no update: the text of their errors is told.
 _OPENING: Final = ("load", "start")

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 from lifecycle.bus import EventBus
+from lifecycle.error_text import tell_text
 from lifecycle.errors import JournalError
 from lifecycle.event import Event
 from lifecycle.events import AppCrashed
 from lifecycle.journal import Journal
-from lifecycle.telling import tell_text
 from lifecycle.threads import in_thread
 
 _log = logging.getLogger("lifecycle")

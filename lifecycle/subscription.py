@@ -11,9 +11,9 @@ from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from lifecycle.error_text import tell, textless
 from lifecycle.event import Event
 from lifecycle.events import SubscriberFailed, SubscriberOverflowed
-from lifecycle.telling import tell, textless
 
 _log = logging.getLogger("lifecycle.bus")
 

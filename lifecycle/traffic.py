@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from lifecycle.application import Application
 from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
 from lifecycle.drain import InFlight
+from lifecycle.error_text import tell_text
 from lifecycle.hooks import PATIENCE, call
-from lifecycle.telling import tell_text
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 

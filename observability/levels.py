@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from lifecycle.bus import EventBus
-from lifecycle.telling import textless
+from lifecycle.error_text import textless
 from observability.series import metric_name
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from support.failing import FUNCTIONS, WAYS, Told
 from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.telling import connection_text, statement_text
-from lifecycle.telling import tell, tell_text
+from lifecycle.error_text import tell, tell_text
 
 OpenDatabase = Callable[..., object]
 

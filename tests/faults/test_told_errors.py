@@ -21,7 +21,7 @@ from support.failing import CANARY, FUNCTIONS, NUMBER, WAYS, Told
 from db_manager.events import UnitClosed, UnitCommitted
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
-from lifecycle import telling
+from lifecycle import error_text
 from lifecycle.application import Application
 from lifecycle.context import PluginContext
 from lifecycle.plugin import Plugin
@@ -223,10 +223,10 @@ async def test_the_search_finds_what_is_told(
 ) -> None:
     """S4, wrong variant: where the text of errors is told, the search finds it everywhere."""
 
-    def with_text(error: BaseException) -> telling.Told:
+    def with_text(error: BaseException) -> error_text.Told:
         return type(error).__name__, [" ".join(str(error).split())]
 
-    monkeypatch.setattr(telling, "_told", with_text)
+    monkeypatch.setattr(error_text, "_told", with_text)
     async with bench(sqlite_database, tmp_path, Careless) as made:
         factory = UnitOfWorkFactory(made.app.services["db_manager:engine"])
         for _ in range(2):
@@ -263,7 +263,7 @@ def test_a_log_line_has_the_stack_without_the_text(caplog: pytest.LogCaptureFixt
     error = RuntimeError(CANARY)
     error.add_note(CANARY)
     error.__cause__, caught.value.__cause__ = caught.value, error  # a circle
-    logging.getLogger("lifecycle").error("failed", exc_info=telling.textless(error))
+    logging.getLogger("lifecycle").error("failed", exc_info=error_text.textless(error))
     assert CANARY not in caplog.text
     assert "in fail\n" in caplog.text
     assert "KeyError: raised in" in caplog.text

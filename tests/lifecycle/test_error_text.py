@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from lifecycle.error_text import LONGEST, add_reader, tell, tell_text, textless
 from lifecycle.errors import ConfigError, HookTimeoutError, LifecycleError, PluginFailedError
-from lifecycle.telling import LONGEST, add_reader, tell, tell_text, textless
 
 CANARY = "c4n4ry"
 

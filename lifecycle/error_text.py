@@ -1,4 +1,4 @@
-"""What is told of an error in events and log lines: composed of what it is, never its text.
+"""The one line that stands for an error in events and log lines: what it is, never its own text.
 
 The text of an error often holds what a user typed: a driver quotes the value that it refuses, a
 handler writes `ValueError(f"bad name {name}")`. The text stays on the exception, for its caller.
