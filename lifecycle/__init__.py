@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lifecycle.application import Application
-    from lifecycle.bus import EventBus
+    from lifecycle.bus import EventBus, Subscription
     from lifecycle.context import PluginContext
     from lifecycle.correlation import Correlation, correlate, current_correlation
     from lifecycle.errors import (
@@ -55,11 +55,10 @@ if TYPE_CHECKING:
     from lifecycle.plugin import Health, Plugin
     from lifecycle.services import ServiceRegistry
     from lifecycle.sqlite_journal import SqliteJournal
-    from lifecycle.subscription import Subscription
 
 _MODULES = {
     "application": ("Application",),
-    "bus": ("EventBus",),
+    "bus": ("EventBus", "Subscription"),
     "context": ("PluginContext",),
     "correlation": (
         "Correlation",
@@ -120,7 +119,6 @@ _MODULES = {
     ),
     "services": ("ServiceRegistry",),
     "sqlite_journal": ("SqliteJournal",),
-    "subscription": ("Subscription",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

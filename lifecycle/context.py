@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from lifecycle.bus import EventBus
+from lifecycle.bus import EventBus, Subscription
 from lifecycle.correlation import correlate
 from lifecycle.error_text import tell, textless
 from lifecycle.errors import ContextClosedError, HookTimeoutError, LifecycleError
@@ -15,7 +15,6 @@ from lifecycle.events import ServiceProvided, ServiceWithdrawn
 from lifecycle.hooks import PATIENCE, call, end, plugin_task
 from lifecycle.recorder import Recorder
 from lifecycle.services import ServiceRegistry
-from lifecycle.subscription import Subscription
 
 T = TypeVar("T")
 

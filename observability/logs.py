@@ -11,10 +11,9 @@ from typing import Any, Final, Literal, NamedTuple, Self, TextIO
 
 from msgspec.structs import asdict, astuple
 
-from lifecycle.bus import EventBus
+from lifecycle.bus import EventBus, Subscription
 from lifecycle.correlation import Correlation
 from lifecycle.event import EVENT_TYPES, Event, Level
-from lifecycle.subscription import Subscription
 from observability.forms import ConsoleForm, JsonForm, step_aside
 from observability.joining import add_correlation, join_stdlib, join_structlog
 from observability.writer import LineWriter

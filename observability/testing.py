@@ -6,10 +6,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from lifecycle.bus import EventBus
+from lifecycle.bus.topics import check_pattern, matches
 from lifecycle.correlation import Correlation
 from lifecycle.errors import nearest
 from lifecycle.event import EVENT_TYPES, Event
-from lifecycle.topics import check_pattern, matches
 
 
 class Story:

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from lifecycle.bus import EventBus
+from lifecycle.bus import EventBus, Subscription
+from lifecycle.bus.topics import matches
 from lifecycle.event import Event
 from lifecycle.events import SubscriberFailed, SubscriberOverflowed
-from lifecycle.subscription import Subscription
-from lifecycle.topics import matches
 
 
 class Ping(Event):

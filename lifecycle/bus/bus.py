@@ -2,70 +2,19 @@
 
 import asyncio
 import itertools
-from asyncio import CancelledError, Task
-from collections.abc import Iterable
+from asyncio import Task
 from typing import Final
 
+from lifecycle.bus.channel import Channel
+from lifecycle.bus.subscription import Handler, Subscription, causes_of_this
+from lifecycle.bus.topics import check_pattern, is_topic, matches
 from lifecycle.event import Event
-from lifecycle.subscription import Handler, Subscription, causes_of_this, refuse_coroutine
-from lifecycle.topics import check_pattern, is_topic, matches
 
 #: Events that wait for one `async def` subscriber, unless `subscribe` says otherwise.
 QUEUE_SIZE: Final = 1000
 
 #: Seconds that a cancelled handler is given by `EventBus.close`.
 _CANCEL_LIMIT: Final = 0.25
-
-# Looked up once: `publish` is called for every event.
-_get_causes: Final = causes_of_this.get
-_set_causes: Final = causes_of_this.set
-_reset_causes: Final = causes_of_this.reset
-
-
-class Channel:
-    """One topic of a bus, resolved once and kept by who publishes on it often.
-
-    `if channel.handlers: channel.publish(Made(...))` costs next to nothing while nobody listens.
-    """
-
-    __slots__ = ("handlers", "topic")
-
-    def __init__(self, topic: str) -> None:
-        self.topic = topic
-        #: Who listens, in the order they subscribed; kept up to date by the bus.
-        self.handlers: tuple[Subscription, ...] = ()
-
-    def publish(self, event: Event) -> None:
-        """Deliver *event*, which is of this topic; see `EventBus.publish`."""
-        handlers: Iterable[Subscription] = self.handlers
-        if not handlers:
-            return
-        causes = _get_causes()
-        if causes:
-            handlers = [each for each in handlers if each not in causes]
-        before = None  # the way back to the causes of the caller
-        try:
-            for subscription in handlers:
-                if not subscription.passive:
-                    itself = subscription.itself
-                    token = _set_causes(itself | causes if causes else itself)
-                    if before is None:
-                        before = token
-                try:
-                    value = subscription.deliver(event)
-                    if value is not None:
-                        refuse_coroutine(value)
-                except (Exception, CancelledError) as error:  # noqa: BLE001 -- EventBus.publish
-                    token = _set_causes(subscription.itself | causes)  # of a passive one, too
-                    if before is None:
-                        before = token
-                    subscription.failed(event, error)
-        finally:
-            if before is not None:
-                _reset_causes(before)
-
-    def __repr__(self) -> str:
-        return f"<Channel {self.topic!r} handlers={len(self.handlers)}>"
 
 
 class EventBus:
