@@ -50,11 +50,10 @@ if TYPE_CHECKING:
         SubscriberFailed,
         SubscriberOverflowed,
     )
-    from lifecycle.journal import Journal, JournalEntry, MemoryJournal
+    from lifecycle.journal import Journal, JournalEntry, MemoryJournal, SqliteJournal
     from lifecycle.machine import State, replay, to_mermaid
     from lifecycle.plugin import Health, Plugin
     from lifecycle.services import ServiceRegistry
-    from lifecycle.sqlite_journal import SqliteJournal
 
 _MODULES = {
     "application": ("Application",),
@@ -107,6 +106,7 @@ _MODULES = {
         "Journal",
         "JournalEntry",
         "MemoryJournal",
+        "SqliteJournal",
     ),
     "machine": (
         "State",
@@ -118,7 +118,6 @@ _MODULES = {
         "Plugin",
     ),
     "services": ("ServiceRegistry",),
-    "sqlite_journal": ("SqliteJournal",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,8 +15,7 @@ import msgspec
 
 from lifecycle.error_text import tell_text
 from lifecycle.errors import ConfigError, WiringError, nearest
-from lifecycle.journal import Journal, MemoryJournal
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import Journal, MemoryJournal, SqliteJournal
 
 if TYPE_CHECKING:
     from lifecycle.plugin import Plugin

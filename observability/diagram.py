@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
-from lifecycle.journal_reader import JournalReader
+from lifecycle.journal import JournalReader
 from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
 from lifecycle.printable import printable, printable_lines
 from observability.graph import Edge, Graph, Node, Style

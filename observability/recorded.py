@@ -7,8 +7,7 @@ from pathlib import Path
 
 from lifecycle.config import app_config, read_file
 from lifecycle.errors import ConfigError, JournalError
-from lifecycle.journal_file import Run
-from lifecycle.journal_reader import JournalReader
+from lifecycle.journal import JournalReader, Run
 
 #: Where the journal is when `[app] journal` does not say it.
 DEFAULT = "lifecycle.sqlite3"

@@ -17,8 +17,7 @@ from lifecycle.events import (
     PluginStopping,
     PluginUnloading,
 )
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import Run
+from lifecycle.journal import JournalEntry, Run
 
 #: Events that begin a hook; the next plugin.* event of the plugin ends it.
 _BEGINS: Final[dict[type[Event], Hook]] = {

@@ -16,8 +16,7 @@ from typing import Final
 import msgspec
 
 from lifecycle.errors import ConfigError
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import Run
+from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability.lanes import Item, Picture, draw
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal

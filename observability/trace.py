@@ -11,9 +11,7 @@ import msgspec
 
 from lifecycle.errors import JournalError, nearest
 from lifecycle.event import Event
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import Run
-from lifecycle.journal_reader import JournalReader
+from lifecycle.journal import JournalEntry, JournalReader, Run
 from lifecycle.printable import printable, printable_json
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.runs import Outcome, failures, outcome

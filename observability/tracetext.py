@@ -18,8 +18,7 @@ from lifecycle.events import (
     ServiceProvided,
     ServiceWithdrawn,
 )
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import Run
+from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability.runs import HookRun, Outcome, Steps, duration_text, failures, steps
 from observability.units import WAITED, UnitFact, summary

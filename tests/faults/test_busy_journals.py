@@ -9,7 +9,7 @@ import pytest
 from support.stranger import stranger
 
 from lifecycle import Application, Plugin, PluginContext, SqliteJournal, State, replay
-from lifecycle.journal_reader import JournalReader
+from lifecycle.journal import JournalReader
 
 Row = Callable[..., None]
 
@@ -84,5 +84,5 @@ async def test_a_journal_that_waits_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same check rejects a journal that waits for its file as long as SQLite does."""
-    monkeypatch.setattr("lifecycle.journal_writer.PATIENCE", 1.0)
+    monkeypatch.setattr("lifecycle.journal.writer.PATIENCE", 1.0)
     assert await longest_wait(tmp_path / "journal.sqlite3", 1) > LONGEST

@@ -13,8 +13,7 @@ import pytest
 
 from lifecycle.errors import JournalError
 from lifecycle.events import PluginLoaded
-from lifecycle.journal import JournalEntry
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import JournalEntry, SqliteJournal
 
 #: Events of a damaged run, and the last of them whose records are cut.
 EVENTS, CUT_EVENTS = 8, 3

@@ -20,9 +20,8 @@ from sqlalchemy.engine import URL
 from support.accounting import accounted, connected
 
 from db_manager.uow import UnitOfWork
-from lifecycle.journal_file import Run
+from lifecycle.journal import Run, SqliteJournal
 from lifecycle.machine import State, replay
-from lifecycle.sqlite_journal import SqliteJournal
 from lifecycle.testing import BotApiServer
 
 #: Seconds that a told bot may take: its `[app] grace`.

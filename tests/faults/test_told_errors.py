@@ -24,8 +24,8 @@ from db_manager.plugin import DatabasePlugin
 from lifecycle import error_text
 from lifecycle.application import Application
 from lifecycle.context import PluginContext
+from lifecycle.journal import SqliteJournal
 from lifecycle.plugin import Plugin
-from lifecycle.sqlite_journal import SqliteJournal
 from observability import logs, metrics, spans
 from observability.cli import main
 from observability.testing import EventRecorder

@@ -8,7 +8,7 @@ import os
 import sys
 
 from lifecycle.events import PluginLoaded
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import SqliteJournal
 
 
 def write(path: str) -> None:

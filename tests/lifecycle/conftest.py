@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from lifecycle.journal import JournalEntry
+from lifecycle.journal import JournalEntry, SqliteJournal
 from lifecycle.machine import State, replay
-from lifecycle.sqlite_journal import SqliteJournal
 from lifecycle.testing import BotApiServer
 
 

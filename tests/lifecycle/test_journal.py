@@ -16,8 +16,7 @@ from lifecycle.events import (
     PluginLoading,
     ServiceProvided,
 )
-from lifecycle.journal import Journal, JournalEntry, MemoryJournal
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import Journal, JournalEntry, MemoryJournal, SqliteJournal
 
 HISTORY: tuple[Event, ...] = (
     PluginLoading(plugin="db"),

@@ -17,8 +17,8 @@ from lifecycle import Application, Plugin, PluginContext, SqliteJournal, State, 
 from lifecycle.errors import JournalError
 from lifecycle.event import Event
 from lifecycle.events import PluginLoading
-from lifecycle.journal_reader import JournalReader
-from lifecycle.journal_writer import PATIENCE
+from lifecycle.journal import JournalReader
+from lifecycle.journal.writer import PATIENCE
 
 
 class Part(Plugin):
@@ -116,7 +116,7 @@ async def test_a_stop_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file that stays locked lets the stop end, which says what is missing; the rest is whole."""
-    monkeypatch.setattr("lifecycle.sqlite_journal.CLOSE_LIMIT", 0.2)
+    monkeypatch.setattr("lifecycle.journal.sqlite.CLOSE_LIMIT", 0.2)
     journal = SqliteJournal(tmp_path / "j.sqlite3")
     app = Application([Part()], journal=journal)
     await app.start()

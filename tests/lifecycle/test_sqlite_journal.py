@@ -16,14 +16,13 @@ import pytest
 from lifecycle.errors import JournalCorruptError, JournalError, JournalLockedError
 from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.events import PluginDegraded, PluginLoaded
-from lifecycle.journal import JournalEntry, UnknownEvent
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import JournalEntry, SqliteJournal, UnknownEvent
 
 # Appends events as fast as it can, and acknowledges each.
 WRITER = """
 import sys
 from lifecycle.events import PluginLoaded
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import SqliteJournal
 
 journal = SqliteJournal(sys.argv[1])
 print("crash", journal.open(), flush=True)
@@ -41,7 +40,7 @@ FULL = """
 import os, resource, sys
 from lifecycle.errors import JournalError
 from lifecycle.events import PluginLoaded
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import SqliteJournal
 
 journal = SqliteJournal(sys.argv[1])
 journal.open()

@@ -34,7 +34,7 @@ from lifecycle.events import (
     ServiceProvided,
     ServiceWithdrawn,
 )
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import SqliteJournal
 from observability.cli import COMMANDS, main
 from observability.graph import Edge, Graph, Node
 from observability.tracetext import TraceText

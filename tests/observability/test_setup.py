@@ -12,9 +12,9 @@ from db_manager.events import UnitClosed
 from lifecycle.application import Application
 from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
+from lifecycle.journal import SqliteJournal
 from lifecycle.machine import State
 from lifecycle.plugin import Plugin
-from lifecycle.sqlite_journal import SqliteJournal
 from observability.setup import ObservabilityConfig, observe
 from observability.units import read_units, units_path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lifecycle.events import PluginLoading
-from lifecycle.sqlite_journal import SqliteJournal
+from lifecycle.journal import SqliteJournal
 from observability.tail import UnitTail
 from observability.units import set_aside
 

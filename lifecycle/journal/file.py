@@ -14,7 +14,7 @@ import msgspec
 from lifecycle.correlation import Correlation
 from lifecycle.errors import JournalCorruptError, JournalError
 from lifecycle.event import EVENT_TYPES, Event
-from lifecycle.journal import UnknownEvent
+from lifecycle.journal.port import UnknownEvent
 
 VERSION: Final = 1
 
@@ -145,5 +145,5 @@ def connect(path: Path, timeout: float = 1.0) -> sqlite3.Connection:
     # Never a file that is there: closing it would take SQLite's locks on it from this process.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    # One thread opens a journal and another writes it, one at a time (journal_writer).
+    # One thread opens a journal and another writes it, one at a time (writer.py).
     return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)

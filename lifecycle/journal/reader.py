@@ -10,8 +10,7 @@ from typing import Any, Self
 
 from lifecycle.errors import JournalCorruptError, JournalError
 from lifecycle.events import AppCrashed
-from lifecycle.journal import JournalEntry, crash_report
-from lifecycle.journal_file import (
+from lifecycle.journal.file import (
     BUSY,
     Run,
     code_of,
@@ -20,6 +19,7 @@ from lifecycle.journal_file import (
     naming,
     next_checksum,
 )
+from lifecycle.journal.port import JournalEntry, crash_report
 
 
 class JournalReader:

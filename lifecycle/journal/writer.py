@@ -9,7 +9,7 @@ from threading import Condition, Thread, current_thread
 from typing import Any, Final
 
 from lifecycle.error_text import tell_text
-from lifecycle.journal_file import BUSY, code_of
+from lifecycle.journal.file import BUSY, code_of
 
 #: Seconds that `write` waits for the file; what is not written by then stands in line.
 PATIENCE: Final = 0.03

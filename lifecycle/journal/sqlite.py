@@ -12,8 +12,7 @@ from typing import Final
 from lifecycle.errors import JournalError, JournalLockedError
 from lifecycle.event import Event
 from lifecycle.events import AppCrashed
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import (
+from lifecycle.journal.file import (
     BUSY,
     END,
     INSERT,
@@ -28,8 +27,9 @@ from lifecycle.journal_file import (
     naming,
     next_checksum,
 )
-from lifecycle.journal_reader import JournalReader
-from lifecycle.journal_writer import JournalWriter, Row
+from lifecycle.journal.port import JournalEntry
+from lifecycle.journal.reader import JournalReader
+from lifecycle.journal.writer import JournalWriter, Row
 
 #: How a journal that cannot be made where it is, beside config.toml by default, gets another place.
 _ELSEWHERE: Final = (
