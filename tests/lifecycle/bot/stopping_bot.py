@@ -22,7 +22,8 @@ from aiogram.filters import Command
 from aiogram.types import Message
 
 from lifecycle.application import Application
-from lifecycle.bot import _attach, run_polling
+from lifecycle.bot import run_polling
+from lifecycle.bot.attach import attached
 from lifecycle.event import Event
 from lifecycle.events import AppDrained
 from lifecycle.plugin import Plugin, PluginContext
@@ -146,7 +147,7 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
     dispatcher = Dispatcher()
     bot = Bot(token, AiohttpSession(api=TelegramAPIServer.from_base(url)))
     app = Application([Holder(bot, Path(folder) / "held", slow)], config=config)
-    in_flight = _attach(app, dispatcher).in_flight
+    in_flight = attached(app, dispatcher).in_flight
 
     @dispatcher.message(Command("slow"))
     async def slow_handler(message: Message) -> None:

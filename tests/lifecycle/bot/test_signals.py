@@ -14,9 +14,9 @@ from aiogram.types import Message
 
 from lifecycle import AppDrained, Application, Plugin, PluginContext
 from lifecycle.bot import attach, run_polling
-from lifecycle.signals import told_to_stop
+from lifecycle.bot.signals import told_to_stop
+from lifecycle.bot.traffic import find_traffic
 from lifecycle.testing import BotApiServer
-from lifecycle.traffic import find_traffic
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

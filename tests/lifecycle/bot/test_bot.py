@@ -23,13 +23,13 @@ from aiohttp.test_utils import TestServer
 
 from lifecycle.application import Application
 from lifecycle.bot import attach, include_router, run_polling
+from lifecycle.bot.traffic import find_traffic
 from lifecycle.correlation import Correlation, current_correlation
 from lifecycle.errors import HookTimeoutError, LifecycleError, PluginFailedError
 from lifecycle.events import AppDrained
 from lifecycle.machine import State, replay
 from lifecycle.plugin import Plugin, PluginContext
 from lifecycle.testing import BotApiServer
-from lifecycle.traffic import find_traffic
 
 CONFIG = {"app": {"journal": "memory", "drain": 5.0, "grace": 8.0}}
 

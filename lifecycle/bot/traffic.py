@@ -17,8 +17,8 @@ from aiogram.types import TelegramObject, Update
 from msgspec.structs import replace
 
 from lifecycle.application import Application
+from lifecycle.bot.in_flight import InFlight
 from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
-from lifecycle.drain import InFlight
 from lifecycle.error_text import tell_text
 from lifecycle.hooks import PATIENCE, call
 

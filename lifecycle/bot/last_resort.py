@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final
 
-from lifecycle.drain import Work
+from lifecycle.bot.in_flight import Work
 from lifecycle.hooks import abandoned, name_of, name_of_work
 
 #: Seconds beyond its time that a stop, and what `asyncio.run` waits for after it, are given.

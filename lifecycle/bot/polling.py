@@ -1,48 +1,17 @@
-"""The bridge to aiogram: who handles what, which updates are in flight, start and stop in order.
-
-With `traffic`, on which it stands, it is all of `lifecycle` that imports aiogram.
-"""
+"""Runs an application and its bot by polling, until a signal or a cancellation."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from aiogram import Bot, Dispatcher, Router
+from aiogram import Bot, Dispatcher
 
 from lifecycle.application import Application
-from lifecycle.correlation import current_correlation
+from lifecycle.bot.attach import attached
+from lifecycle.bot.last_resort import LastResort
+from lifecycle.bot.signals import told_to_stop
+from lifecycle.bot.traffic import Phase, Traffic
 from lifecycle.error_text import tell_text
-from lifecycle.errors import LifecycleError
-from lifecycle.last_resort import LastResort
-from lifecycle.signals import told_to_stop
-from lifecycle.traffic import Phase, Traffic, find_traffic
-
-
-def attach(app: Application, dispatcher: Dispatcher) -> None:
-    """Let *dispatcher* and *app* live and die together.
-
-    The service `aiogram:dispatcher` is provided at once. When the dispatcher starts up (polling or
-    webhook), the application starts before the dispatcher's own startup hooks; one that fails
-    stops it again. When the dispatcher shuts down, the updates in flight are waited for, every
-    shutdown hook of every router is called, whatever the others did, and the application is
-    stopped and unloaded last. The hooks share the drain time with the updates.
-
-    Who calls `dispatcher.start_polling` instead of `run_polling` calls `await app.load()` before
-    it: aiogram asks Telegram only for the updates that have handlers by then.
-
-    With `setup_application` of aiogram's webhooks, call that before `register` of the request
-    handler: the latter's shutdown closes the session of the bot.
-
-    Args:
-        app: The application.
-        dispatcher: The dispatcher; a second call with the same pair does nothing.
-
-    Raises:
-        LifecycleError: One of them is attached to another one.
-    """
-    _attach(app, dispatcher)
 
 
 async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **options: Any) -> None:
@@ -69,7 +38,7 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
         PluginFailedError: A plugin did not start.
         ExceptionGroup: Plugins or shutdown hooks did not end well.
     """
-    polling = _Polling(_attach(app, dispatcher), bot, options)
+    polling = _Polling(attached(app, dispatcher), bot, options)
     task = asyncio.create_task(polling.run(), name="run_polling")
     cancelled: asyncio.CancelledError | None = None
     last_resort = polling.last_resort()
@@ -86,34 +55,6 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
         raise cancelled from None if task.cancelled() else task.exception()
     if not task.cancelled():
         task.result()
-
-
-@contextmanager
-def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
-    """Include *router* for the time of a block; its handlers belong to the plugin that does it.
-
-    In a plugin, in `load`, so that aiogram asks Telegram for the updates it handles:
-    `await context.enter(include_router(dispatcher, router))`.
-
-    Args:
-        dispatcher: Where to include it.
-        router: It can be included anywhere again afterwards.
-
-    Yields:
-        The router.
-    """
-    traffic = find_traffic(dispatcher)
-    plugin = current_correlation().plugin
-    dispatcher.include_router(router)
-    if traffic is not None and plugin is not None:
-        traffic.owners[router] = plugin
-    try:
-        yield router
-    finally:
-        if traffic is not None:
-            traffic.owners.pop(router, None)
-        dispatcher.sub_routers.remove(router)
-        router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach a router
 
 
 class _Polling:
@@ -170,14 +111,3 @@ class _Polling:
         elif self._traffic.phase is Phase.RUNNING:
             self._stopping = asyncio.create_task(self._traffic.dispatcher.stop_polling())
         self.told_to_stop = True
-
-
-def _attach(app: Application, dispatcher: Dispatcher) -> Traffic:
-    traffic = find_traffic(dispatcher)
-    if traffic is None:
-        app.services.provide("aiogram:dispatcher", dispatcher)
-        traffic = Traffic(app, dispatcher)
-        traffic.install()
-    elif traffic.app is not app:
-        raise LifecycleError("this dispatcher is attached to another application; make a new one")
-    return traffic
