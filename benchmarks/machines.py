@@ -10,7 +10,7 @@ import transitions
 from benchmarks.calls import Call, medians, take_turns, weigh
 from benchmarks.report import Scale, Section, Table
 from lifecycle.events import PluginStarted, PluginStarting, PluginStopped, PluginStopping
-from lifecycle.machine import PluginFold, State
+from lifecycle.plugins.machine import PluginFold, State
 
 NAME = "machines"
 

@@ -18,7 +18,7 @@ from db_manager.errors import DatabaseUnavailableError
 from db_manager.psycopg_ping import refuses_us
 from db_manager.telling import connection_text
 from lifecycle.error_text import tell
-from lifecycle.plugin import PluginContext
+from lifecycle.plugins.context import PluginContext
 
 #: Seconds before the second question, and at most between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0

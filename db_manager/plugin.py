@@ -14,7 +14,8 @@ from db_manager.engine import create_engine, database_url, in_memory, unverified
 from db_manager.events import TablesCreated
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 
 _logger = logging.getLogger("db_manager")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final
 
-from lifecycle.hooks import leave_behind
+from lifecycle.tasks import leave_behind
 
 #: Seconds between the polite end (a cancellation, after which SQLAlchemy closes the connection
 #: for at most 2 s) and the rude one.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lifecycle.application import Application
     from lifecycle.bus import EventBus, Subscription
-    from lifecycle.context import PluginContext
     from lifecycle.correlation import Correlation, correlate, current_correlation
     from lifecycle.errors import (
         ConfigError,
@@ -51,14 +50,15 @@ if TYPE_CHECKING:
         SubscriberOverflowed,
     )
     from lifecycle.journal import Journal, JournalEntry, MemoryJournal, SqliteJournal
-    from lifecycle.machine import State, replay, to_mermaid
-    from lifecycle.plugin import Health, Plugin
-    from lifecycle.services import ServiceRegistry
+    from lifecycle.plugins.context import PluginContext
+    from lifecycle.plugins.machine import State, to_mermaid
+    from lifecycle.plugins.plugin import Health, Plugin
+    from lifecycle.plugins.replay import replay
+    from lifecycle.plugins.services import ServiceRegistry
 
 _MODULES = {
     "application": ("Application",),
     "bus": ("EventBus", "Subscription"),
-    "context": ("PluginContext",),
     "correlation": (
         "Correlation",
         "correlate",
@@ -108,16 +108,17 @@ _MODULES = {
         "MemoryJournal",
         "SqliteJournal",
     ),
-    "machine": (
+    "plugins.context": ("PluginContext",),
+    "plugins.machine": (
         "State",
-        "replay",
         "to_mermaid",
     ),
-    "plugin": (
+    "plugins.plugin": (
         "Health",
         "Plugin",
     ),
-    "services": ("ServiceRegistry",),
+    "plugins.replay": ("replay",),
+    "plugins.services": ("ServiceRegistry",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

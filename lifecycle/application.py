@@ -10,19 +10,19 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from lifecycle import config as configuration
-from lifecycle import wiring
 from lifecycle.bus import EventBus
-from lifecycle.conductor import Conductor
-from lifecycle.context import Probe
 from lifecycle.error_text import tell_text, textless
 from lifecycle.errors import LifecycleError, WiringError, nearest
 from lifecycle.event import Event
-from lifecycle.hooks import Interrupt, in_hook, in_plugin_task
 from lifecycle.journal import Journal
-from lifecycle.managed import ManagedPlugin
-from lifecycle.plugin import Health, Plugin
-from lifecycle.recorder import Recorder
-from lifecycle.services import ServiceRegistry
+from lifecycle.plugins import wiring
+from lifecycle.plugins.conductor import Conductor
+from lifecycle.plugins.context import Probe
+from lifecycle.plugins.managed import ManagedPlugin
+from lifecycle.plugins.plugin import Health, Plugin
+from lifecycle.plugins.recorder import Recorder
+from lifecycle.plugins.services import ServiceRegistry
+from lifecycle.tasks import Interrupt, in_hook, in_plugin_task
 
 _log = logging.getLogger("lifecycle")
 

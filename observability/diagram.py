@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal import JournalReader
-from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
+from lifecycle.plugins.machine import TRANSITIONS, State, to_mermaid
+from lifecycle.plugins.replay import replay
 from lifecycle.printable import printable, printable_lines
 from observability.graph import Edge, Graph, Node, Style
 from observability.recorded import add_config_argument, journal_path
 
 if TYPE_CHECKING:
-    from lifecycle.plugin import Plugin
+    from lifecycle.plugins.plugin import Plugin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ _STYLES: dict[State | None, Style] = {State.STARTED: "good", State.FAILED: "bad"
 
 
 def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":
-    from lifecycle.wiring import in_order  # noqa: PLC0415 -- asyncio: the states need none
+    from lifecycle.plugins.wiring import in_order  # noqa: PLC0415 -- asyncio: the states need none
 
     names = app_config(read_file(options.config)).plugins
     plugins = in_order(find_plugins(names, options.config.absolute().parent))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from lifecycle.application import Application
-from lifecycle.machine import State
+from lifecycle.plugins.machine import State
 from lifecycle.threads import in_thread
 from observability.address import parse_address
 from observability.connections import Connections

@@ -138,7 +138,8 @@ def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bo
     if run is not None:
         ended = run.ended_at is not None
     else:
-        from lifecycle.machine import State, replay  # noqa: PLC0415 -- only needed here
+        from lifecycle.plugins.machine import State  # noqa: PLC0415 -- only needed here
+        from lifecycle.plugins.replay import replay  # noqa: PLC0415 -- only needed here
 
         holding_nothing = (State.UNLOADED, State.FAILED)
         ended = all(state in holding_nothing for state in replay(entries).values())

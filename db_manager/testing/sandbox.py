@@ -22,7 +22,7 @@ from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.journal import MemoryJournal
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.plugin import Plugin
 
 #: Keys of [database] that say where it is; in a sandbox only its own URL does.
 _WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lifecycle.errors import LifecycleError
 from lifecycle.events import AppDrained
-from lifecycle.hooks import PATIENCE
+from lifecycle.tasks import PATIENCE
 
 
 class Work:

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from lifecycle.bot.in_flight import Work
-from lifecycle.hooks import abandoned, name_of, name_of_work
+from lifecycle.tasks import abandoned, name_of, name_of_work
 
 #: Seconds beyond its time that a stop, and what `asyncio.run` waits for after it, are given.
 LAST_WORDS: Final = 1.0

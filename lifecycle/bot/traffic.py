@@ -20,7 +20,7 @@ from lifecycle.application import Application
 from lifecycle.bot.in_flight import InFlight
 from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
 from lifecycle.error_text import tell_text
-from lifecycle.hooks import PATIENCE, call
+from lifecycle.tasks import PATIENCE, call
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 

@@ -13,7 +13,7 @@ from lifecycle.error_text import tell_text
 from lifecycle.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from lifecycle.plugin import Plugin
+    from lifecycle.plugins.plugin import Plugin
 
 PLUGINS = "db_manager.plugins"
 OBSERVERS = "db_manager.observers"
@@ -95,7 +95,7 @@ def _only_plugin(module: ModuleType) -> "type[Plugin]":
 
 
 def _is_plugin(value: object) -> "TypeGuard[type[Plugin]]":
-    from lifecycle.plugin import Plugin  # noqa: PLC0415 -- asyncio: who only reads needs none
+    from lifecycle.plugins.plugin import Plugin  # noqa: PLC0415 -- asyncio: who only reads needs none
 
     return isinstance(value, type) and issubclass(value, Plugin)
 

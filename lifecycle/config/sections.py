@@ -9,7 +9,7 @@ from lifecycle.config.validation import Config, checked
 from lifecycle.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from lifecycle.plugin import Plugin
+    from lifecycle.plugins.plugin import Plugin
 
 
 def read_sections(

@@ -15,7 +15,7 @@ from db_manager.events import UnitCallbackFailed
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.protect import is_left, protect
 from db_manager.uow import UnitOfWork
-from lifecycle.hooks import abandoned
+from lifecycle.tasks import abandoned
 from observability.testing import EventRecorder
 
 

@@ -18,7 +18,8 @@ from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
 from lifecycle.bot import attach, include_router
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from observability.testing import EventRecorder
 
 BOT = Bot("42:offline")

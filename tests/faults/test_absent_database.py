@@ -18,8 +18,9 @@ from db_manager.errors import DatabaseUnavailableError, ManagerClosedError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
-from lifecycle.machine import State
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.plugin import Plugin
 from observability.testing import EventRecorder
 
 CANARY = "canary-31337"

@@ -21,7 +21,8 @@ from support.accounting import accounted, connected
 
 from db_manager.uow import UnitOfWork
 from lifecycle.journal import Run, SqliteJournal
-from lifecycle.machine import State, replay
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.replay import replay
 from lifecycle.testing import BotApiServer
 
 #: Seconds that a told bot may take: its `[app] grace`.

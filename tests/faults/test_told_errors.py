@@ -23,9 +23,9 @@ from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
 from lifecycle import error_text
 from lifecycle.application import Application
-from lifecycle.context import PluginContext
 from lifecycle.journal import SqliteJournal
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from observability import logs, metrics, spans
 from observability.cli import main
 from observability.testing import EventRecorder

@@ -24,7 +24,8 @@ from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.errors import JournalError
 from lifecycle.events import AppCrashed
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 
 #: Units that must go on after the disk of the journal is full.
 UNITS = 100

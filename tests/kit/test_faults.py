@@ -20,8 +20,9 @@ from db_manager.state import UnitState
 from db_manager.testing import Faults, ImpossibleFaultError, Sandbox
 from db_manager.uow import UnitOfWork
 from lifecycle.errors import HookTimeoutError, PluginFailedError, WiringError
-from lifecycle.machine import State
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.plugin import Plugin
 from observability.testing import EventRecorder
 
 

@@ -21,8 +21,9 @@ from db_manager.plugin import DatabasePlugin
 from db_manager.testing import Databases, Sandbox
 from lifecycle.application import Application
 from lifecycle.errors import PluginFailedError
-from lifecycle.machine import State
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.plugin import Plugin
 from observability.testing import EventRecorder
 
 

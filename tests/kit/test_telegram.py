@@ -23,7 +23,8 @@ from db_manager.testing import Faults, Sandbox
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.errors import PluginFailedError
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from lifecycle.testing import LocalTelegram
 from observability.testing import EventRecorder
 

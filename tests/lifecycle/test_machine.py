@@ -29,7 +29,7 @@ from lifecycle import (
     to_mermaid,
 )
 from lifecycle.journal import JournalEntry
-from lifecycle.machine import PluginFold
+from lifecycle.plugins.machine import PluginFold
 
 LOADING, STARTING = PluginLoading(plugin="p"), PluginStarting(plugin="p")
 LOADED, STARTED = PluginLoaded(plugin="p", duration=0), PluginStarted(plugin="p", duration=0)

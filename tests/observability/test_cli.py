@@ -389,7 +389,7 @@ def test_commands_import_only_what_they_need(journal: Path, tmp_path: Path) -> N
     heavy = {"aiogram", "aiohttp", "sqlalchemy", "pydantic", "structlog", "asyncio", "db_manager"}
     (tmp_path / "config.toml").write_text(f'[app]\njournal = "{journal.name}"\n')
     config = ("--config", str(tmp_path / "config.toml"))
-    reading = {"transitions", "lifecycle.application", "lifecycle.bus", "lifecycle.machine"}
+    reading = {"transitions", "lifecycle.application", "lifecycle.bus", "lifecycle.plugins"}
     trace = loaded_by("trace", *config)
     assert "observability.trace" in trace
     assert not trace & (heavy | reading | {"observability.timeline", "observability.diagram"})

@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy import text
 
 from lifecycle.application import Application
-from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from observability import metrics
 from observability.address import parse_address
 from observability.connections import MOST

@@ -24,12 +24,12 @@ from sqlalchemy import text
 import db_manager.events as facts
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
-from lifecycle.context import PluginContext
 from lifecycle.correlation import correlate
 from lifecycle.errors import PluginFailedError
 from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.events import SubscriberFailed
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from observability import metrics
 from observability.levels import Probes
 from observability.metrics import Metrics

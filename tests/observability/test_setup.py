@@ -10,11 +10,11 @@ import pytest
 
 from db_manager.events import UnitClosed
 from lifecycle.application import Application
-from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.journal import SqliteJournal
-from lifecycle.machine import State
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.plugin import Plugin
 from observability.setup import ObservabilityConfig, observe
 from observability.units import read_units, units_path
 

@@ -28,10 +28,10 @@ from db_manager.plugin import DatabasePlugin
 from db_manager.uow import UnitOfWork
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
-from lifecycle.context import PluginContext
 from lifecycle.correlation import correlate
 from lifecycle.errors import PluginFailedError
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 from observability import spans
 from observability.testing import EventRecorder
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from lifecycle.journal import JournalEntry, SqliteJournal
-from lifecycle.machine import State, replay
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.replay import replay
 from lifecycle.testing import BotApiServer
 
 

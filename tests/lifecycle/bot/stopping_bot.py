@@ -26,7 +26,8 @@ from lifecycle.bot import run_polling
 from lifecycle.bot.attach import attached
 from lifecycle.event import Event
 from lifecycle.events import AppDrained
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.plugin import Plugin
 
 ADA = 7
 

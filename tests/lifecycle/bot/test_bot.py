@@ -27,8 +27,10 @@ from lifecycle.bot.traffic import find_traffic
 from lifecycle.correlation import Correlation, current_correlation
 from lifecycle.errors import HookTimeoutError, LifecycleError, PluginFailedError
 from lifecycle.events import AppDrained
-from lifecycle.machine import State, replay
-from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.plugins.context import PluginContext
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.plugin import Plugin
+from lifecycle.plugins.replay import replay
 from lifecycle.testing import BotApiServer
 
 CONFIG = {"app": {"journal": "memory", "drain": 5.0, "grace": 8.0}}

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from lifecycle.context import PluginContext as PluginContext  # noqa: PLC0414 -- hooks are written with it
+from lifecycle.plugins.context import PluginContext
 
 
 class Plugin:

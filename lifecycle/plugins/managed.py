@@ -5,7 +5,6 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from lifecycle.context import PluginContext, Probe
 from lifecycle.correlation import correlate
 from lifecycle.error_text import tell, tell_text
 from lifecycle.errors import PluginFailedError
@@ -24,11 +23,12 @@ from lifecycle.events import (
     PluginUnloaded,
     PluginUnloading,
 )
-from lifecycle.hooks import Interrupt, call
-from lifecycle.machine import PluginFold, State
-from lifecycle.plugin import Health, Plugin
-from lifecycle.recorder import Recorder
-from lifecycle.services import ServiceRegistry
+from lifecycle.plugins.context import PluginContext, Probe
+from lifecycle.plugins.machine import PluginFold, State
+from lifecycle.plugins.plugin import Health, Plugin
+from lifecycle.plugins.recorder import Recorder
+from lifecycle.plugins.services import ServiceRegistry
+from lifecycle.tasks import Interrupt, call
 
 #: Hooks that deal with files and servers, and with no update: the text of their errors is told.
 _OPENING: Final = ("load", "start")

@@ -1,9 +1,6 @@
-"""The states of a plugin, the table of legal transitions, and the fold of events into states."""
+"""The fold of a run into the states it leads to, and which histories no run can have made."""
 
 from collections.abc import Iterable
-from enum import StrEnum
-
-from transitions import Machine, MachineError
 
 from lifecycle.errors import IllegalHistoryError, TransitionNotAllowedError
 from lifecycle.event import Event
@@ -17,84 +14,10 @@ from lifecycle.events import (
     ServiceWithdrawn,
 )
 from lifecycle.journal import JournalEntry
-
-
-class State(StrEnum):
-    """Where a plugin is in its life; in a state that ends in -ing its hook is running."""
-
-    UNLOADED = "unloaded"
-    LOADING = "loading"
-    LOADED = "loaded"
-    STARTING = "starting"
-    STARTED = "started"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    UNLOADING = "unloading"
-    FAILED = "failed"
-
-
-#: Trigger, states it is allowed in, state it leads to. A trigger is the last token of a topic.
-TRANSITIONS: tuple[tuple[str, tuple[State, ...], State], ...] = (
-    ("loading", (State.UNLOADED,), State.LOADING),
-    ("loaded", (State.LOADING,), State.LOADED),
-    ("starting", (State.LOADED, State.STOPPED), State.STARTING),
-    ("started", (State.STARTING,), State.STARTED),
-    ("degraded", (State.STARTED,), State.STARTED),
-    ("recovered", (State.STARTED,), State.STARTED),
-    ("stopping", (State.STARTED,), State.STOPPING),
-    ("stopped", (State.STOPPING,), State.STOPPED),
-    ("unloading", (State.LOADED, State.STOPPED, State.FAILED), State.UNLOADING),
-    ("unloaded", (State.UNLOADING,), State.UNLOADED),
-    (
-        "failed",
-        (State.LOADING, State.STARTING, State.STOPPING, State.UNLOADING),
-        State.FAILED,
-    ),
-)
+from lifecycle.plugins.machine import PluginFold, State
 
 # A plugin in one of these holds nothing.
 _EMPTY = (State.UNLOADED, State.FAILED)
-
-
-def _machine() -> Machine:
-    machine = Machine(
-        model=None, states=State, initial=State.UNLOADED, auto_transitions=False, send_event=False
-    )
-    for trigger, sources, target in TRANSITIONS:
-        # `degraded` names an attribute of the model: only what was lost can be back.
-        condition = "degraded" if trigger == "recovered" else None
-        machine.add_transition(trigger, list(sources), target, conditions=condition)
-    return machine
-
-
-# One table for all plugins. A trigger is fired with the model as its argument, so that the
-# machine never has to hold (or forget) models.
-_MACHINE = _machine()
-
-
-class PluginFold:
-    """The state of one plugin: the fold of its events, and nothing else."""
-
-    __slots__ = ("degraded", "state")
-
-    def __init__(self) -> None:
-        self.state = State.UNLOADED
-        self.degraded = False
-
-    def apply(self, event: PluginEvent) -> None:
-        """Move to the state that *event* leads to.
-
-        Raises:
-            TransitionNotAllowedError: The present state does not allow it.
-        """
-        trigger = event.topic.rpartition(".")[2]
-        try:
-            moved = _MACHINE.events[trigger].trigger(self)
-        except (KeyError, MachineError):
-            moved = False
-        if not moved:
-            raise TransitionNotAllowedError(event.plugin, self.state, trigger)
-        self.degraded = trigger == "degraded"
 
 
 class _RunFold:
@@ -176,14 +99,3 @@ def replay(entries: Iterable[JournalEntry]) -> dict[str, State]:
         except (TransitionNotAllowedError, ValueError) as error:
             raise IllegalHistoryError(entry.seq, str(error)) from error
     return {name: plugin.state for name, plugin in fold.plugins.items()}
-
-
-def to_mermaid() -> str:
-    """Return the machine's own table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", f"    [*] --> {State.UNLOADED}"]
-    for trigger, event in _MACHINE.events.items():
-        for moves in event.transitions.values():
-            lines += [
-                f"    {State[move.source]} --> {State[str(move.dest)]}: {trigger}" for move in moves
-            ]
-    return "\n".join(lines) + "\n"

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from lifecycle.errors import WiringError, nearest
-from lifecycle.hooks import PATIENCE
-from lifecycle.plugin import Plugin
+from lifecycle.plugins.plugin import Plugin
+from lifecycle.tasks import PATIENCE
 
 _HOOKS = ("load", "start", "stop", "unload", "health")
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lifecycle.errors import HookTimeoutError
-from lifecycle.hooks import Interrupt, call, in_hook
+from lifecycle.tasks import Interrupt, call, in_hook
 
 
 async def test_work_ends_with_the_task_that_waits() -> None:

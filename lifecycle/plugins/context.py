@@ -12,9 +12,9 @@ from lifecycle.error_text import tell, textless
 from lifecycle.errors import ContextClosedError, HookTimeoutError, LifecycleError
 from lifecycle.event import Event
 from lifecycle.events import ServiceProvided, ServiceWithdrawn
-from lifecycle.hooks import PATIENCE, call, end, plugin_task
-from lifecycle.recorder import Recorder
-from lifecycle.services import ServiceRegistry
+from lifecycle.plugins.recorder import Recorder
+from lifecycle.plugins.services import ServiceRegistry
+from lifecycle.tasks import PATIENCE, call, end, plugin_task
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from lifecycle.error_text import tell, tell_text
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import AppStarted, AppStopped, AppStopping
-from lifecycle.hooks import Interrupt
-from lifecycle.machine import State
-from lifecycle.managed import ManagedPlugin
-from lifecycle.recorder import Recorder
+from lifecycle.plugins.machine import State
+from lifecycle.plugins.managed import ManagedPlugin
+from lifecycle.plugins.recorder import Recorder
+from lifecycle.tasks import Interrupt
 
 _log = logging.getLogger("lifecycle")
 
