@@ -28,32 +28,37 @@ class Channel:
 
     def publish(self, event: Event) -> None:
         """Deliver *event*, which is of this topic; see `EventBus.publish`."""
+        # One loop without calls of our own, because it runs for every event. The causes are the
+        # subscriptions whose work led here. A handler is one of three cases:
+        #   - It is among the causes: it is left out, else it would be called without end.
+        #   - It is active: it runs with itself added to the causes, for what it publishes in turn.
+        #   - It is passive, so it causes nothing: causes are set only to report its failure.
         handlers: Iterable[Subscription] = self.handlers
         if not handlers:
             return
         causes = _get_causes()
         if causes:
             handlers = [each for each in handlers if each not in causes]
-        before = None  # the way back to the causes of the caller
+        callers_causes = None  # the way back to them, once they have been changed
         try:
             for subscription in handlers:
                 if not subscription.passive:
                     itself = subscription.itself
                     token = _set_causes(itself | causes if causes else itself)
-                    if before is None:
-                        before = token
+                    if callers_causes is None:
+                        callers_causes = token
                 try:
                     value = subscription.deliver(event)
                     if value is not None:
                         refuse_coroutine(value)
                 except (Exception, CancelledError) as error:  # noqa: BLE001 -- EventBus.publish
                     token = _set_causes(subscription.itself | causes)  # of a passive one, too
-                    if before is None:
-                        before = token
+                    if callers_causes is None:
+                        callers_causes = token
                     subscription.failed(event, error)
         finally:
-            if before is not None:
-                _reset_causes(before)
+            if callers_causes is not None:
+                _reset_causes(callers_causes)
 
     def __repr__(self) -> str:
         return f"<Channel {self.topic!r} handlers={len(self.handlers)}>"
