@@ -3,7 +3,10 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+import msgspec
 
 from lifecycle.error_text import tell, tell_text
 from lifecycle.errors import PluginFailedError
@@ -22,6 +25,13 @@ _IDLE = (State.UNLOADED, State.FAILED)
 _OPEN = (State.LOADED, State.STOPPED)
 
 Closer = Callable[[], Awaitable[None] | None]
+
+
+class _Moved(msgspec.Struct):
+    """The plugins that one command has moved up so far, in order."""
+
+    loaded: list[ManagedPlugin] = []
+    started: list[ManagedPlugin] = []
 
 
 class Conductor:
@@ -70,30 +80,13 @@ class Conductor:
             return
         interrupt.check()
         await self._open_run()
-        loaded: list[ManagedPlugin] = []
-        started: list[ManagedPlugin] = []
-        try:
-            for managed in targets:
-                interrupt.check()
-                if managed.state in _IDLE:
-                    await managed.load(interrupt)
-                    loaded.append(managed)
-            for managed in targets if start else ():
-                interrupt.check()
-                if managed.state in _OPEN:
-                    await managed.start(interrupt)
-                    started.append(managed)
+        async with self._taken_back_on_failure(interrupt) as moved:
+            await self._load(targets, moved, interrupt)
+            if start:
+                await self._start(targets, moved, interrupt)
             interrupt.check()
             if everything:
-                event = AppStarted(plugins=tuple(self._plugins), duration=_now() - begun)
-                self._recorder.record(event)
-                self._announced = True
-        except BaseException as error:
-            for each in await self._take_back(started, loaded):
-                error.add_note(f"while taking back: {tell_text(each)}")
-            if interrupt.requested.done() and not isinstance(error, asyncio.CancelledError):
-                raise asyncio.CancelledError from error
-            raise
+                self._announce(begun)
 
     async def down(self, names: set[str], *, unload: bool) -> None:
         """Stop plugins, and unload them; each one is tried.
@@ -152,6 +145,45 @@ class Conductor:
             raise
         if failure is not None:
             raise failure
+
+    @asynccontextmanager
+    async def _taken_back_on_failure(self, interrupt: Interrupt) -> AsyncIterator[_Moved]:
+        """Yield what notes the plugins that move; when the block raises, they move back.
+
+        An interrupted command ends as a cancelled one, whatever the interrupted hook raised.
+        """
+        moved = _Moved()
+        try:
+            yield moved
+        except BaseException as error:
+            for each in await self._take_back(moved.started, moved.loaded):
+                error.add_note(f"while taking back: {tell_text(each)}")
+            if interrupt.requested.done() and not isinstance(error, asyncio.CancelledError):
+                raise asyncio.CancelledError from error
+            raise
+
+    async def _load(
+        self, targets: list[ManagedPlugin], moved: _Moved, interrupt: Interrupt
+    ) -> None:
+        for managed in targets:
+            interrupt.check()
+            if managed.state in _IDLE:
+                await managed.load(interrupt)
+                moved.loaded.append(managed)
+
+    async def _start(
+        self, targets: list[ManagedPlugin], moved: _Moved, interrupt: Interrupt
+    ) -> None:
+        for managed in targets:
+            interrupt.check()
+            if managed.state in _OPEN:
+                await managed.start(interrupt)
+                moved.started.append(managed)
+
+    def _announce(self, begun: float) -> None:
+        event = AppStarted(plugins=tuple(self._plugins), duration=_now() - begun)
+        self._recorder.record(event)
+        self._announced = True
 
     async def _stop_application(self, running: list[ManagedPlugin]) -> list[Exception]:
         begun = _now()
