@@ -5,9 +5,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from lifecycle.closing import Closing
 from lifecycle.errors import JournalCorruptError, JournalError
 from lifecycle.events import AppCrashed
 from lifecycle.journal.file import (
@@ -22,7 +22,7 @@ from lifecycle.journal.file import (
 from lifecycle.journal.port import JournalEntry, crash_report
 
 
-class JournalReader:
+class JournalReader(Closing):
     """Reads a journal, also while a process writes it; a context manager.
 
     Args:
@@ -114,17 +114,6 @@ class JournalReader:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _fetch(self, query: str, *values: object) -> list[Any]:
         with naming(self.path, "read it"):
