@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self, TextIO
 
 from msgspec.structs import asdict, astuple
 
 from lifecycle.bus import EventBus, Subscription
+from lifecycle.closing import Closing
 from lifecycle.correlation import Correlation
 from lifecycle.event import EVENT_TYPES, Event, Level
 from observability.forms import ConsoleForm, JsonForm, step_aside
@@ -35,7 +35,7 @@ _NUMBERS: Final = frozenset((int, float, bool))
 _CORRELATION: Final = Correlation.__struct_fields__
 
 
-class LogLines:
+class LogLines(Closing):
     """The log lines of one bus; `close`, or leaving it as a context manager, ends them.
 
     Made by `attach`.
@@ -80,17 +80,6 @@ class LogLines:
         self._subscriptions.clear()
         while self.closers:
             self.closers.pop()()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _listen(self) -> None:
         """Subscribe to every topic whose lines may be shown.

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from operator import attrgetter
 from threading import RLock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import msgspec
 
 from lifecycle.bus import EventBus
+from lifecycle.closing import Closing
 from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.events import PluginEvent
 from observability.levels import Levels, Probes
@@ -56,7 +56,7 @@ _ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "
 _Cells = tuple[Counter, tuple[tuple[str, Distribution], ...]]
 
 
-class Metrics:
+class Metrics(Closing):
     """The metrics of one bus; `close`, or leaving it as a context manager, ends them.
 
     Made by `attach`.
@@ -111,17 +111,6 @@ class Metrics:
             self._subscriptions.clear()
             self._count_waiting()
             self.registry.unregister(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _listen(self) -> None:
         """Subscribe to what is counted; the events of the other topics are not built for us."""

@@ -1,9 +1,9 @@
 """OpenTelemetry spans: a unit of work with its statements, and the transitions of plugins."""
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lifecycle.bus import EventBus
+from lifecycle.closing import Closing
 from lifecycle.event import Event
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
 
 
-class Spans:
+class Spans(Closing):
     """The spans of one bus; `close`, or leaving it as a context manager, ends them.
 
     Made by `attach`.
@@ -57,17 +57,6 @@ class Spans:
         self._subscriptions.clear()
         while self._open:
             self._abandon()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- a unit ---------------------------------------------------------------------------
 

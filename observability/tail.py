@@ -3,13 +3,12 @@
 import os
 from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from lifecycle.closing import Closing
 from observability.units import UnitFact, facts, set_aside
 
 
-class UnitTail:
+class UnitTail(Closing):
     """Reads what is recorded about the units of a run; a context manager.
 
     Args:
@@ -54,17 +53,6 @@ class UnitTail:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _rest(file: BufferedReader) -> list[bytes]:

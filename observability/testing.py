@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lifecycle.bus import EventBus
 from lifecycle.bus.topics import check_pattern, matches
+from lifecycle.closing import Closing
 from lifecycle.correlation import Correlation
 from lifecycle.errors import nearest
 from lifecycle.event import EVENT_TYPES, Event
@@ -155,7 +155,7 @@ class Story:
         return lines or ["  (nothing)"]
 
 
-class EventRecorder(Story):
+class EventRecorder(Story, Closing):
     """Keeps every event of a bus in order; leaving it as a context manager ends that.
 
         with record(app.bus) as events:
@@ -178,17 +178,6 @@ class EventRecorder(Story):
         self.events.append(event)
         self._came += 1
         self._arrived.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Record no more; what was recorded stays."""
