@@ -73,14 +73,7 @@ class Application:
         self.probes["journal_waiting"] = self._recorder.waiting
         self.plugins: Mapping[str, ManagedPlugin] = MappingProxyType(
             {
-                name: ManagedPlugin(
-                    plugin,
-                    config=configs[name],
-                    deadlines=deadlines[name],
-                    services=self.services,
-                    probes=self.probes,
-                    recorder=self._recorder,
-                )
+                name: self._managed(plugin, configs[name], deadlines[name])
                 for name, plugin in ordered.items()
             }
         )
@@ -199,6 +192,18 @@ class Application:
             self._recorder.record(event, must=False)
         else:
             self.bus.publish(event)
+
+    def _managed(
+        self, plugin: Plugin, config: Any, deadlines: tuple[float, float]
+    ) -> ManagedPlugin:
+        return ManagedPlugin(
+            plugin,
+            config=config,
+            deadlines=deadlines,
+            services=self.services,
+            probes=self.probes,
+            recorder=self._recorder,
+        )
 
     async def __aenter__(self) -> Self:
         try:

@@ -14,7 +14,7 @@ import msgspec
 
 from lifecycle.correlation import Correlation
 from lifecycle.event import Event
-from lifecycle.journal.file import encode_event
+from lifecycle.journal import encode_event
 from observability.runs import duration_text
 from observability.writer import LineWriter
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiogram import Bot, Dispatcher
 
 from lifecycle.application import Application
-from lifecycle.bot.attach import attached
+from lifecycle.bot.dispatcher import attached
 from lifecycle.bot.last_resort import LastResort
 from lifecycle.bot.signals import told_to_stop
 from lifecycle.bot.traffic import Phase, Traffic

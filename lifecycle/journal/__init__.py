@@ -3,7 +3,7 @@
 Outside of this package only the names below are imported.
 """
 
-from lifecycle.journal.file import Run
+from lifecycle.journal.file import Run, encode_event
 from lifecycle.journal.memory import MemoryJournal
 from lifecycle.journal.port import Journal, JournalEntry, UnknownEvent
 from lifecycle.journal.reader import JournalReader
@@ -17,4 +17,5 @@ __all__ = [
     "Run",
     "SqliteJournal",
     "UnknownEvent",
+    "encode_event",
 ]

@@ -20,16 +20,7 @@ def in_order(plugins: Iterable[Plugin | type[Plugin]]) -> dict[str, Plugin]:
     Raises:
         WiringError: They do not fit together.
     """
-    by_name: dict[str, Plugin] = {}
-    for given in plugins:
-        plugin = given() if isinstance(given, type) else given
-        _check(plugin)
-        if plugin.name in by_name:
-            raise WiringError(
-                f"two plugins have the name {plugin.name!r}: {_where(by_name[plugin.name])} and "
-                f"{_where(plugin)}; change the `name` of one"
-            )
-        by_name[plugin.name] = plugin
+    by_name = _by_name(plugins)
     for plugin in by_name.values():
         for needed in plugin.requires:
             if needed not in by_name:
@@ -105,6 +96,20 @@ def closing_deadlines(
     share = max(share, PATIENCE)
     seconds = {hook: share if given is None else given for hook, given in asked.items()}
     return {p.name: (seconds[f"{p.name}.stop"], seconds[f"{p.name}.unload"]) for p in plugins}
+
+
+def _by_name(plugins: Iterable[Plugin | type[Plugin]]) -> dict[str, Plugin]:
+    by_name: dict[str, Plugin] = {}
+    for given in plugins:
+        plugin = given() if isinstance(given, type) else given
+        _check(plugin)
+        if plugin.name in by_name:
+            raise WiringError(
+                f"two plugins have the name {plugin.name!r}: {_where(by_name[plugin.name])} and "
+                f"{_where(plugin)}; change the `name` of one"
+            )
+        by_name[plugin.name] = plugin
+    return by_name
 
 
 def _check(plugin: Plugin) -> None:

@@ -23,7 +23,7 @@ from aiogram.types import Message
 
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
-from lifecycle.bot.attach import attached
+from lifecycle.bot.dispatcher import attached
 from lifecycle.event import Event
 from lifecycle.events import AppDrained
 from lifecycle.plugins.context import PluginContext
