@@ -22,7 +22,7 @@ from lifecycle.plugins.managed import ManagedPlugin
 from lifecycle.plugins.plugin import Health, Plugin
 from lifecycle.plugins.recorder import Recorder
 from lifecycle.plugins.services import ServiceRegistry
-from lifecycle.tasks import Interrupt, in_hook, in_plugin_task
+from lifecycle.tasks import Interrupt, in_hook, in_plugin_task, outlast
 
 _log = logging.getLogger("lifecycle")
 
@@ -209,7 +209,7 @@ class Application:
         try:
             await self.start()
         except BaseException as error:
-            await self._unload_after(error)
+            await self.unload_after(error)
             raise
         return self
 
@@ -222,10 +222,14 @@ class Application:
         if error is None:
             await self.unload()
         else:
-            await self._unload_after(error)
+            await self.unload_after(error)
 
-    async def _unload_after(self, error: BaseException) -> None:
-        """Unload because of *error*, which must not be hidden by what goes wrong now."""
+    async def unload_after(self, error: BaseException) -> None:
+        """Unload because of *error*, which must not be hidden by what goes wrong now.
+
+        Args:
+            error: Gets what goes wrong as notes.
+        """
         try:
             await self.unload()
         except ExceptionGroup as group:
@@ -248,20 +252,16 @@ class Application:
         task = asyncio.create_task(run())
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
+        if in_plugin_task():
             try:
                 await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                if in_plugin_task():
-                    # It may be this very command that cancels the task which gave it.
-                    task.add_done_callback(_log_failure)
-                    raise
-                interrupt.request()
-                cancelled = error
-        if cancelled is None:
-            return task.result()
-        raise cancelled from None if task.cancelled() else task.exception()
+            except asyncio.CancelledError:
+                # It may be this very command that cancels the task which gave it.
+                task.add_done_callback(_log_failure)
+                raise
+        else:
+            await outlast(task, interrupt.request)
+        task.result()
 
     def _with_needs(self, name: str | None) -> set[str]:
         if name is None:

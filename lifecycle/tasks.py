@@ -1,7 +1,7 @@
 """Runs one piece of a plugin's work in a task of its own, under a deadline."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
@@ -121,6 +121,27 @@ async def call(
         cause = None if task.cancelled() else task.exception()
         raise HookTimeoutError(deadline, abandoned=False) from cause
     return task.result()
+
+
+async def outlast(task: asyncio.Task[Any], on_cancel: Callable[[], None]) -> None:
+    """Wait for *task* to its end, also when the caller is cancelled; its result is not looked at.
+
+    Args:
+        task: What has to end before the caller does.
+        on_cancel: Called at each cancellation of the caller.
+
+    Raises:
+        CancelledError: The caller was cancelled, and the task has ended; its error is the cause.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    if cancelled is not None:
+        raise cancelled from None if task.cancelled() else task.exception()
 
 
 async def end(task: asyncio.Task[Any], deadline: float) -> None:

@@ -12,6 +12,7 @@ from lifecycle.bot.last_resort import LastResort
 from lifecycle.bot.signals import told_to_stop
 from lifecycle.bot.traffic import Phase, Traffic
 from lifecycle.error_text import tell_text
+from lifecycle.tasks import outlast
 
 
 async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **options: Any) -> None:
@@ -40,19 +41,17 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
     """
     polling = _Polling(attached(app, dispatcher), bot, options)
     task = asyncio.create_task(polling.run(), name="run_polling")
-    cancelled: asyncio.CancelledError | None = None
     last_resort = polling.last_resort()
-    with told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop):
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                cancelled = error
-                last_resort.told_to_stop()
-                polling.stop(task)
-    last_resort.over()
-    if cancelled is not None:
-        raise cancelled from None if task.cancelled() else task.exception()
+
+    def cancelled() -> None:
+        last_resort.told_to_stop()
+        polling.stop(task)
+
+    try:
+        with told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop):
+            await outlast(task, cancelled)
+    finally:
+        last_resort.over()
     if not task.cancelled():
         task.result()
 

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from lifecycle.application import Application
 from lifecycle.bot.in_flight import InFlight
 from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
-from lifecycle.error_text import tell_text
 from lifecycle.tasks import PATIENCE, call
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
@@ -181,18 +180,20 @@ class Traffic(BaseMiddleware):
         try:
             await self.app.unload()
         finally:
-            self.in_flight.open()
-            if self._provided_bot:
-                self._provided_bot = False
-                self.app.services.withdraw("aiogram:bot")
+            self._unloaded()
 
     async def unload_after(self, error: BaseException) -> None:
         """Unload because of *error*, which must not be hidden by what goes wrong now."""
         try:
-            await self.unload()
-        except ExceptionGroup as group:
-            for each in group.exceptions:
-                error.add_note(f"while unloading: {tell_text(each)}")
+            await self.app.unload_after(error)
+        finally:
+            self._unloaded()
+
+    def _unloaded(self) -> None:
+        self.in_flight.open()
+        if self._provided_bot:
+            self._provided_bot = False
+            self.app.services.withdraw("aiogram:bot")
 
     def _owner(self, router: Router | None) -> str | None:
         """Return the plugin that included the router, or one that it is in."""
