@@ -96,7 +96,7 @@ class _Textless(Exception):  # noqa: N818 -- it is named after the error it stan
 
 def _stand_in(error: BaseException, made: dict[int, BaseException], causes: int) -> BaseException:
     if id(error) in made:
-        return made[id(error)]  # a circle of causes
+        return made[id(error)]  # a cycle of causes
     kind = type(error)
     name, _, said = tell(error).partition(": ")
     stand_in: BaseException = type(name, (_Textless,), {"__module__": kind.__module__})(said)

@@ -118,7 +118,7 @@ class HookTimeoutError(LifecycleError, TimeoutError):
 
 
 class ContextClosedError(LifecycleError):
-    """A plugin used its context after the context's time was over."""
+    """A plugin used its context after the context was closed."""
 
 
 class JournalError(LifecycleError):

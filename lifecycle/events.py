@@ -106,7 +106,7 @@ class PluginFailed(PluginEvent, kw_only=True):
         hook: The hook that failed.
         error: What went wrong, in one line; with its text when *hook* is `load` or `start`.
         cleanup_errors: What went wrong while giving back, a line each, without their texts.
-        duration: Seconds from the begin of the hook to the end of the clean-up.
+        duration: Seconds from the start of the hook to the end of the clean-up.
     """
 
     topic: ClassVar[str] = "plugin.failed"

@@ -20,8 +20,8 @@ def attach(app: Application, dispatcher: Dispatcher) -> None:
     shutdown hook of every router is called, whatever the others did, and the application is
     stopped and unloaded last. The hooks share the drain time with the updates.
 
-    Who calls `dispatcher.start_polling` instead of `run_polling` calls `await app.load()` before
-    it: aiogram asks Telegram only for the updates that have handlers by then.
+    With `dispatcher.start_polling` instead of `run_polling`, call `await app.load()` before it:
+    aiogram asks Telegram only for the updates that have handlers by then.
 
     With `setup_application` of aiogram's webhooks, call that before `register` of the request
     handler: the latter's shutdown closes the session of the bot.

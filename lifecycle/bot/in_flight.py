@@ -31,7 +31,7 @@ class Work:
         self._ended: asyncio.Future[None] | None = None
 
     def ended(self) -> asyncio.Future[None]:
-        """Return what is done when nothing of the work is left; asked while it is in flight."""
+        """Return a future that completes with the update; ask while it is in flight."""
         if self._ended is None:  # few are ever waited for
             self._ended = asyncio.get_running_loop().create_future()
         return self._ended
@@ -49,7 +49,7 @@ class InFlight:
     """The work in flight, at most one piece a task.
 
     Attributes:
-        draining: Set from the begin of the drain until work is taken again.
+        draining: Set from the start of the drain until work is accepted again.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class InFlight:
         self.draining.clear()
 
     def hurry(self) -> None:
-        """Let the deadline of the drain be now."""
+        """End the drain now."""
         self._hurried = True
         if self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
@@ -122,7 +122,7 @@ class InFlight:
     async def drain(self, deadline: float, record: Callable[[AppDrained], None]) -> None:
         """Wait for the work of the other tasks, cancel what is left, and take no more.
 
-        Its own cancellation lets the deadline be now.
+        Its own cancellation ends the waiting at once.
 
         Args:
             deadline: Seconds to wait.

@@ -30,7 +30,7 @@ class LastResort:
     """Watches one stop from a thread of its own; nothing happens when it ends in time.
 
     The process ends with exit code 1 in two cases. The stop itself is not over a second after its
-    time: the event loop is blocked. Or it is over, its time is too, and `asyncio.run` waits for
+    time: the event loop is blocked. Or it is over, `grace` has passed, and `asyncio.run` waits for
     tasks that ignore their cancellation or for threads. A program that goes on after the bot is
     none of these.
 

@@ -98,10 +98,10 @@ class _Polling:
         )
 
     def stop(self, task: asyncio.Task[None]) -> None:
-        """End *task*, which runs this; asked again, let the drain be over.
+        """Stop polling; asked a second time, cut the drain short.
 
         Args:
-            task: The task.
+            task: The task of `run`.
         """
         if self.told_to_stop:
             self._traffic.in_flight.hurry()

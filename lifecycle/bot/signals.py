@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT for everybody in a process who has something to stop."""
+"""SIGTERM and SIGINT for everything in a process that has to be stopped."""
 
 import asyncio
 import signal

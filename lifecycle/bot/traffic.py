@@ -26,7 +26,7 @@ Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
 _UPDATE_TYPES: Final = frozenset(Update.model_fields) - {"update_id"}
 
-# Whose names are remembered.
+# Size of the cache of handler names.
 _HANDLERS: Final = 1024
 
 
@@ -39,7 +39,7 @@ class Phase(Enum):
 
 
 class Traffic(BaseMiddleware):
-    """The updates of one dispatcher: outermost middleware, and what happens around its life."""
+    """The outermost middleware of a dispatcher, and its startup and shutdown."""
 
     def __init__(self, app: Application, dispatcher: Dispatcher) -> None:
         self.app = app

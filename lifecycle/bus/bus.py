@@ -100,7 +100,7 @@ class EventBus:
         return channel
 
     def publish(self, event: Event) -> None:
-        """Deliver *event* to who listens; never blocks, never raises.
+        """Deliver *event* to every listener; never blocks, never raises.
 
         A handler that raises is reported as `subscriber.failed`, a full queue as
         `subscriber.overflowed`; when nobody else listens to these, they are logged.
@@ -110,7 +110,7 @@ class EventBus:
             channel = self.channel(event.topic)
         channel.publish(event)
 
-    async def drain(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 -- an answer, not an error, when time is over
+    async def drain(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 -- a timeout is an answer here, not an error
         """Wait until every queue is empty and no `async def` handler runs.
 
         Called by a handler, it does not wait for that handler.
@@ -119,7 +119,7 @@ class EventBus:
             timeout: Seconds to wait at most; None waits as long as it takes.
 
         Returns:
-            False when time was over before.
+            False when the timeout came first.
         """
         loop = asyncio.get_running_loop()
         end = None if timeout is None else loop.time() + timeout

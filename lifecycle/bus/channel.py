@@ -14,7 +14,7 @@ _reset_causes: Final = causes_of_this.reset
 
 
 class Channel:
-    """One topic of a bus, resolved once and kept by who publishes on it often.
+    """One topic of a bus, resolved once and kept by frequent publishers.
 
     `if channel.handlers: channel.publish(Made(...))` costs next to nothing while nobody listens.
     """

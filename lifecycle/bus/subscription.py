@@ -132,8 +132,8 @@ class Subscription:
         self.itself = frozenset((self,))
         self._bus = bus
         self._handler = handler
-        # Of an `async def` handler only: its work belongs to who subscribed, not to who happened
-        # to publish (whose context may hold an open unit of work).
+        # Of an `async def` handler only: its work belongs to the subscriber, not to whoever
+        # happened to publish (whose context may hold an open unit of work).
         self._context = copy_context()
         self._queue: deque[tuple[Event, frozenset[Subscription]]] = deque()
         self._queue_size = queue_size
@@ -153,7 +153,7 @@ class Subscription:
         self._queue.clear()
 
     def running(self) -> list[Task[None]]:
-        """Return the task in which the handler works now, unless its work led here."""
+        """Return the handler's running task, unless the caller is part of its work."""
         workers = self._bus.workers
         return [task for task in self._bus.foreign_workers() if workers[task] is self]
 
@@ -201,7 +201,7 @@ class Subscription:
             self.wake()
 
     def wake(self) -> None:
-        """See to it that a worker runs when something is in the queue.
+        """Start a worker when something is in the queue and none runs.
 
         The worker lives in the loop that first published or drained; elsewhere (another thread)
         this only tells that loop. Without any loop the queue waits for one.

@@ -17,7 +17,7 @@ class AppConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The section `[app]`.
 
     Args:
-        plugins: Entry points or import paths, in the order they shall start where they can.
+        plugins: Entry points or import paths, in the order to start in, where `requires` allows it.
         journal: File of the journal, relative to config.toml; `memory` keeps none.
         grace: Seconds that a stop may take in all; Docker gives 10, Kubernetes 30.
         drain: Seconds of it that are for updates in flight.

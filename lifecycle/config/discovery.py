@@ -37,7 +37,7 @@ def load_observer(entry_point: importlib.metadata.EntryPoint) -> Observer:
     except Exception as error:
         raise ConfigError(
             f"[{entry_point.name}]: what reads it, {entry_point.value}, cannot be imported: "
-            f"{tell_text(error)}; mend that, or take the section out"
+            f"{tell_text(error)}; fix that, or remove the section"
         ) from error
     return found
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def read_sections(
     config: Config, plugins: "Iterable[Plugin]"
 ) -> tuple[dict[str, Any], list[tuple[Observer, Any]]]:
-    """Check every section by the model of whom it belongs to.
+    """Validate every section with its owner's model.
 
     Args:
         config: All sections.

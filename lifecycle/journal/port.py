@@ -24,7 +24,7 @@ class JournalEntry(msgspec.Struct, frozen=True):
 
 
 class Journal(Protocol):
-    """Where the facts of the lifecycle are kept, in order, for ever."""
+    """Where the facts of the lifecycle are kept, in order."""
 
     #: Number of the run that is open, else of the last one; 0 before the first.
     run: int

@@ -27,7 +27,7 @@ class Row:
     Args:
         statement: The SQL.
         values: Its values.
-        kept: What stands in line, for who reads it from there.
+        kept: What the row stands for, returned by `waiting`.
     """
 
     __slots__ = ("kept", "refused", "statement", "values", "waited_for")
@@ -144,7 +144,7 @@ class JournalWriter:
         while (row := self._first()) is not None:
             try:
                 self._connection.execute(row.statement, row.values)
-            except Exception as error:  # noqa: BLE001 -- told to who waits for it, else tried again
+            except Exception as error:  # noqa: BLE001 -- raised to the caller who waits, else tried again
                 self._not_written(row, error)
             else:
                 self._written()

@@ -35,7 +35,7 @@ class _Moved(msgspec.Struct):
 
 
 class Conductor:
-    """Moves several plugins; its callers see to it that it does one thing at a time.
+    """Moves several plugins; its callers make sure that it does one thing at a time.
 
     Args:
         plugins: By name, each after what it requires.

@@ -1,4 +1,4 @@
-"""The context through which a plugin takes what is given back for it."""
+"""What a plugin acquires through its context is released for it."""
 
 import asyncio
 import logging

@@ -54,7 +54,7 @@ class Plugin:
         """
 
     async def unload(self, context: PluginContext) -> None:
-        """Say good-bye; called only when `load` succeeded.
+        """Let go of what `load` took by hand; called only when `load` succeeded.
 
         Args:
             context: The one that `load` got.

@@ -33,10 +33,10 @@ def in_order(plugins: Iterable[Plugin | type[Plugin]]) -> dict[str, Plugin]:
     try:
         sorter.prepare()
     except CycleError as error:
-        # graphlib names the circle from the required plugin to the one that requires it.
-        circle = " requires ".join(repr(name) for name in reversed(error.args[1]))
+        # graphlib names the cycle from the required plugin to the one that requires it.
+        cycle = " requires ".join(repr(name) for name in reversed(error.args[1]))
         raise WiringError(
-            f"plugins require each other in a circle: {circle}; take one out of `requires`"
+            f"plugins require each other in a cycle: {cycle}; take one out of `requires`"
         ) from None
     ordered: dict[str, Plugin] = {}
     ready: set[str] = set()
@@ -92,7 +92,8 @@ def closing_deadlines(
             f"`grace` longer (and the container's own grace time with it)"
         )
     share = (grace - drain - total) / max(len(asked) - len(explicit), 1)
-    # A share of very many is too short for anything: then grace holds only if not all of them hang.
+    # With very many plugins a fair share is too short to be useful; the minimum can then exceed
+    # `grace`, if all of them hang.
     share = max(share, PATIENCE)
     seconds = {hook: share if given is None else given for hook, given in asked.items()}
     return {p.name: (seconds[f"{p.name}.stop"], seconds[f"{p.name}.unload"]) for p in plugins}

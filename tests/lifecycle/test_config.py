@@ -252,7 +252,7 @@ def test_an_observer_that_cannot_be_imported(
     assert nobody.startswith("[nobody]: nobody reads this section")
     assert lost == (
         "[lost]: what reads it, no_module:observe, cannot be imported: ModuleNotFoundError: "
-        "No module named 'no_module'; mend that, or take the section out"
+        "No module named 'no_module'; fix that, or remove the section"
     )
 
 

@@ -35,9 +35,9 @@ def test_missing_dependency_is_named() -> None:
 
 
 def test_circle_is_named() -> None:
-    """The text walks round the circle, each name followed by what it requires."""
+    """The text walks round the cycle, each name followed by what it requires."""
     assert refusal(plugin("a", "b"), plugin("b", "c"), plugin("c", "a")) == (
-        "plugins require each other in a circle: 'a' requires 'b' requires 'c' requires 'a'; "
+        "plugins require each other in a cycle: 'a' requires 'b' requires 'c' requires 'a'; "
         "take one out of `requires`"
     )
 
