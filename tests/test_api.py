@@ -18,16 +18,18 @@ import db_manager
 import db_manager.events
 import lifecycle
 import lifecycle.events
+import lifecycle.testing
 from lifecycle.events import EVENT_TYPES, Event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lifecycle", "db_manager", "observability")
+FRONTS = (lifecycle, lifecycle.testing, db_manager)
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Fields with few values, none of which a user chose.
 LABELS = {"plugin", "hook", "subscriber", "cause", "outcome", "sqlstate"}
 
 
-@pytest.mark.parametrize("package", [lifecycle, db_manager], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)
 def test_all_is_sorted_and_true(package: ModuleType) -> None:
     """`__all__` is sorted, and each of its names is there, once."""
     names = package.__all__
@@ -36,7 +38,7 @@ def test_all_is_sorted_and_true(package: ModuleType) -> None:
         assert getattr(package, name) is not None
 
 
-@pytest.mark.parametrize("package", [lifecycle, db_manager], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)
 def test_a_package_says_the_same_to_type_checkers_and_at_run_time(package: ModuleType) -> None:
     """What a type checker sees in a package is what the lazy import finds, and no more."""
     source = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
@@ -104,7 +106,8 @@ def test_db_manager_is_imported_when_it_is_used() -> None:
 def test_the_test_kit_needs_no_database_and_no_bot() -> None:
     """The recorder loads nothing but lifecycle; the local Telegram only aiohttp."""
     forbidden = {"aiogram", "sqlalchemy", "db_manager"}
-    assert not loaded_by("import observability.testing, observability.botapi") & forbidden
+    kit = "import observability.testing; from lifecycle.testing import BotApiServer"
+    assert not loaded_by(kit) & forbidden
 
 
 def test_entry_points_lead_to_what_they_say() -> None:

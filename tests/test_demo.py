@@ -19,7 +19,7 @@ from examples.notes_bot.notes import NotesPlugin
 from examples.notes_bot.screen import Screen, happened, said
 from lifecycle import Application, AppStopping, Event, PluginLoading, PluginStarted
 from lifecycle.bot import run_polling
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 from db_manager import Base, DatabaseConfig, DatabasePlugin
 from lifecycle import Application
 from lifecycle.config import AppConfig
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 from observability.setup import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 #: What the folder of the bot is called in what is shown.
 FOLDER: Final = "/srv/bot"

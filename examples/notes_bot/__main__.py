@@ -21,8 +21,8 @@ from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
 from lifecycle import AppDrained, Application, AppStarted, Event, replay
 from lifecycle.bot import run_polling
+from lifecycle.testing import BotApiServer
 from observability import timeline
-from observability.botapi import BotApiServer
 from observability.units import TOPICS, UnitFact, unit_fact
 
 CONFIG = Path(__file__).parents[2] / "config.toml"

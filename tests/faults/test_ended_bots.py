@@ -23,7 +23,7 @@ from db_manager.uow import UnitOfWork
 from lifecycle.journal_file import Run
 from lifecycle.machine import State, replay
 from lifecycle.sqlite_journal import SqliteJournal
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 #: Seconds that a told bot may take: its `[app] grace`.
 GRACE = 6.0

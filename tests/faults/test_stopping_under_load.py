@@ -18,7 +18,7 @@ from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 from observability.testing import EventRecorder
 
 SHORT, LONG = 20, 2

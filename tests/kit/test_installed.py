@@ -60,7 +60,7 @@ async def write(message: Message, uow_factory: UnitOfWorkFactory) -> None:
 CONFTEST = """
 import sys
 
-assert not {"aiogram", "aiohttp", "lifecycle", "pydantic", "sqlalchemy"} & sys.modules.keys()
+assert not {"aiogram", "aiohttp", "msgspec", "pydantic", "sqlalchemy"} & sys.modules.keys()
 """
 
 TESTS = """

@@ -24,7 +24,7 @@ from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.errors import PluginFailedError
 from lifecycle.plugin import Plugin, PluginContext
-from observability.telegram import LocalTelegram
+from lifecycle.testing import LocalTelegram
 from observability.testing import EventRecorder
 
 

@@ -16,7 +16,7 @@ import pytest
 from lifecycle.journal import JournalEntry
 from lifecycle.machine import State, replay
 from lifecycle.sqlite_journal import SqliteJournal
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from lifecycle.errors import HookTimeoutError, LifecycleError, PluginFailedError
 from lifecycle.events import AppDrained, Correlation, current_correlation
 from lifecycle.machine import State, replay
 from lifecycle.plugin import Plugin, PluginContext
+from lifecycle.testing import BotApiServer
 from lifecycle.traffic import find_traffic
-from observability.botapi import BotApiServer
 
 CONFIG = {"app": {"journal": "memory", "drain": 5.0, "grace": 8.0}}
 

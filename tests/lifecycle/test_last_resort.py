@@ -9,7 +9,7 @@ from aiogram import Bot, Dispatcher
 
 from lifecycle import Application
 from lifecycle.bot import run_polling
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 HANDLER = "deaf.<locals>"
 

@@ -15,8 +15,8 @@ from aiogram.types import Message
 from lifecycle import AppDrained, Application, Plugin, PluginContext
 from lifecycle.bot import attach, run_polling
 from lifecycle.signals import told_to_stop
+from lifecycle.testing import BotApiServer
 from lifecycle.traffic import find_traffic
-from observability.botapi import BotApiServer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from observability.botapi import BotApiServer
+from lifecycle.testing import BotApiServer
 
 METHODS = """
 getMe getUpdates setWebhook deleteWebhook getWebhookInfo sendMessage sendPhoto sendMediaGroup

@@ -34,7 +34,7 @@ from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from observability.botapi import ApiCall, BotApiServer, NoReplyError, UploadedFile
+from lifecycle.testing import ApiCall, BotApiServer, NoReplyError, UploadedFile
 
 
 @asynccontextmanager

@@ -16,8 +16,8 @@ from aiogram.types import Update
 
 from lifecycle.application import Application
 from lifecycle.bot import attach
+from lifecycle.testing.telegram.server import BotApiServer
 from lifecycle.traffic import find_traffic
-from observability.botapi import BotApiServer
 
 
 class LocalTelegram(BotApiServer):

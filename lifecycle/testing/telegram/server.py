@@ -14,56 +14,22 @@ Telegram's own words are all there. It knows no bot framework: any client can be
 """
 
 import asyncio
-import json
 import re
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from aiohttp import (
-    BodyPartReader,
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    MultipartReader,
-    web,
-)
+from aiohttp import ClientError, ClientSession, web
 
-from observability.botapi_chats import (
-    ApiCall,
-    BotApiChat,
-    BotApiUser,
-    BotMessage,
-    Json,
-    Line,
-    NoReplyError,
-    Transcript,
-    UploadedFile,
-)
-from observability.botapi_methods import DESCRIPTIONS, BotApi, RefusedError
-
-__all__ = [
-    "ApiCall",
-    "BotApiChat",
-    "BotApiServer",
-    "BotApiUser",
-    "BotMessage",
-    "Line",
-    "NoReplyError",
-    "Transcript",
-    "UploadedFile",
-]
+from lifecycle.testing.telegram.bodies import params_of_reply, params_of_request
+from lifecycle.testing.telegram.calls import ApiCall, Json
+from lifecycle.testing.telegram.methods import BotApi
+from lifecycle.testing.telegram.refusals import DESCRIPTIONS, RefusedError
 
 _TOKEN = re.compile(r"\d+:[\w-]+")
 _MAX_BODY = 50 * 2**20
 _REDELIVERY = 0.2  # seconds until a refused webhook delivery is tried again
-
-# A form sends everything as text; what is text in the API itself stays text.
-_TEXTS = re.compile(
-    "text|caption|title|.*description|.*name|question|url|data|payload|secret_token|.*query_id"
-    "|start_parameter|inline_message_id|phone_number"
-)
 
 
 @dataclass(slots=True)
@@ -216,7 +182,7 @@ class BotApiServer(BotApi):
         if token != self.token:
             return _respond(RefusedError(401, DESCRIPTIONS[401]).answer)
         try:
-            params = await _params(request)
+            params = await params_of_request(request)
         except web.HTTPRequestEntityTooLarge:
             return _respond(RefusedError(413, DESCRIPTIONS[413]).answer)
         except Exception as error:  # noqa: BLE001 -- whatever a body is that cannot be read
@@ -263,7 +229,7 @@ class BotApiServer(BotApi):
                         webhook["url"], json=update, headers=headers
                     ) as response:
                         response.raise_for_status()
-                        params = await _reply_in_webhook(response)
+                        params = await params_of_reply(response)
                 except (ClientError, TimeoutError) as error:
                     webhook["last_error_date"] = int(time.time())
                     webhook["last_error_message"] = str(error)
@@ -285,42 +251,3 @@ def _hang_up(request: web.Request) -> web.Response:
     if request.transport is not None:
         request.transport.abort()
     return web.Response()  # nobody is there to read it
-
-
-def _decode(key: str, value: str) -> Any:
-    if _TEXTS.fullmatch(key):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-
-
-async def _params(request: web.Request) -> Json:
-    given: Json = {key: _decode(key, value) for key, value in request.query.items()}
-    if request.content_type == "application/json" and request.can_read_body:
-        body = await request.json()
-        if not isinstance(body, dict):
-            raise ValueError("object expected")
-        return given | body
-    for key, value in (await request.post()).items():
-        if isinstance(value, web.FileField):
-            given[key] = UploadedFile(value.filename, value.file.read())
-        elif isinstance(value, str):
-            given[key] = _decode(key, value)
-    files = {f"attach://{k}": v for k, v in given.items() if isinstance(v, UploadedFile)}
-    return {k: files.get(v, v) if isinstance(v, str) else v for k, v in given.items()}
-
-
-async def _reply_in_webhook(response: ClientResponse) -> Json:
-    # A bot may answer the delivery of an update with a method for Telegram to perform.
-    if response.content_type.startswith("multipart/"):
-        params: Json = {}
-        async for part in MultipartReader.from_response(response):
-            if isinstance(part, BodyPartReader) and part.name:
-                params[part.name] = _decode(part.name, await part.text())
-        return params
-    if response.content_type == "application/json":
-        body = await response.json()
-        return dict(body) if isinstance(body, dict) else {}
-    return {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from observability.botapi_chats import Json
+from lifecycle.testing.telegram.calls import Json
 
 #: Telegram's largest number.
 _LARGEST: Final = 2**63 - 1

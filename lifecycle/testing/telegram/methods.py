@@ -1,4 +1,4 @@
-"""The methods of the Bot API, on top of what `botapi_chats.Telegram` knows; no HTTP here."""
+"""The methods of the Bot API, on top of what `chats.Telegram` knows; no HTTP here."""
 
 import asyncio
 import json
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from observability.botapi_chats import ApiCall, BotApiChat, BotMessage, Json, Telegram
-from observability.botapi_html import HtmlError, parse
-from observability.botapi_params import checked
+from lifecycle.testing.telegram.calls import ApiCall, BotMessage, Json
+from lifecycle.testing.telegram.chats import BotApiChat, Telegram
+from lifecycle.testing.telegram.html import HtmlError, parse
+from lifecycle.testing.telegram.params import checked
+from lifecycle.testing.telegram.refusals import DESCRIPTIONS, RefusedError
 
 _MAX_TEXT = 4096
 _MOST_UPDATES = 100  # a limit that is none is this one
@@ -22,35 +24,6 @@ _DONE = re.compile(
     "|leave|log|sendChatAction|sendMessageDraft)",
     re.IGNORECASE,
 )
-
-DESCRIPTIONS = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden: bot was blocked by the user",
-    404: "Not Found",
-    413: "Request Entity Too Large",
-    409: "Conflict: terminated by other getUpdates request; "
-    "make sure that only one bot instance is running",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-}
-
-
-class RefusedError(Exception):
-    """The call is answered with an error, in Telegram's words.
-
-    Args:
-        error_code: HTTP status and error code.
-        description: Text of the error.
-        **parameters: `retry_after`, `migrate_to_chat_id`.
-    """
-
-    def __init__(self, error_code: int, description: str, **parameters: Any) -> None:
-        super().__init__(description)
-        self.answer: Json = {"ok": False, "error_code": error_code, "description": description}
-        if parameters:
-            self.answer["parameters"] = parameters
 
 
 class BotApi(Telegram):

@@ -1,0 +1,51 @@
+"""The fixtures `event_bus`, `telegram` and `bot` for pytest; imports wait until one is used."""
+
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+try:
+    from pytest_asyncio import fixture as async_fixture
+except ModuleNotFoundError:  # anyio's plugin runs plain ones
+    async_fixture = pytest.fixture  # type: ignore[assignment]  # as many overloads, other ones
+
+if TYPE_CHECKING:
+    from aiogram import Bot
+
+    from lifecycle.bus import EventBus
+    from lifecycle.testing import LocalTelegram
+
+
+@pytest.fixture
+def event_bus() -> "EventBus":
+    """Return the bus of the sandbox; override it to watch the bus of an application of yours."""
+    from lifecycle.bus import EventBus  # noqa: PLC0415 -- only when used
+
+    return EventBus()
+
+
+@async_fixture
+async def telegram() -> "AsyncIterator[LocalTelegram]":
+    """A local Telegram: people write to the bot that `telegram.run` serves, and get replies."""
+    from lifecycle.testing import LocalTelegram  # noqa: PLC0415 -- aiogram: only when used
+
+    async with LocalTelegram() as telegram:
+        yield telegram
+
+
+@pytest.fixture
+def bot(telegram: "LocalTelegram") -> "Bot":
+    """Return aiogram's client of the bot, connected to the local Telegram."""
+    return telegram.bot
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around that of `events`: its part stands below
+def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, Any]":
+    """Show beside any failure of a test what was said."""
+    report = yield
+    if report.when == "call" and report.failed:
+        used = getattr(item, "funcargs", {})
+        if "telegram" in used and "The transcript:" not in report.longreprtext:
+            report.sections.append(("Telegram", str(used["telegram"].transcript)))
+    return report

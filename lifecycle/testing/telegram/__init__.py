@@ -1,0 +1,1 @@
+"""Telegram for tests: the Bot API over HTTP, and the people who write to the bot."""
