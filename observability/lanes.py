@@ -20,8 +20,9 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from lifecycle.printable import printable
-from observability.runs import HookRun, duration_text, steps
-from observability.units import WAITED, UnitFact
+from observability.story.steps import HookRun, steps
+from observability.story.texts import LONG_WAIT, duration_text
+from observability.story.unit_log import UnitFact
 
 #: Units that are drawn at most: a browser of a phone shall show them.
 MAX_UNITS: Final = 10_000
@@ -221,7 +222,7 @@ class _Artist:
         lines.append(
             f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
         )
-        if fact.waited >= WAITED:
+        if fact.waited >= LONG_WAIT:
             lines.append(f"waited {duration_text(fact.waited)} for its connection")
         if fact.attempt > 1:
             lines.append(f"attempt {fact.attempt}")

@@ -14,7 +14,8 @@ from lifecycle.application import Application
 from lifecycle.errors import ConfigError
 from observability import logs
 from observability.address import parse_address
-from observability.units import record_units, units_path
+from observability.story.unit_log import units_path
+from observability.story.unit_writer import record_units
 
 if TYPE_CHECKING:
     from observability.endpoint import Endpoint

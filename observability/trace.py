@@ -16,10 +16,10 @@ from lifecycle.journal_file import Run
 from lifecycle.journal_reader import JournalReader
 from lifecycle.printable import printable, printable_json
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
-from observability.runs import Outcome, failures, outcome
-from observability.tail import UnitTail
+from observability.story.outcome import Outcome, failures, outcome
+from observability.story.unit_log import UnitFact, units_path
+from observability.story.unit_reader import UnitTail
 from observability.tracetext import TraceText
-from observability.units import UnitFact, units_path
 
 #: Seconds between two looks at the journal.
 INTERVAL: Final = 0.2

@@ -21,8 +21,10 @@ from lifecycle.events import (
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.printable import printable
-from observability.runs import HookRun, Outcome, Steps, duration_text, failures, steps
-from observability.units import WAITED, UnitFact, summary
+from observability.story.outcome import Outcome, failures
+from observability.story.steps import HookRun, Steps, steps
+from observability.story.texts import LONG_WAIT, duration_text, summary
+from observability.story.unit_log import UnitFact
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
 _CODES: Final[dict[Style, str]] = {
@@ -169,7 +171,7 @@ class TraceText:
         match fact.topic:
             case "uow.close":
                 details.insert(0, fact.outcome.replace("_", " "))
-                if fact.waited >= WAITED:
+                if fact.waited >= LONG_WAIT:
                     waited = duration_text(fact.waited)
                     details.append(f"waited {waited} for its connection")
                 if not self._is_remarkable(fact):

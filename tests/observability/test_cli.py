@@ -37,8 +37,8 @@ from lifecycle.events import (
 from lifecycle.sqlite_journal import SqliteJournal
 from observability.cli import COMMANDS, main
 from observability.graph import Edge, Graph, Node
+from observability.story.unit_log import units_path
 from observability.tracetext import TraceText
-from observability.units import units_path
 
 GOOD: tuple[Event, ...] = (
     PluginLoading(at=0.0, plugin="db"),

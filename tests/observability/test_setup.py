@@ -16,7 +16,8 @@ from lifecycle.machine import State
 from lifecycle.plugin import Plugin
 from lifecycle.sqlite_journal import SqliteJournal
 from observability.setup import ObservabilityConfig, observe
-from observability.units import read_units, units_path
+from observability.story.unit_log import units_path
+from observability.story.unit_reader import read_units
 
 
 def closed(unit: int) -> UnitClosed:

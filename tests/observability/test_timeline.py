@@ -35,8 +35,10 @@ from lifecycle.journal import JournalEntry
 from lifecycle.printable import printable
 from observability import lanes, timeline
 from observability.lanes import draw
-from observability.runs import HookRun, steps
-from observability.units import UnitFact, read_units, record_units, unit_fact
+from observability.story.steps import HookRun, steps
+from observability.story.unit_log import UnitFact, unit_fact
+from observability.story.unit_reader import read_units
+from observability.story.unit_writer import record_units
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028&amp; \x1b[31m"
 

@@ -1,13 +1,11 @@
 """What happened in one run: its hooks with begin, end and outcome, told from the journal."""
 
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from typing import Final, Literal
 
 import msgspec
 
 from lifecycle.events import (
-    AppStopped,
     Event,
     Hook,
     PluginEvent,
@@ -17,8 +15,6 @@ from lifecycle.events import (
     PluginStopping,
     PluginUnloading,
 )
-from lifecycle.journal import JournalEntry
-from lifecycle.journal_file import Run
 
 #: Events that begin a hook; the next plugin.* event of the plugin ends it.
 _BEGINS: Final[dict[type[Event], Hook]] = {
@@ -113,66 +109,3 @@ def steps(events: Iterable[Event]) -> Iterator[Step]:
         if (step := fold.feed(event)) is not None:
             yield step
     yield from fold.open()
-
-
-class Outcome(StrEnum):
-    """How a run ended."""
-
-    WELL = "well"
-    FAILED = "failed"
-    DIED = "died"
-    RUNNING = "running"
-
-
-def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bool) -> Outcome:
-    """Return how a run ended.
-
-    Args:
-        entries: Its history.
-        run: What the journal says about it; without, it has ended when no plugin holds anything.
-        live: True when a process writes it now.
-
-    Raises:
-        IllegalHistoryError: *run* is not given, and no run can have produced these entries.
-    """
-    entries = list(entries)
-    if run is not None:
-        ended = run.ended_at is not None
-    else:
-        from lifecycle.machine import State, replay  # noqa: PLC0415 -- only needed here
-
-        holding_nothing = (State.UNLOADED, State.FAILED)
-        ended = all(state in holding_nothing for state in replay(entries).values())
-    if not ended:
-        return Outcome.RUNNING if live else Outcome.DIED
-    return Outcome.FAILED if failures(entries) else Outcome.WELL
-
-
-def failures(entries: Iterable[JournalEntry]) -> list[str]:
-    """Return what failed in a run, a line each.
-
-    Args:
-        entries: Its history.
-    """
-    lines = []
-    for event in (entry.event for entry in entries):
-        if isinstance(event, PluginFailed):
-            lines.append(f"plugin {event.plugin!r} failed in {event.hook}: {event.error}")
-        elif isinstance(event, AppStopped):
-            # A failed hook has its own event.
-            lines += [each for each in event.errors if not each.startswith("PluginFailedError:")]
-    return lines
-
-
-def duration_text(seconds: float) -> str:
-    """Return *seconds* for people: `0.3 ms`, `1.234 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 60:  # noqa: PLR2004 -- seconds in a minute
-        return f"{seconds:.3f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours:02} h"
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from observability.units import _Rotating, set_aside
+from observability.story.unit_log import rotated
+from observability.story.unit_writer import _Rotating
 
 
 def test_a_record_that_could_not_be_put_aside_goes_on(tmp_path: Path) -> None:
@@ -12,12 +13,12 @@ def test_a_record_that_could_not_be_put_aside_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "bot.units.jsonl"
     record = _Rotating(path, max_bytes=10)
     record.write("more than ten bytes\n")
-    set_aside(path).mkdir()
+    rotated(path).mkdir()
     for _ in range(2):
         with pytest.raises(IsADirectoryError):
             record.write("lost\n")
-    set_aside(path).rmdir()
+    rotated(path).rmdir()
     record.write("kept\n")
     record.close()
-    assert set_aside(path).read_text() == "more than ten bytes\n"
+    assert rotated(path).read_text() == "more than ten bytes\n"
     assert path.read_text() == "kept\n"

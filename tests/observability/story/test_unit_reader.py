@@ -6,8 +6,8 @@ import pytest
 
 from lifecycle.events import PluginLoading
 from lifecycle.sqlite_journal import SqliteJournal
-from observability.tail import UnitTail
-from observability.units import set_aside
+from observability.story.unit_log import rotated
+from observability.story.unit_reader import UnitTail
 
 
 def line(unit: int, run: int = 1) -> str:
@@ -55,12 +55,12 @@ def test_half_a_line_is_told_when_it_is_whole(path: Path) -> None:
 
 def test_a_record_that_is_put_aside_is_read_to_its_end(path: Path) -> None:
     """What stands in a full record, before and after it was put aside, is not lost."""
-    add(set_aside(path), line(1))
+    add(rotated(path), line(1))
     add(path, line(2))
     with UnitTail(path, 1) as tail:
         assert units(tail) == [1, 2]
         add(path, line(3))
-        path.replace(set_aside(path))
+        path.replace(rotated(path))
         assert units(tail) == [3]
         add(path, line(4))
         assert units(tail) == [4]

@@ -1,12 +1,29 @@
-"""Follows the record of units: what was added to it since the last look, each line once."""
+"""Reads the record of units: all of a run, or what was added since the last look."""
 
 import os
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from observability.units import UnitFact, facts, set_aside
+from observability.story.unit_log import UnitFact, facts, rotated
+
+
+def read_units(path: Path, run: int) -> Iterator[UnitFact]:
+    """Yield what is recorded about the units of a run, in order; nothing when there is no file.
+
+    Args:
+        path: The file.
+        run: Number of the run.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    for each in (rotated(path), path):
+        if each.is_file():
+            with each.open("rb") as lines:
+                yield from facts(lines, run)
 
 
 class UnitTail:
@@ -29,7 +46,7 @@ class UnitTail:
             OSError: It cannot be read.
         """
         lines: list[bytes] = []
-        if self._file is None and (aside := set_aside(self._path)).is_file():
+        if self._file is None and (aside := rotated(self._path)).is_file():
             self._file = aside.open("rb")
         while True:
             if self._file is not None:
