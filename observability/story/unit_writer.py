@@ -13,8 +13,8 @@ import msgspec
 
 from lifecycle.bus import EventBus
 from lifecycle.events import Event
+from observability.logs.writer import LineWriter
 from observability.story.unit_log import TOPICS, rotated, unit_line
-from observability.writer import LineWriter
 
 _log = logging.getLogger("observability")
 

@@ -1,29 +1,22 @@
-"""Log lines from events: one line for each, in the form of a terminal or of a machine."""
+"""Which events become lines, at which level, and with which fields."""
 
-import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, TextIO
+from typing import Any, Final, NamedTuple, Self
 
 from msgspec.structs import asdict, astuple
 
 from lifecycle.bus import EventBus
 from lifecycle.events import EVENT_TYPES, Correlation, Event, Level
 from lifecycle.subscription import Subscription
-from observability.forms import ConsoleForm, JsonForm, step_aside
-from observability.joining import add_correlation, join_stdlib, join_structlog
-from observability.writer import LineWriter
+from observability.logs.forms import step_aside
+from observability.logs.writer import LineWriter
 
-__all__ = ["Format", "LogLines", "add_correlation", "attach"]
-
-Format = Literal["console", "json"]
 #: Makes the fields of a line, when they are needed.
-_Make = Callable[[], dict[str, Any]]
-_Emit = Callable[[Level, str, _Make], None]
+MakeFields = Callable[[], dict[str, Any]]
+#: Takes a line: its level, its topic, and what makes its fields.
+Emit = Callable[[Level, str, MakeFields], None]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 #: Multiples of it, modulo 1, lie evenly: of any row of units the share that is shown is right.
@@ -38,11 +31,11 @@ _CORRELATION: Final = Correlation.__struct_fields__
 class LogLines:
     """The log lines of one bus; `close`, or leaving it as a context manager, ends them.
 
-    Made by `attach`.
+    Made by `observability.logs.attach`.
     """
 
     def __init__(
-        self, bus: EventBus, emit: "_Emit", *, level: Level, slow_unit: float, sample: float
+        self, bus: EventBus, emit: Emit, *, level: Level, slow_unit: float, sample: float
     ) -> None:
         self._bus = bus
         self._emit = emit
@@ -127,68 +120,6 @@ class LogLines:
         return level
 
 
-def attach(
-    bus: EventBus,
-    *,
-    logger: Any = None,
-    level: Level = "info",
-    format: Format | None = None,  # noqa: A002 -- the key of config.toml
-    stream: TextIO | None = None,
-    slow_unit: float = 1.0,
-    sample: float = 1.0,
-    stdlib: bool = True,
-) -> LogLines:
-    """Turn the events of *bus* into log lines.
-
-    Args:
-        bus: The bus.
-        logger: A structlog logger of your own that takes the events instead of *stream*; form
-            and other loggers are its affair then.
-        level: The lowest level that is shown; what is below is not even built.
-        format: `console` for people, `json` for machines, one object a line; by default console
-            on a terminal and json elsewhere.
-        stream: Where lines go; standard error by default. It is written to in a thread.
-        slow_unit: Seconds from which the line of a unit that ended well is a warning.
-        sample: Share of units whose ordinary lines are shown, 0 to 1; what is a warning or an
-            error is always shown.
-        stdlib: Show what the standard library's loggers (aiogram, SQLAlchemy, your own) and
-            structlog's log, in the same form and with the correlation of their task.
-
-    Returns:
-        The lines, to be closed.
-    """
-    if logger is not None:
-        return LogLines(bus, _into(logger), level=level, slow_unit=slow_unit, sample=sample)
-    stream = stream or sys.stderr
-    terminal = _is_terminal(stream)
-    if format is None:
-        format = "console" if terminal else "json"  # noqa: A001 -- as above
-    form = (
-        JsonForm()
-        if format == "json"
-        else ConsoleForm(colours=terminal and not os.environ.get("NO_COLOR"))
-    )
-    writer = LineWriter(
-        stream, lambda lost: form(None, "error", {"event": "log.lost", "lines": lost})
-    )
-
-    def render(level: Level, topic: str, make: _Make) -> str:
-        fields = make()
-        moment = datetime.fromtimestamp(fields.pop("at"), UTC)
-        return form.line(moment, level, topic, fields)
-
-    def emit(level: Level, topic: str, make: _Make) -> None:
-        writer.write(partial(render, level, topic, make))
-
-    lines = LogLines(bus, emit, level=level, slow_unit=slow_unit, sample=sample)
-    lines.writer = writer
-    lines.closers.append(writer.close)
-    if stdlib:
-        lines.closers.append(join_stdlib(writer, form, bus, LEVELS[level]))
-        lines.closers.append(join_structlog(writer, form, bus, LEVELS[level]))
-    return lines
-
-
 def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
     own = asdict(event)
     where: Correlation = own.pop("correlation")
@@ -204,13 +135,6 @@ def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
     if "run" not in own:
         line["run"] = run
     return line
-
-
-def _into(logger: Any) -> "_Emit":
-    def emit(level: Level, topic: str, make: _Make) -> None:
-        getattr(logger, level)(topic, **make())
-
-    return emit
 
 
 class _Shape(NamedTuple):
@@ -241,9 +165,3 @@ class _Shape(NamedTuple):
         if self.varies:
             return LEVELS["error"]
         return max(LEVELS[self.level], LEVELS["warning"] if self.ends_unit else 0)
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    with suppress(Exception):
-        return stream.isatty()
-    return False

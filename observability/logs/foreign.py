@@ -8,8 +8,8 @@ import structlog
 
 from lifecycle.bus import EventBus
 from lifecycle.events import current_correlation
-from observability.forms import EventDict
-from observability.writer import LineWriter
+from observability.logs.forms import EventDict
+from observability.logs.writer import LineWriter
 
 #: Libraries that say below this level what nobody wants to read: statements with their values, and
 #: each step of the state machine, which is an event already.
@@ -48,19 +48,7 @@ def join_stdlib(
     Returns:
         What leaves the loggers as they were.
     """
-    handler = _Handler(writer)
-    handler.setLevel(level)
-    handler.addFilter(_says_more_than_a_unit)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_chain(bus),
-                form,
-            ],
-        )
-    )
+    handler = _Handler(writer, form, bus, level)
     root = logging.getLogger()
     aside = [each for each in root.handlers if getattr(each, "stream", None) is writer.stream]
     levels = {root: root.level}
@@ -123,10 +111,21 @@ class _Sink:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, writer: LineWriter) -> None:
-        super().__init__()
+    def __init__(self, writer: LineWriter, form: _Processor, bus: EventBus, level: int) -> None:
+        super().__init__(level)
         self.stream = writer.stream  # a second handler for it puts this one aside
         self._writer = writer
+        self.addFilter(_says_more_than_a_unit)
+        self.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=[structlog.stdlib.add_logger_name],
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    *_chain(bus),
+                    form,
+                ],
+            )
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -15,7 +15,7 @@ from support.loglines import NOON, Output, Said, ended
 from lifecycle.bus import EventBus
 from lifecycle.events import Event
 from observability import logs
-from observability.writer import LineWriter
+from observability.logs.writer import LineWriter
 
 
 class Broken(io.StringIO):
