@@ -1,4 +1,4 @@
-"""What is not an event but a level: asked for when somebody looks."""
+"""What is not an event but a level: sampled at each scrape."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from lifecycle.bus import EventBus
 from lifecycle.telling import textless
-from observability.series import metric_name
+from observability.metrics.series import metric_name
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -24,7 +24,7 @@ STATES: Final = (
 _FAILURES: Final = "db_manager_probe_failures"
 
 
-class Levels:
+class Gauges:
     """Samples probes, plugin states and queues of the bus.
 
     Args:
@@ -41,10 +41,13 @@ class Levels:
 
     def collect(self) -> Iterator["Metric"]:
         """Yield every level as it is now; a probe that raises is left out and counted."""
-        from prometheus_client.core import (  # noqa: PLC0415 -- an extra
-            CounterMetricFamily,
-            GaugeMetricFamily,
-        )
+        yield self._plugin_states()
+        yield from self._queues()
+        yield from self._probed()
+        yield self._probe_failures()
+
+    def _plugin_states(self) -> "Metric":
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 -- an extra
 
         state = GaugeMetricFamily(
             "db_manager_plugin_state",
@@ -54,7 +57,15 @@ class Levels:
         for plugin, current in list(self.plugins.items()):
             for name in STATES:
                 state.add_metric((plugin, name), float(name == current))
-        yield state
+        return state
+
+    def _queues(self) -> Iterator["Metric"]:
+        """Yield what async subscribers have lost and have still to take, by their name."""
+        from prometheus_client.core import (  # noqa: PLC0415 -- an extra
+            CounterMetricFamily,
+            GaugeMetricFamily,
+        )
+
         dropped = CounterMetricFamily(
             "db_manager_bus_dropped",
             "Events that an async subscriber was too slow for.",
@@ -76,11 +87,14 @@ class Levels:
             waiting.add_metric((name,), queued[name])
         yield dropped
         yield waiting
-        yield from self._probed()
+
+    def _probe_failures(self) -> "Metric":
+        from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 -- an extra
+
         failures = CounterMetricFamily(_FAILURES, "Probes that raised.", labels=("probe",))
         for name, count in list(self._failures.items()):
             failures.add_metric((name,), count)
-        yield failures
+        return failures
 
     def _probed(self) -> Iterator["Metric"]:
         found: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}

@@ -29,11 +29,10 @@ from lifecycle.errors import PluginFailedError
 from lifecycle.events import EVENT_TYPES, Event, SubscriberFailed, correlate
 from lifecycle.plugin import Plugin
 from observability import metrics
-from observability.levels import Probes
-from observability.metrics import Metrics
+from observability.metrics import Metrics, Probes, collector
 from observability.setup import ObservabilityConfig
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("lifecycle", "db_manager", "observability")
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Labels that are text: names in the program's code, and the server's codes.
@@ -253,7 +252,7 @@ def test_labels_cannot_fill_the_memory(
     bus: EventBus, measured: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a bound on, new labels are counted as `other`; known ones go on."""
-    monkeypatch.setattr(metrics, "MOST_SERIES", 3)
+    monkeypatch.setattr(collector, "MOST_SERIES", 3)
     for number in [*range(10), 0]:
         with correlate(plugin=f"plugin {number}"):
             bus.publish(closed())
