@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError
 from observability import logs
-from observability.address import parse_address
+from observability.http.address import parse_address
 from observability.story.unit_log import units_path
 from observability.story.unit_writer import record_units
 
 if TYPE_CHECKING:
-    from observability.endpoint import Endpoint
+    from observability.http.server import Endpoint
     from observability.metrics import Metrics
 
 _log = logging.getLogger("observability")
@@ -164,7 +164,7 @@ def _trace(app: Application, stack: ExitStack) -> None:
 def _answer(
     app: Application, stack: ExitStack, address: str, metrics: "Metrics | None"
 ) -> "Endpoint":
-    from observability.endpoint import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
+    from observability.http.server import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
 
     try:
         endpoint = Endpoint(app, address, metrics)

@@ -12,8 +12,8 @@ from aiohttp import web
 from lifecycle.application import Application
 from lifecycle.machine import State
 from lifecycle.threads import in_thread
-from observability.address import parse_address
-from observability.connections import Connections
+from observability.http.address import parse_address
+from observability.http.connections import Connections
 from observability.metrics import Metrics
 
 #: Seconds that requests under way are given at the end.

@@ -18,9 +18,9 @@ from lifecycle.context import PluginContext
 from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.plugin import Plugin
 from observability import metrics
-from observability.address import parse_address
-from observability.connections import MOST
-from observability.endpoint import Endpoint
+from observability.http.address import parse_address
+from observability.http.connections import MOST
+from observability.http.server import Endpoint
 
 ANYWHERE = "127.0.0.1:0"
 
@@ -357,7 +357,7 @@ async def test_half_requests_keep_nobody_from_an_answer(
     application: Application, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While hundreds send half a request, a whole one is answered; the halves are ended."""
-    monkeypatch.setattr("observability.connections.REQUEST_TIME", 1.0)
+    monkeypatch.setattr("observability.http.connections.REQUEST_TIME", 1.0)
     with metrics.attach(application.bus) as measured:
         serving = Serving(application, measured)
         async with serving as url:
@@ -383,7 +383,7 @@ async def test_an_answer_that_nobody_reads_ends(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection whose answer does not end is ended."""
-    monkeypatch.setattr("observability.connections.ANSWER_TIME", 0.2)
+    monkeypatch.setattr("observability.http.connections.ANSWER_TIME", 0.2)
     go_on = Flag()
 
     class Slow(Collector):
