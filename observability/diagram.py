@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal_reader import JournalReader
-from lifecycle.machine import TRANSITIONS, State, replay, to_mermaid
-from lifecycle.printable import printable, printable_lines
-from observability.graph import Edge, Graph, Node, Style
+from lifecycle.machine import State, replay, to_mermaid
+from lifecycle.printable import printable_lines
 from observability.recorded import add_config_argument, journal_path
+from observability.views.plugins import plugin_graph, state_graph
 
 if TYPE_CHECKING:
     from lifecycle.plugin import Plugin
@@ -36,43 +36,6 @@ def run(options: argparse.Namespace) -> int:
         text = graph.to_mermaid() if options.format == "mermaid" else graph.to_svg()
     sys.stdout.write(text)
     return 0
-
-
-def plugin_graph(plugins: "dict[str, Plugin]", states: dict[str, State]) -> Graph:
-    """Return the picture of plugins; arrows go from what is required to who requires it.
-
-    Args:
-        plugins: By name, each after what it requires.
-        states: The state of each, as far as it is known.
-    """
-    return Graph(
-        nodes=tuple(
-            Node(
-                printable(name), note=states.get(name, ""), style=_STYLES.get(states.get(name), "")
-            )
-            for name in plugins
-        ),
-        edges=tuple(
-            Edge(printable(needed), printable(name))
-            for name, plugin in plugins.items()
-            for needed in plugin.requires
-        ),
-    )
-
-
-def state_graph() -> Graph:
-    """Return the picture of the states and of what leads from one to another."""
-    return Graph(
-        nodes=tuple(Node(state, style=_STYLES.get(state, "")) for state in State),
-        edges=tuple(
-            Edge(source, target, label=trigger)
-            for trigger, sources, target in TRANSITIONS
-            for source in sources
-        ),
-    )
-
-
-_STYLES: dict[State | None, Style] = {State.STARTED: "good", State.FAILED: "bad"}
 
 
 def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":

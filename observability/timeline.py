@@ -19,12 +19,12 @@ from lifecycle.errors import ConfigError
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.printable import printable
-from observability.lanes import Item, Picture, draw
 from observability.recorded import add_run_arguments, find_run, is_live, open_journal
 from observability.story.outcome import Outcome, failures, outcome
 from observability.story.texts import duration_text, summary
 from observability.story.unit_log import UnitFact, units_path
 from observability.story.unit_reader import read_units
+from observability.views.picture import Item, Picture, draw
 
 _STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
 _SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)

@@ -19,7 +19,7 @@ from observability.recorded import add_run_arguments, find_run, is_live, open_jo
 from observability.story.outcome import Outcome, failures, outcome
 from observability.story.unit_log import UnitFact, units_path
 from observability.story.unit_reader import UnitTail
-from observability.tracetext import TraceText
+from observability.views.trace_text import TraceText
 
 #: Seconds between two looks at the journal.
 INTERVAL: Final = 0.2

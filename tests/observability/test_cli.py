@@ -36,9 +36,9 @@ from lifecycle.events import (
 )
 from lifecycle.sqlite_journal import SqliteJournal
 from observability.cli import COMMANDS, main
-from observability.graph import Edge, Graph, Node
 from observability.story.unit_log import units_path
-from observability.tracetext import TraceText
+from observability.views.graph import Edge, Graph, Node
+from observability.views.trace_text import TraceText
 
 GOOD: tuple[Event, ...] = (
     PluginLoading(at=0.0, plugin="db"),

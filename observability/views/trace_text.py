@@ -110,7 +110,15 @@ class TraceText:
             yield from self._hook(hook)
         seen = [each[-1].at for each in ([e.event for e in entries], units) if each]
         now = head.ended_at or max(seen, default=head.started_at)
-        took = duration_text(max(now - head.started_at, 0))
+        yield ""
+        yield self._outcome(head, ended, duration_text(max(now - head.started_at, 0)))
+        yield from self._unfinished(entries, ended, units)
+        for failure in failures(entries):
+            yield f"  {printable(failure)}"
+        if text := summary(units):
+            yield f"  {printable(text)}"
+
+    def _outcome(self, head: Run, ended: Outcome, took: str) -> str:
         run = f"Run {head.run}"
         texts: dict[Outcome, tuple[Style, str]] = {
             Outcome.WELL: ("green", f"✓ {run} ended well after {took}."),
@@ -122,8 +130,12 @@ class TraceText:
             ),
         }
         style, text = texts[ended]
-        yield ""
-        yield self._paint(text, style)
+        return self._paint(text, style)
+
+    def _unfinished(
+        self, entries: Sequence[JournalEntry], ended: Outcome, units: Sequence[UnitFact]
+    ) -> Iterator[str]:
+        """Yield what had no end when the run died, or has none yet."""
         if ended is Outcome.DIED and (left := _last_steps(entries)):
             yield f"  its plugins: {left}"
         for step in steps(entry.event for entry in entries):
@@ -134,10 +146,6 @@ class TraceText:
             for unit in sorted(self._slow):
                 (*_, where) = (each.where for each in units if each.unit == unit)
                 yield f"  {', '.join((f'unit {unit} was open', *map(printable, where)))}"
-        for failure in failures(entries):
-            yield f"  {printable(failure)}"
-        if text := summary(units):
-            yield f"  {printable(text)}"
 
     def _hook(self, hook: HookRun) -> Iterator[str]:
         label = f"{hook.hook:<7} {hook.plugin}"
