@@ -27,7 +27,7 @@ from lifecycle.context import PluginContext
 from lifecycle.plugin import Plugin
 from lifecycle.sqlite_journal import SqliteJournal
 from observability import logs, metrics, spans
-from observability.cli import main
+from observability.commands.cli import main
 from observability.story.unit_log import units_path
 from observability.story.unit_writer import record_units
 from observability.testing import EventRecorder

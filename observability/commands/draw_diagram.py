@@ -9,7 +9,7 @@ from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal_reader import JournalReader
 from lifecycle.machine import State, replay, to_mermaid
 from lifecycle.printable import printable_lines
-from observability.recorded import add_config_argument, journal_path
+from observability.commands.which_run import add_config_argument, journal_path
 from observability.views.plugins import plugin_graph, state_graph
 
 if TYPE_CHECKING:

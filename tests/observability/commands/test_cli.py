@@ -35,7 +35,7 @@ from lifecycle.events import (
     ServiceWithdrawn,
 )
 from lifecycle.sqlite_journal import SqliteJournal
-from observability.cli import COMMANDS, main
+from observability.commands.cli import COMMANDS, main
 from observability.story.unit_log import units_path
 from observability.views.graph import Edge, Graph, Node
 from observability.views.trace_text import TraceText
@@ -357,7 +357,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(journal: Path) -> None:
 
 def test_colours_mark_what_failed(journal: Path) -> None:
     """On a terminal a failed hook is red; elsewhere there is no escape code."""
-    from observability.recorded import find_run  # noqa: PLC0415 -- the reader is this test's only
+    from observability.story.runs import find_run  # noqa: PLC0415 -- the reader is this test's only
 
     with SqliteJournal.read(journal) as reader:
         head, entries = find_run(reader, 2), list(reader.entries(2))
@@ -366,11 +366,14 @@ def test_colours_mark_what_failed(journal: Path) -> None:
     assert "\x1b" not in "".join(TraceText(colours=False).lines(head, entries))
 
 
+DIAGRAM = "observability.commands.draw_diagram"
+
+
 def loaded_by(*arguments: str) -> set[str]:
     """Return the modules that a command has imported at its end."""
     program = (
         "import sys, io, contextlib\n"
-        "from observability.cli import main\n"
+        "from observability.commands.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(sys.argv[1:])\n"
         "print(*sys.modules)"
@@ -391,11 +394,11 @@ def test_commands_import_only_what_they_need(journal: Path, tmp_path: Path) -> N
     config = ("--config", str(tmp_path / "config.toml"))
     reading = {"transitions", "lifecycle.application", "lifecycle.bus", "lifecycle.machine"}
     trace = loaded_by("trace", *config)
-    assert "observability.trace" in trace
-    assert not trace & (heavy | reading | {"observability.timeline", "observability.diagram"})
+    assert "observability.commands.show_trace" in trace
+    assert not trace & (heavy | reading | {"observability.timeline", DIAGRAM})
     timeline = loaded_by("timeline", *config, "-o", str(tmp_path / "page.html"))
     assert "observability.timeline" in timeline
-    assert not timeline & (heavy | reading | {"observability.trace", "observability.diagram"})
+    assert not timeline & (heavy | reading | {"observability.commands.show_trace", DIAGRAM})
     assert not loaded_by("diagram", "--states") & heavy
     assert not loaded_by("--help") & heavy - {"asyncio", "db_manager"}  # of `check`
 

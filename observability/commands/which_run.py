@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lifecycle.config import app_config, read_file
 from lifecycle.errors import ConfigError, JournalError
-from lifecycle.journal_file import Run
 from lifecycle.journal_reader import JournalReader
 
 #: Where the journal is when `[app] journal` does not say it.
@@ -82,28 +81,3 @@ def open_journal(options: argparse.Namespace) -> Iterator[JournalReader]:
         )
     with JournalReader(path) as reader:
         yield reader
-
-
-def find_run(reader: JournalReader, number: int | None) -> Run:
-    """Return the run with a number, else the last one.
-
-    Raises:
-        JournalError: There is no such run.
-    """
-    runs = reader.runs()
-    if not runs:
-        raise JournalError(f"journal {reader.path}: no run is recorded yet")
-    if number is None:
-        return runs[-1]
-    for run in runs:
-        if run.run == number:
-            return run
-    raise JournalError(
-        f"journal {reader.path}: there is no run {number}; there are {runs[0].run} to "
-        f"{runs[-1].run}"
-    )
-
-
-def is_live(reader: JournalReader, number: int) -> bool:
-    """Return whether a process writes this very run now."""
-    return reader.is_live() and reader.runs()[-1].run == number
