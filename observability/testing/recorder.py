@@ -1,4 +1,4 @@
-"""A recorder of events that says what must and what must not happen, in one line."""
+"""The recorder of events, and what can be asserted of the story that they tell."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping

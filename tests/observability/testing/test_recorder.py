@@ -93,6 +93,7 @@ def test_the_first_event_that_fits_is_returned(events: EventRecorder) -> None:
     assert events.assert_event(BEGIN) is events.events[0]
     assert events.assert_event(BEGIN, update_id=8) is events.events[2]
     assert events.assert_event(ROLLBACK, cause="error", tables=("a",)) is events.events[3]
+    assert events.assert_event("*.rollback", unit=2) is events.events[3]
 
 
 def test_a_missing_event_of_a_sequence(events: EventRecorder) -> None:
