@@ -15,7 +15,8 @@ from lifecycle.errors import ConfigError, PluginFailedError
 from lifecycle.machine import State
 from lifecycle.plugin import Plugin
 from lifecycle.sqlite_journal import SqliteJournal
-from observability.setup import ObservabilityConfig, observe
+from observability.config import ObservabilityConfig
+from observability.setup import observe
 from observability.story.unit_log import units_path
 from observability.story.unit_reader import read_units
 

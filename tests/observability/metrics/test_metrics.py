@@ -29,8 +29,8 @@ from lifecycle.errors import PluginFailedError
 from lifecycle.events import EVENT_TYPES, Event, SubscriberFailed, correlate
 from lifecycle.plugin import Plugin
 from observability import metrics
+from observability.config import ObservabilityConfig
 from observability.metrics import Metrics, Probes, collector
-from observability.setup import ObservabilityConfig
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("lifecycle", "db_manager", "observability")
