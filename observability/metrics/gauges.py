@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from lifecycle.bus import EventBus
 from lifecycle.telling import textless
 from observability.metrics.series import metric_name
+from observability.vocabulary import POOL_IDLE, POOL_SIZE, POOL_UNITS, POOL_USED
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -108,7 +109,7 @@ class Gauges:
                 _log.debug("probe %s failed", name, exc_info=textless(error))
                 continue
             for level, number in numbers.items():
-                _add(found, name, level, number, is_pool={"idle", "used"} <= numbers.keys())
+                _add(found, name, level, number, is_pool={POOL_IDLE, POOL_USED} <= numbers.keys())
         yield from found.values()
 
 
@@ -129,13 +130,13 @@ def _add(
     owner = probe.partition(":")[0]
     labels: dict[str, str] = {}
     make: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily
-    if is_pool and level in {"idle", "used"}:
+    if is_pool and level in {POOL_IDLE, POOL_USED}:
         name, about = "db_client_connection_count", "Connections of a pool, by state."
         labels = {"pool": owner, "state": level}
-    elif is_pool and level == "size":
+    elif is_pool and level == POOL_SIZE:
         name, about = "db_client_connection_idle_max", "Connections that a pool keeps open."
         labels = {"pool": owner}
-    elif is_pool and level == "units":
+    elif is_pool and level == POOL_UNITS:
         name, about = "db_manager_uow_open", "Units of work that are open."
     elif level.endswith("_total"):
         name, about = metric_name(f"{probe}_{level}").removesuffix("_total"), f"Probe {probe}."

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from lifecycle.events import Event
+from lifecycle.events import Event, SubscriberFailed
 from observability.metrics.series import (
     COUNTS,
     SECONDS,
@@ -18,17 +18,18 @@ from observability.metrics.series import (
     Labels,
     metric_name,
 )
+from observability.vocabulary import POOL_EXHAUSTED, UNIT_CLOSE, UNIT_RETRY
 
 #: Names that people look for, where they are not made of topic and field.
 _COUNTERS: Final = {
-    "uow.retry": "db_manager_uow_retries",
-    "pool.exhausted": "db_client_connection_timeouts",
-    "subscriber.failed": "db_manager_subscriber_failures",
+    UNIT_RETRY: "db_manager_uow_retries",
+    POOL_EXHAUSTED: "db_client_connection_timeouts",
+    SubscriberFailed.topic: "db_manager_subscriber_failures",
 }
 #: The same for histograms, with their labels; the second is OpenTelemetry's name.
 _HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
-    ("uow.close", "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
-    ("uow.close", "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
+    (UNIT_CLOSE, "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
+    (UNIT_CLOSE, "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
 }
 _TRANSITIONS: Final = "db_manager_transition_duration_seconds"
 _ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "failed"))
@@ -53,7 +54,7 @@ class Instruments(NamedTuple):
         """Return what the class says about itself."""
         subject, _, happened = kind.topic.rpartition(".")
         transition = happened if subject == "plugin" and happened in _ENDS_OF_HOOKS else ""
-        is_unit = kind.topic == "uow.close"
+        is_unit = kind.topic == UNIT_CLOSE
         # The plugin whose work it was, where people want to see it.
         sources = (*kind.labels, "plugin") if is_unit else kind.labels
         paths = (*kind.labels, "correlation.plugin") if is_unit else kind.labels

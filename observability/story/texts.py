@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from observability.story.unit_log import UnitFact
+from observability.vocabulary import UNIT_CLOSE
 
 #: Seconds from which a text says how long a unit waited for its connection.
 LONG_WAIT: Final = 0.1
@@ -30,7 +31,7 @@ def summary(recorded: Iterable[UnitFact]) -> str:
     Args:
         recorded: What is recorded of them.
     """
-    closed = [fact for fact in recorded if fact.topic == "uow.close"]
+    closed = [fact for fact in recorded if fact.topic == UNIT_CLOSE]
     if not closed:
         return ""
     outcomes = Counter(fact.outcome.replace("_", " ") for fact in closed)

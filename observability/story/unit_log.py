@@ -8,9 +8,12 @@ import msgspec
 
 from lifecycle.events import Correlation, Event
 from lifecycle.journal_file import encode_event
+from observability.vocabulary import POOL_EXHAUSTED, UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW
 
 #: What is recorded: the end of each unit, and what went wrong on the way there.
-TOPICS: Final = ("uow.close", "uow.retry", "uow.slow", "pool.exhausted")
+TOPICS: Final = (UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW, POOL_EXHAUSTED)
+#: Topic of a line that says how many lines of the record could not be written.
+RECORD_LOST: Final = "record.lost"
 
 
 class UnitFact(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import msgspec
 from lifecycle.bus import EventBus
 from lifecycle.events import Event
 from observability.logs.writer import LineWriter
-from observability.story.unit_log import TOPICS, rotated, unit_line
+from observability.story.unit_log import RECORD_LOST, TOPICS, rotated, unit_line
 
 _log = logging.getLogger("observability")
 
@@ -43,7 +43,7 @@ def record_units(
     """
 
     def report(lost: int) -> str:
-        lines = {"run": bus.run, "topic": "record.lost", "at": time.time(), "lines": lost}
+        lines = {"run": bus.run, "topic": RECORD_LOST, "at": time.time(), "lines": lost}
         return msgspec.json.encode(lines).decode()
 
     stream = _Rotating(Path(path), max_bytes)

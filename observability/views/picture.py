@@ -20,6 +20,7 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from lifecycle.printable import printable
+from observability import vocabulary
 from observability.story.steps import HookRun, steps
 from observability.story.texts import LONG_WAIT, duration_text
 from observability.story.unit_log import UnitFact
@@ -198,9 +199,9 @@ class _Artist:
                 self._add(APP, event.topic.replace(".", " "), at, at, [])
 
     def units(self, facts: Iterable[UnitFact]) -> None:
-        closed = [fact for fact in facts if fact.topic == "uow.close"]
+        closed = [fact for fact in facts if fact.topic == vocabulary.UNIT_CLOSE]
         for fact in facts:
-            if fact.topic != "uow.close":
+            if fact.topic != vocabulary.UNIT_CLOSE:
                 self._warning(fact)
         if len(closed) > MAX_UNITS:
             self.picture.left_out = len(closed) - MAX_UNITS
@@ -234,9 +235,9 @@ class _Artist:
         at = fact.at - self.picture.began
         lines = [fact.error, *fact.where, *(f"held by {holder}" for holder in fact.holders)]
         name = {
-            "pool.exhausted": "no connection was free",
-            "uow.slow": f"unit {fact.unit} is slow",
-            "uow.retry": f"unit {fact.unit} is tried again",
+            vocabulary.POOL_EXHAUSTED: "no connection was free",
+            vocabulary.UNIT_SLOW: f"unit {fact.unit} is slow",
+            vocabulary.UNIT_RETRY: f"unit {fact.unit} is tried again",
         }.get(fact.topic, fact.topic)
         self._add(fact.plugin or ELSEWHERE, name, at, at, lines, state="warned")
 

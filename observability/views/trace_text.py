@@ -21,6 +21,8 @@ from lifecycle.events import (
 from lifecycle.journal import JournalEntry
 from lifecycle.journal_file import Run
 from lifecycle.printable import printable
+from observability import vocabulary
+from observability.story import unit_log
 from observability.story.outcome import Outcome, failures
 from observability.story.steps import HookRun, Steps, steps
 from observability.story.texts import LONG_WAIT, duration_text, summary
@@ -177,7 +179,7 @@ class TraceText:
         details = [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
         style: Style = "yellow"
         match fact.topic:
-            case "uow.close":
+            case vocabulary.UNIT_CLOSE:
                 details.insert(0, fact.outcome.replace("_", " "))
                 if fact.waited >= LONG_WAIT:
                     waited = duration_text(fact.waited)
@@ -186,15 +188,15 @@ class TraceText:
                     if not self._units:
                         return
                     style = ""
-            case "uow.slow":
+            case vocabulary.UNIT_SLOW:
                 self._slow.add(fact.unit)
                 details.insert(0, "still open")
-            case "uow.retry":
+            case vocabulary.UNIT_RETRY:
                 details.insert(0, "is tried again")
-            case "pool.exhausted":
+            case vocabulary.POOL_EXHAUSTED:
                 label = "no connection"
                 details.insert(0, f"{_held(fact.size)} for too long")
-            case "record.lost":
+            case unit_log.RECORD_LOST:
                 label = "record of units"
                 details.insert(0, f"{fact.lines} lines could not be written")
             case _:
