@@ -19,7 +19,7 @@ import lifecycle.events
 from db_manager.config import DatabaseConfig
 from lifecycle import Event, to_mermaid
 from lifecycle.event import EVENT_TYPES
-from observability.setup import ObservabilityConfig
+from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/architecture.md", "docs/events.md")

@@ -4,78 +4,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from typing import TYPE_CHECKING, Final
 
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError
 from observability import logs
-from observability.address import parse_address
-from observability.units import record_units, units_path
+from observability.config import ObservabilityConfig
+from observability.story.unit_log import units_path
+from observability.story.unit_writer import record_units
 
 if TYPE_CHECKING:
-    from observability.endpoint import Endpoint
+    from observability.http.server import Endpoint
     from observability.metrics import Metrics
 
 _log = logging.getLogger("observability")
-
-#: What a key imports, and the extra that has it.
-_EXTRAS: Final = {
-    "metrics": ("prometheus_client", "metrics"),
-    "traces": ("opentelemetry.trace", "otel"),
-}
-
-
-class ObservabilityConfig(BaseModel):
-    """The section [observability]. Times are in seconds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the lowest level that is shown"
-    )
-    format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto is console on a terminal and json elsewhere"
-    )
-    slow_unit: float = Field(
-        1.0, ge=0.001, le=86_400, description="age from which a unit's line is a warning"
-    )
-    sample: float = Field(1.0, ge=0, le=1, description="share of units with ordinary lines shown")
-    stdlib: bool = Field(default=True, description="logs of aiogram, SQLAlchemy, yours: same form")
-    units: bool = Field(
-        default=True, description="keep the ends of units beside the journal, for `trace`"
-    )
-    metrics: bool = Field(default=False, description="count for Prometheus (extra `metrics`)")
-    traces: bool = Field(default=False, description="OpenTelemetry spans (extra `otel`)")
-    endpoint: str = Field(
-        "", description="address of /healthz, /readyz and /metrics, as 127.0.0.1:9100"
-    )
-
-    @field_validator("metrics", "traces")
-    @classmethod
-    def _check_extra(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 -- pydantic's
-        module, extra = _EXTRAS[str(info.field_name)]
-        if value:
-            try:
-                import_module(module)
-            except ImportError as error:
-                raise ConfigError(
-                    f"[observability] {info.field_name}: {error}; install db-manager[{extra}]"
-                ) from None
-        return value
-
-    @field_validator("endpoint")
-    @classmethod
-    def _check_address(cls, value: str) -> str:
-        if value:
-            try:
-                parse_address(value)
-            except ValueError as error:
-                raise ConfigError(f"[observability] endpoint: {error}") from None
-        return value
 
 
 class _Observe:
@@ -163,7 +106,7 @@ def _trace(app: Application, stack: ExitStack) -> None:
 def _answer(
     app: Application, stack: ExitStack, address: str, metrics: "Metrics | None"
 ) -> "Endpoint":
-    from observability.endpoint import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
+    from observability.http.server import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
 
     try:
         endpoint = Endpoint(app, address, metrics)

@@ -1,10 +1,12 @@
 """OpenTelemetry spans: a unit of work with its statements, and the transitions of plugins."""
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from lifecycle.bus import EventBus
-from lifecycle.closing import Closing
-from lifecycle.event import Event
+from observability import vocabulary
+from observability.vocabulary import Happened, Statement, UnitBegun, UnitClosed, UnitRetried
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -21,7 +23,7 @@ _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
 
 
-class Spans(Closing):
+class Spans:
     """The spans of one bus; `close`, or leaving it as a context manager, ends them.
 
     Made by `attach`.
@@ -34,15 +36,15 @@ class Spans(Closing):
         self._trace = trace
         self._context = context
         self._open: dict[int, _Open] = {}
-        handlers = {
-            "uow.begin": self._begin,
-            "uow.close": self._close,
-            "uow.retry": self._retry,
+        handlers: dict[str, Callable[[Any], None]] = {
+            vocabulary.UNIT_BEGIN: self._begin,
+            vocabulary.UNIT_CLOSE: self._close,
+            vocabulary.UNIT_RETRY: self._retry,
             "plugin.*": self._moved,
             "app.*": self._moved,
         }
         if statements:
-            handlers["database.statement"] = self._statement
+            handlers[vocabulary.STATEMENT] = self._statement
         self._subscriptions = [bus.subscribe(topic, handlers[topic]) for topic in handlers]
 
     @property
@@ -58,9 +60,20 @@ class Spans(Closing):
         while self._open:
             self._abandon()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
     # -- a unit ---------------------------------------------------------------------------
 
-    def _begin(self, event: Any) -> None:
+    def _begin(self, event: UnitBegun) -> None:
         outside = self._context.get_current()
         span = self._tracer.start_span(
             "db_manager.uow",
@@ -79,7 +92,7 @@ class Spans(Closing):
         # plain handler runs in the context of its publisher: here the unit's task.
         self._context.attach(self._trace.set_span_in_context(span, outside))
 
-    def _close(self, event: Any) -> None:
+    def _close(self, event: UnitClosed) -> None:
         opened = self._open.pop(event.unit, None)
         if opened is None:
             return  # begun before we listened
@@ -107,10 +120,10 @@ class Spans(Closing):
         opened.span.set_attributes({"db_manager.abandoned": True})
         opened.span.end()
 
-    def _statement(self, event: Any) -> None:
+    def _statement(self, event: Statement) -> None:
         if not self._trace.get_current_span().is_recording():
             return  # the unit was not sampled
-        attributes = {
+        attributes: dict[str, str | int] = {
             "db.system.name": _SYSTEMS.get(event.system, event.system),
             "db.namespace": event.namespace,
             "db.operation.name": event.operation,
@@ -131,7 +144,7 @@ class Spans(Closing):
             self._fail(span, event.error)
         span.end(_nanoseconds(event.at))
 
-    def _retry(self, event: Any) -> None:
+    def _retry(self, event: UnitRetried) -> None:
         self._trace.get_current_span().add_event(
             event.topic,
             {
@@ -209,7 +222,7 @@ def _nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
 
 
-def _where(event: Event) -> dict[str, Any]:
+def _where(event: Happened) -> dict[str, Any]:
     """Return what an event belongs to as attributes of a span."""
     known = event.correlation.as_dict()
     for name in ("plugin", "unit"):

@@ -1,11 +1,9 @@
 """Writes a run of the bot as a page for the browser: one file, which needs no network."""
 
-import argparse
 import base64
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -15,13 +13,12 @@ from typing import Final
 
 import msgspec
 
-from lifecycle.errors import ConfigError
 from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
-from observability.lanes import Item, Picture, draw
-from observability.recorded import add_run_arguments, find_run, is_live, open_journal
-from observability.runs import Outcome, duration_text, failures, outcome
-from observability.units import UnitFact, read_units, summary, units_path
+from observability.story.outcome import Outcome, failures, outcome
+from observability.story.texts import duration_text, summary
+from observability.story.unit_log import UnitFact
+from observability.views.picture import Item, Picture, draw
 
 _STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
 _SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)
@@ -33,35 +30,6 @@ _SAYS: Final = {
     Outcome.DIED: "died: the process left no end",
     Outcome.RUNNING: "is running",
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `db-manager timeline`."""
-    add_run_arguments(parser)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("timeline.html"),
-        metavar="FILE",
-        help="default: timeline.html",
-    )
-
-
-def run(options: argparse.Namespace) -> int:
-    """Write the page; see `cli.Command`."""
-    with open_journal(options) as reader:
-        number = find_run(reader, options.run).run
-        live = is_live(reader, number)
-        head = find_run(reader, number)
-        entries = list(reader.entries(number))
-        units = read_units(units_path(reader.path), number)
-        try:
-            path = write(entries, options.output, units, run=head, live=live)
-        except OSError as error:
-            raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from error
-    sys.stdout.write(f"{printable(str(path))}\n")
-    return 0
 
 
 def write(

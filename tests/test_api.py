@@ -19,11 +19,12 @@ import db_manager.events
 import lifecycle
 import lifecycle.events
 import lifecycle.testing
+import observability.testing
 from lifecycle.event import EVENT_TYPES, Event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lifecycle", "db_manager", "observability")
-FRONTS = (lifecycle, lifecycle.testing, db_manager)
+FRONTS = (lifecycle, lifecycle.testing, db_manager, observability.testing)
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Fields with few values, none of which a user chose.
 LABELS = {"plugin", "hook", "subscriber", "cause", "outcome", "sqlstate"}
@@ -106,7 +107,7 @@ def test_db_manager_is_imported_when_it_is_used() -> None:
 def test_the_test_kit_needs_no_database_and_no_bot() -> None:
     """The recorder loads nothing but lifecycle; the local Telegram only aiohttp."""
     forbidden = {"aiogram", "sqlalchemy", "db_manager"}
-    kit = "import observability.testing; from lifecycle.testing import BotApiServer"
+    kit = "from observability.testing import *; from lifecycle.testing import BotApiServer"
     assert not loaded_by(kit) & forbidden
 
 

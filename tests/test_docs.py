@@ -23,7 +23,7 @@ from db_manager import Base, DatabaseConfig, DatabasePlugin
 from lifecycle import Application
 from lifecycle.config import AppConfig
 from lifecycle.testing import BotApiServer
-from observability.setup import ObservabilityConfig
+from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])

@@ -23,7 +23,7 @@ from lifecycle import AppDrained, Application, AppStarted, Event, replay
 from lifecycle.bot import run_polling
 from lifecycle.testing import BotApiServer
 from observability import timeline
-from observability.units import TOPICS, UnitFact, unit_fact
+from observability.story.unit_log import TOPICS, UnitFact, unit_fact
 
 CONFIG = Path(__file__).parents[2] / "config.toml"
 

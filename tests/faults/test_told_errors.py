@@ -27,9 +27,10 @@ from lifecycle.journal import SqliteJournal
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 from observability import logs, metrics, spans
-from observability.cli import main
+from observability.commands.cli import main
+from observability.story.unit_log import units_path
+from observability.story.unit_writer import record_units
 from observability.testing import EventRecorder
-from observability.units import record_units, units_path
 
 Row = Callable[..., None]
 

@@ -15,8 +15,10 @@ from lifecycle.journal import SqliteJournal
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.machine import State
 from lifecycle.plugins.plugin import Plugin
-from observability.setup import ObservabilityConfig, observe
-from observability.units import read_units, units_path
+from observability.config import ObservabilityConfig
+from observability.setup import observe
+from observability.story.unit_log import units_path
+from observability.story.unit_reader import read_units
 
 
 def closed(unit: int) -> UnitClosed:

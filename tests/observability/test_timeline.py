@@ -33,10 +33,13 @@ from lifecycle.events import (
 )
 from lifecycle.journal import JournalEntry
 from lifecycle.printable import printable
-from observability import lanes, timeline
-from observability.lanes import draw
-from observability.runs import HookRun, steps
-from observability.units import UnitFact, read_units, record_units, unit_fact
+from observability import timeline
+from observability.story.steps import HookRun, steps
+from observability.story.unit_log import UnitFact, unit_fact
+from observability.story.unit_reader import read_units
+from observability.story.unit_writer import record_units
+from observability.views import picture as pictures
+from observability.views.picture import draw
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028&amp; \x1b[31m"
 
@@ -223,14 +226,14 @@ def test_units_that_were_open_together_have_rows_of_their_own() -> None:
         for u in range(12)
     ]
     picture = draw([], facts, began=100.0)
-    assert [lane.name for lane in picture.lanes] == [lanes.APP, lanes.ELSEWHERE]
-    assert picture.lanes[1].rows == lanes.MAX_ROWS
+    assert [lane.name for lane in picture.lanes] == [pictures.APP, pictures.ELSEWHERE]
+    assert picture.lanes[1].rows == pictures.MAX_ROWS
     assert [item.row for item in picture.items][:7] == [1, 2, 3, 4, 5, 6, 6]
 
 
 def test_of_too_many_units_the_remarkable_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page stays small: what failed and what was long stays, and the rest is counted."""
-    monkeypatch.setattr(lanes, "MAX_UNITS", 2)
+    monkeypatch.setattr(pictures, "MAX_UNITS", 2)
     facts = [
         UnitFact(run=2, topic="uow.close", at=101, unit=1, outcome="rolled_back", duration=0.001),
         UnitFact(run=2, topic="uow.close", at=101, unit=2, outcome="committed", duration=0.002),

@@ -1,0 +1,63 @@
+"""Draws the plugins of a bot, what they require, and the state each is in."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from lifecycle.config import app_config, find_plugins, read_file
+from lifecycle.errors import JournalError, LifecycleError
+from lifecycle.journal import JournalReader
+from lifecycle.plugins.machine import State, to_mermaid
+from lifecycle.plugins.replay import replay
+from lifecycle.printable import printable_lines
+from observability.commands.which_run import add_config_argument, journal_path
+from observability.views.plugins import plugin_graph, state_graph
+
+if TYPE_CHECKING:
+    from lifecycle.plugins.plugin import Plugin
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `db-manager diagram`."""
+    add_config_argument(parser)
+    parser.add_argument("--format", choices=["mermaid", "svg"], default="mermaid")
+    parser.add_argument(
+        "--states",
+        action="store_true",
+        help="draw instead the states that every plugin can be in, and what leads to them",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the picture to standard output; see `cli.Command`."""
+    if options.states:
+        text = to_mermaid() if options.format == "mermaid" else state_graph().to_svg()
+    else:
+        graph = plugin_graph(*_plugins(options))
+        text = graph.to_mermaid() if options.format == "mermaid" else graph.to_svg()
+    sys.stdout.write(text)
+    return 0
+
+
+def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":
+    from lifecycle.plugins.wiring import in_order  # noqa: PLC0415 -- asyncio: the states need none
+
+    names = app_config(read_file(options.config)).plugins
+    plugins = in_order(find_plugins(names, options.config.absolute().parent))
+    return plugins, _states(options)
+
+
+def _states(options: argparse.Namespace) -> dict[str, State]:
+    """Return where the last run left the plugins; nothing when no run is recorded."""
+    path = journal_path(options.config)
+    if path is None or not path.is_file():
+        return {}
+    try:
+        with JournalReader(path) as reader:
+            runs = reader.runs()
+            return replay(reader.entries(runs[-1].run)) if runs else {}
+    except (JournalError, LifecycleError) as error:
+        sys.stderr.write(
+            f"db-manager diagram: drawn without states: {printable_lines(str(error))}\n"
+        )
+        return {}

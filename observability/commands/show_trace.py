@@ -1,0 +1,71 @@
+"""Shows what happened in a run of the bot, and says whether it ended well."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+import msgspec
+
+from lifecycle.journal import JournalEntry
+from lifecycle.printable import printable_json
+from observability.commands.which_run import add_run_arguments, open_journal
+from observability.story.follow import follow
+from observability.story.outcome import Outcome, failures, outcome
+from observability.story.runs import find_run
+from observability.views.trace_text import TraceText
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `db-manager trace`."""
+    add_run_arguments(parser)
+    parser.add_argument("--follow", action="store_true", help="go on until the run ends")
+    parser.add_argument("--plugin", metavar="NAME", help="only what is about this plugin")
+    parser.add_argument(
+        "--units",
+        action="store_true",
+        help="every unit of work, also those that simply committed",
+    )
+    parser.add_argument("--json", action="store_true", help="one object a line, for machines")
+    parser.epilog = (
+        "Exit code: 0 when the run ended well, or runs and nothing has failed; 1 when something "
+        "failed or the process died; 2 when there is no such run."
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show a run; see `cli.Command`."""
+    with open_journal(options) as reader:
+        number = find_run(reader, options.run).run
+        text = None
+        if not options.json:
+            text = TraceText(colours=_has_colours(), follow=options.follow, units=options.units)
+        for whole in follow(reader, number, until_the_end=options.follow):
+            look = whole.about(options.plugin) if options.plugin else whole
+            if text is None:
+                _write(*(_as_dict(each) for each in look.entries))
+                if options.units:
+                    _write(*(msgspec.to_builtins(each) for each in look.units))
+            else:
+                _write(*text.lines(look.head, look.entries, look.units))
+        ended = outcome(look.history, look.head, live=look.live)
+        if text is None:
+            _write({"run": number, "outcome": ended, **msgspec.structs.asdict(look.head)})
+        else:
+            _write(*text.verdict(look.head, look.history, ended, look.recorded))
+    return int(ended in {Outcome.FAILED, Outcome.DIED} or bool(failures(look.history)))
+
+
+def _as_dict(entry: JournalEntry) -> dict[str, Any]:
+    return {"run": entry.run, "seq": entry.seq, **entry.event.as_dict()}
+
+
+def _write(*lines: str | dict[str, Any]) -> None:
+    for line in lines:
+        text = line if isinstance(line, str) else printable_json(msgspec.json.encode(line).decode())
+        sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _has_colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

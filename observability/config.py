@@ -1,0 +1,64 @@
+"""The section [observability] of config.toml: its keys, and what each may be."""
+
+from importlib import import_module
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from lifecycle.errors import ConfigError
+from observability.http.address import parse_address
+
+#: What a key imports, and the extra that has it.
+_EXTRAS: Final = {
+    "metrics": ("prometheus_client", "metrics"),
+    "traces": ("opentelemetry.trace", "otel"),
+}
+
+
+class ObservabilityConfig(BaseModel):
+    """The section [observability]. Times are in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the lowest level that is shown"
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto is console on a terminal and json elsewhere"
+    )
+    slow_unit: float = Field(
+        1.0, ge=0.001, le=86_400, description="age from which a unit's line is a warning"
+    )
+    sample: float = Field(1.0, ge=0, le=1, description="share of units with ordinary lines shown")
+    stdlib: bool = Field(default=True, description="logs of aiogram, SQLAlchemy, yours: same form")
+    units: bool = Field(
+        default=True, description="keep the ends of units beside the journal, for `trace`"
+    )
+    metrics: bool = Field(default=False, description="count for Prometheus (extra `metrics`)")
+    traces: bool = Field(default=False, description="OpenTelemetry spans (extra `otel`)")
+    endpoint: str = Field(
+        "", description="address of /healthz, /readyz and /metrics, as 127.0.0.1:9100"
+    )
+
+    @field_validator("metrics", "traces")
+    @classmethod
+    def _check_extra(cls, value: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 -- pydantic's
+        module, extra = _EXTRAS[str(info.field_name)]
+        if value:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise ConfigError(
+                    f"[observability] {info.field_name}: {error}; install db-manager[{extra}]"
+                ) from None
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        if value:
+            try:
+                parse_address(value)
+            except ValueError as error:
+                raise ConfigError(f"[observability] endpoint: {error}") from None
+        return value

@@ -1,0 +1,1 @@
+"""What a scraper and an orchestrator ask over HTTP; needs aiohttp."""

@@ -1,0 +1,92 @@
+"""Which counter and histograms an event class describes, and their names."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+
+from lifecycle.event import Event
+from lifecycle.events import SubscriberFailed
+from observability.metrics.series import (
+    COUNTS,
+    SECONDS,
+    Counter,
+    Distribution,
+    Family,
+    Labels,
+    metric_name,
+)
+from observability.vocabulary import POOL_EXHAUSTED, UNIT_CLOSE, UNIT_RETRY
+
+#: Names that people look for, where they are not made of topic and field.
+_COUNTERS: Final = {
+    UNIT_RETRY: "db_manager_uow_retries",
+    POOL_EXHAUSTED: "db_client_connection_timeouts",
+    SubscriberFailed.topic: "db_manager_subscriber_failures",
+}
+#: The same for histograms, with their labels; the second is OpenTelemetry's name.
+_HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
+    (UNIT_CLOSE, "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
+    (UNIT_CLOSE, "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
+}
+_TRANSITIONS: Final = "db_manager_transition_duration_seconds"
+_ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "failed"))
+
+#: The cells of one combination of labels: the counter, and each histogram with its field.
+Cells = tuple[Counter, tuple[tuple[str, Distribution], ...]]
+
+
+class Instruments(NamedTuple):
+    """How the events of one class are counted and measured."""
+
+    #: Returns what tells the labels of an event: one value, or a tuple of them.
+    key: Callable[[Any], Any]
+    sources: Labels
+    transition: str
+    counter: Family[Counter]
+    histograms: tuple[tuple[str, Family[Distribution]], ...]
+    cells: dict[Any, Cells]
+
+    @classmethod
+    def of(cls, kind: type[Event]) -> Self:
+        """Return what the class says about itself."""
+        subject, _, happened = kind.topic.rpartition(".")
+        transition = happened if subject == "plugin" and happened in _ENDS_OF_HOOKS else ""
+        is_unit = kind.topic == UNIT_CLOSE
+        # The plugin whose work it was, where people want to see it.
+        sources = (*kind.labels, "plugin") if is_unit else kind.labels
+        paths = (*kind.labels, "correlation.plugin") if is_unit else kind.labels
+        base = metric_name(kind.topic)
+        about = (inspect.getdoc(kind) or kind.topic).partition("\n")[0]
+        found = []
+        for field in msgspec.structs.fields(kind):
+            if field.name not in kind.measures:
+                continue
+            seconds = field.type is float
+            usual = f"{base}_{field.name}{'_seconds' if seconds else ''}", kind.labels
+            name, labels = _HISTOGRAMS.get((kind.topic, field.name), usual)
+            if transition and field.name == "duration":
+                name, labels = _TRANSITIONS, ("plugin", "transition")
+            make = partial(Distribution, SECONDS if seconds else COUNTS)
+            family = Family(name, f"Field {field.name} of the event {kind.topic}.", labels, make)
+            found.append((field.name, family))
+        return cls(
+            key=attrgetter(*paths) if paths else _no_labels,
+            sources=sources,
+            transition=transition,
+            counter=Family(_COUNTERS.get(kind.topic, base), about, kind.labels, Counter),
+            histograms=tuple(found),
+            cells={},
+        )
+
+
+def _no_labels(_: Event) -> tuple[()]:
+    return ()
+
+
+def is_counted(kind: type[Event]) -> bool:
+    """False for the steps of a unit: its end tells all of them, and they are many."""
+    return kind.level != "debug" or bool(kind.labels or kind.measures)

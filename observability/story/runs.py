@@ -1,0 +1,29 @@
+"""Finds a run in a journal."""
+
+from lifecycle.errors import JournalError
+from lifecycle.journal import JournalReader, Run
+
+
+def find_run(reader: JournalReader, number: int | None) -> Run:
+    """Return the run with a number, else the last one.
+
+    Raises:
+        JournalError: There is no such run.
+    """
+    runs = reader.runs()
+    if not runs:
+        raise JournalError(f"journal {reader.path}: no run is recorded yet")
+    if number is None:
+        return runs[-1]
+    for run in runs:
+        if run.run == number:
+            return run
+    raise JournalError(
+        f"journal {reader.path}: there is no run {number}; there are {runs[0].run} to "
+        f"{runs[-1].run}"
+    )
+
+
+def is_live(reader: JournalReader, number: int) -> bool:
+    """Return whether a process writes this very run now."""
+    return reader.is_live() and reader.runs()[-1].run == number

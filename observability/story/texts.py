@@ -1,0 +1,43 @@
+"""What several views say of a run in the same words: durations, and its units in one sentence."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from observability.story.unit_log import UnitFact
+from observability.vocabulary import UNIT_CLOSE
+
+#: Seconds from which a text says how long a unit waited for its connection.
+LONG_WAIT: Final = 0.1
+
+
+def duration_text(seconds: float) -> str:
+    """Return *seconds* for people: `0.3 ms`, `1.234 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 60:  # noqa: PLR2004 -- seconds in a minute
+        return f"{seconds:.3f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02} h"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def summary(recorded: Iterable[UnitFact]) -> str:
+    """Return how many units ended how, and which took longest; nothing when none has ended.
+
+    Args:
+        recorded: What is recorded of them.
+    """
+    closed = [fact for fact in recorded if fact.topic == UNIT_CLOSE]
+    if not closed:
+        return ""
+    outcomes = Counter(fact.outcome.replace("_", " ") for fact in closed)
+    counts = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
+    longest = max(closed, key=lambda fact: fact.duration)
+    took = duration_text(longest.duration)
+    units = "unit" if len(closed) == 1 else "units"
+    longest_text = f"the longest, unit {longest.unit}, took {took}"
+    return f"{len(closed)} {units} of work: {counts}; {longest_text}."

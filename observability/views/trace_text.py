@@ -1,0 +1,288 @@
+"""The text of a trace: a line for each step, indented by what it belongs to."""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from textwrap import shorten
+from typing import Any, Final, Literal
+
+from lifecycle.event import Event
+from lifecycle.events import (
+    AppCrashed,
+    AppDrained,
+    AppStarted,
+    AppStopped,
+    PluginDegraded,
+    PluginEvent,
+    PluginRecovered,
+    ServiceProvided,
+    ServiceWithdrawn,
+)
+from lifecycle.journal import JournalEntry, Run
+from lifecycle.printable import printable
+from observability import vocabulary
+from observability.story import unit_log
+from observability.story.outcome import Outcome, failures
+from observability.story.steps import HookRun, Steps, steps
+from observability.story.texts import LONG_WAIT, duration_text, summary
+from observability.story.unit_log import UnitFact
+
+Style = Literal["", "bold", "dim", "red", "green", "yellow"]
+_CODES: Final[dict[Style, str]] = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+}
+_LABEL: Final = 26  # width of the column that says what it was
+_DURATION: Final = 13
+_INDENT: Final = 2
+#: Seconds from which a unit that ended well is worth a line.
+SLOW_UNIT: Final = 1.0
+_ERROR: Final = 100  # characters of what ended a unit; all of them are in the log
+
+
+class TraceText:
+    """Turns the entries of one run into lines, as they come.
+
+    Args:
+        colours: True on a terminal.
+        follow: Show a hook at its begin too: the line with its end may never come.
+        units: Show every unit, also those that simply committed.
+    """
+
+    def __init__(self, *, colours: bool, follow: bool = False, units: bool = False) -> None:
+        self._colours = colours
+        self._follow = follow
+        self._units = units
+        self._slow: set[int] = set()  # units that were reported open, and have no end yet
+        self._steps = Steps()
+        self._day: date | None = None
+
+    def lines(
+        self, head: Run, entries: Sequence[JournalEntry], units: Sequence[UnitFact] = ()
+    ) -> Iterator[str]:
+        """Yield the lines for the next entries and units, in the order of time.
+
+        Args:
+            head: The run.
+            entries: Its next entries.
+            units: What happened to units meanwhile.
+        """
+        if self._day is None:
+            began = _moment(head.started_at)
+            self._day = began.date()
+            yield self._paint(
+                f"Run {head.run}, process {head.pid}, began {began:%Y-%m-%d %H:%M:%S} UTC", "bold"
+            )
+            yield ""
+        # Each keeps its own order, also where a clock was set back.
+        happened: tuple[Iterable[Event | UnitFact], ...] = ((e.event for e in entries), units)
+        for each in heapq.merge(*happened, key=lambda each: each.at):
+            if isinstance(each, UnitFact):
+                yield from self._unit(each)
+                continue
+            if self._follow and isinstance(each, PluginEvent) and each.topic.endswith("ing"):
+                trigger = each.topic.removeprefix("plugin.")
+                yield from self._line(each.at, 1, f"{trigger} {each.plugin} …", style="dim")
+            step = self._steps.feed(each)
+            if isinstance(step, HookRun):
+                yield from self._hook(step)
+            elif step is not None:
+                yield from self._event(step, depth=1 if isinstance(step, PluginEvent) else 0)
+
+    def verdict(
+        self,
+        head: Run,
+        entries: Sequence[JournalEntry],
+        ended: Outcome,
+        units: Sequence[UnitFact] = (),
+    ) -> Iterator[str]:
+        """Yield the hooks that have no end, and how the run ended.
+
+        Args:
+            head: The run.
+            entries: All of its entries.
+            ended: How it ended.
+            units: All that is recorded of its units.
+        """
+        for hook in self._steps.open():
+            yield from self._hook(hook)
+        seen = [each[-1].at for each in ([e.event for e in entries], units) if each]
+        now = head.ended_at or max(seen, default=head.started_at)
+        yield ""
+        yield self._outcome(head, ended, duration_text(max(now - head.started_at, 0)))
+        yield from self._unfinished(entries, ended, units)
+        for failure in failures(entries):
+            yield f"  {printable(failure)}"
+        if text := summary(units):
+            yield f"  {printable(text)}"
+
+    def _outcome(self, head: Run, ended: Outcome, took: str) -> str:
+        run = f"Run {head.run}"
+        texts: dict[Outcome, tuple[Style, str]] = {
+            Outcome.WELL: ("green", f"✓ {run} ended well after {took}."),
+            Outcome.FAILED: ("red", f"✗ {run} ended after {took}, not well."),
+            Outcome.RUNNING: ("green", f"▶ {run} is running in process {head.pid}."),
+            Outcome.DIED: (
+                "red",
+                f"✗ {run} died: process {head.pid} left no end; its last sign came after {took}.",
+            ),
+        }
+        style, text = texts[ended]
+        return self._paint(text, style)
+
+    def _unfinished(
+        self, entries: Sequence[JournalEntry], ended: Outcome, units: Sequence[UnitFact]
+    ) -> Iterator[str]:
+        """Yield what had no end when the run died, or has none yet."""
+        if ended is Outcome.DIED and (left := _last_steps(entries)):
+            yield f"  its plugins: {left}"
+        for step in steps(entry.event for entry in entries):
+            if isinstance(step, HookRun) and step.outcome == "open":
+                was = "was" if ended is Outcome.DIED else "is"
+                yield f"  plugin {step.plugin!r} {was} in its {step.hook} hook"
+        if ended is Outcome.DIED:
+            for unit in sorted(self._slow):
+                (*_, where) = (each.where for each in units if each.unit == unit)
+                yield f"  {', '.join((f'unit {unit} was open', *map(printable, where)))}"
+
+    def _hook(self, hook: HookRun) -> Iterator[str]:
+        label = f"{hook.hook:<7} {hook.plugin}"
+        if hook.outcome == "failed":
+            yield from self._line(
+                hook.begun, 1, label, hook.duration, hook.error, mark="✗", style="red"
+            )
+        elif hook.outcome == "open":
+            yield from self._line(hook.begun, 1, label, None, "no end", mark="…", style="yellow")
+        else:
+            yield from self._line(hook.begun, 1, label, hook.duration)
+        for fact in hook.facts:
+            yield from self._event(fact, depth=2)
+        for error in hook.cleanup_errors:
+            yield from self._line(None, 2, "giving back", None, error, mark="✗", style="red")
+
+    def _event(self, event: Event, *, depth: int) -> Iterator[str]:
+        tell = _TOLD.get(type(event), _fields)
+        label, detail, style = tell(event)
+        duration: float | None = getattr(event, "duration", None)
+        mark = "!" if style == "yellow" else ""
+        yield from self._line(event.at, depth, label, duration, detail, mark=mark, style=style)
+        for update in event.cancelled if isinstance(event, AppDrained) else ():
+            yield from self._line(None, 1, "cut off", None, update, mark="!", style="yellow")
+
+    def _unit(self, fact: UnitFact) -> Iterator[str]:
+        """Yield the lines for a unit that is worth them: one that did not simply commit."""
+        label = f"unit {fact.unit}"
+        details = [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+        style: Style = "yellow"
+        match fact.topic:
+            case vocabulary.UNIT_CLOSE:
+                details.insert(0, fact.outcome.replace("_", " "))
+                if fact.waited >= LONG_WAIT:
+                    waited = duration_text(fact.waited)
+                    details.append(f"waited {waited} for its connection")
+                if not self._is_remarkable(fact):
+                    if not self._units:
+                        return
+                    style = ""
+            case vocabulary.UNIT_SLOW:
+                self._slow.add(fact.unit)
+                details.insert(0, "still open")
+            case vocabulary.UNIT_RETRY:
+                details.insert(0, "is tried again")
+            case vocabulary.POOL_EXHAUSTED:
+                label = "no connection"
+                details.insert(0, f"{_held(fact.size)} for too long")
+            case unit_log.RECORD_LOST:
+                label = "record of units"
+                details.insert(0, f"{fact.lines} lines could not be written")
+            case _:
+                return
+        mark = "!" if style else ""
+        detail = "; ".join(filter(None, details))
+        yield from self._line(
+            fact.at, 1, label, fact.duration or None, detail, mark=mark, style=style
+        )
+        for holder in fact.holders:
+            yield from self._line(None, 2, f"held by {holder}", style="yellow")
+
+    def _is_remarkable(self, fact: UnitFact) -> bool:
+        slow = fact.unit in self._slow or fact.duration >= SLOW_UNIT
+        self._slow.discard(fact.unit)
+        return slow or bool(fact.error) or fact.outcome == "outcome_unknown"
+
+    def _line(
+        self,
+        at: float | None,
+        depth: int,
+        label: str,
+        duration: float | None = None,
+        detail: str = "",
+        *,
+        mark: str = "",
+        style: Style = "",
+    ) -> Iterator[str]:
+        clock = ""
+        if at is not None:
+            moment = _moment(at)
+            clock = moment.isoformat(timespec="milliseconds")[11:23] + "Z"
+            if moment.date() != self._day:
+                self._day = moment.date()
+                yield self._paint(f"{self._day}", "bold")
+        took = "" if duration is None else duration_text(duration)
+        indented = " " * (_INDENT * depth) + printable(label)
+        text = f"{mark:<2}{indented:<{_LABEL}} {took:>{_DURATION}}  {printable(detail)}".rstrip()
+        yield f"{self._paint(f'{clock:<13}', 'dim')}  {self._paint(text, style)}"
+
+    def _paint(self, text: str, style: Style) -> str:
+        code = _CODES.get(style) if self._colours and text.strip() else None
+        return f"\033[{code}m{text}\033[0m" if code else text
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
+def _fields(event: Event) -> tuple[str, str, Style]:
+    """Tell of an event that is not known here."""
+    fields = event.as_dict()
+    label = str(fields.pop("topic")).replace(".", " ")
+    del fields["at"]
+    fields.pop("duration", None)
+    return label, " ".join(f"{k}={v}" for k, v in fields.items() if v not in ("", ())), ""
+
+
+def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
+    whose = f" of {event.last_plugin}" if event.last_plugin else ""
+    last = f"its last event: {event.last_topic}{whose}; see --run {event.run}"
+    return f"finds run {event.run} dead", last, "yellow"
+
+
+def _last_steps(entries: Iterable[JournalEntry]) -> str:
+    """Tell the last step of each plugin, which is the state that the run left it in."""
+    last = {
+        event.plugin: event.topic.removeprefix("plugin.")
+        for event in (entry.event for entry in entries)
+        if isinstance(event, PluginEvent) and event.topic.startswith("plugin.")
+    }
+    return ", ".join(f"{printable(plugin)} {step}" for plugin, step in last.items())
+
+
+def _held(size: int) -> str:
+    few = {0: "all were held", 1: "the only one was held", 2: "both were held"}
+    return few.get(size, f"all {size} were held")
+
+
+#: Label, detail and style of the events that belong to no hook's line.
+_TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
+    ServiceProvided: lambda e: (f"provides {e.service}", "", "dim"),
+    ServiceWithdrawn: lambda e: (f"withdraws {e.service}", "", "dim"),
+    PluginDegraded: lambda e: (f"degraded {e.plugin}", e.reason, "yellow"),
+    PluginRecovered: lambda e: (f"recovered {e.plugin}", "", "green"),
+    AppStarted: lambda e: ("app started", ", ".join(e.plugins), "bold"),
+    AppDrained: lambda e: ("app drained", f"updates in flight: {e.waited}", ""),
+    AppStopped: lambda _: ("app stopped", "", "bold"),
+    AppCrashed: _crashed,
+}

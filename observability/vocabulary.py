@@ -1,0 +1,102 @@
+"""What observability knows of db_manager by name: topics, fields and levels.
+
+The two packages do not import each other. A test compares every name here with the events of
+db_manager, so that none can be renamed there alone.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+
+from lifecycle.correlation import Correlation
+
+UNIT_BEGIN: Final = "uow.begin"
+UNIT_RETRY: Final = "uow.retry"
+UNIT_SLOW: Final = "uow.slow"
+UNIT_CLOSE: Final = "uow.close"
+STATEMENT: Final = "database.statement"
+POOL_EXHAUSTED: Final = "pool.exhausted"
+
+#: Levels of the probe of a pool of connections.
+POOL_IDLE: Final = "idle"
+POOL_USED: Final = "used"
+POOL_SIZE: Final = "size"
+POOL_UNITS: Final = "units"
+
+
+class Happened(Protocol):
+    """What every event has."""
+
+    topic: str
+    at: float
+    correlation: Correlation
+
+
+class UnitBegun(Happened, Protocol):
+    """Fields of `UNIT_BEGIN`."""
+
+    unit: int
+    attempt: int
+    read_only: bool
+
+
+class UnitRetried(Happened, Protocol):
+    """Fields of `UNIT_RETRY`."""
+
+    unit: int
+    attempt: int
+    error: str
+    sqlstate: str
+    wait: float
+
+
+class UnitSlow(Happened, Protocol):
+    """Fields of `UNIT_SLOW`."""
+
+    unit: int
+    duration: float
+
+
+class UnitClosed(Happened, Protocol):
+    """Fields of `UNIT_CLOSE`."""
+
+    unit: int
+    outcome: Literal["committed", "rolled_back", "outcome_unknown"]
+    cause: Literal["", "error", "cancelled", "control_flow", "explicit"]
+    error: str
+    duration: float
+    statements: int
+    database_time: float
+    waited: float
+    attempt: int
+
+
+class Statement(Happened, Protocol):
+    """Fields of `STATEMENT`."""
+
+    unit: int
+    operation: str
+    statement: str
+    system: str
+    namespace: str
+    server: str
+    port: int | None
+    duration: float
+    error: str
+
+
+class PoolExhausted(Happened, Protocol):
+    """Fields of `POOL_EXHAUSTED`."""
+
+    size: int
+    holders: tuple[str, ...]
+
+
+#: The fields that are known of each topic.
+EVENTS: Final[Mapping[str, type]] = {
+    UNIT_BEGIN: UnitBegun,
+    UNIT_RETRY: UnitRetried,
+    UNIT_SLOW: UnitSlow,
+    UNIT_CLOSE: UnitClosed,
+    STATEMENT: Statement,
+    POOL_EXHAUSTED: PoolExhausted,
+}
