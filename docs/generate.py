@@ -1,11 +1,13 @@
-"""Writes the parts of the documents that say what the code says; a test compares them.
+"""Writes the parts of the documents that say what the code says.
 
-Run `python docs/generate.py` after a change of an event, a key or a transition.
+Run `make docs` after a change of an event, a key or a transition. With `--check` it writes nothing,
+and fails when a document is not up to date.
 """
 
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -132,7 +134,25 @@ def _type(hint: Any) -> str:
     )
 
 
-if __name__ == "__main__":
+def main(*, check: bool) -> str | None:
+    """Write the documents, or only compare them.
+
+    Args:
+        check: Write nothing.
+
+    Returns:
+        What is out of date, if *check* finds anything.
+    """
+    stale = []
     for document in DOCUMENTS:
         path = ROOT / document
-        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if rendered(text) != text:
+            stale.append(document)
+            if not check:
+                path.write_text(rendered(text), encoding="utf-8")
+    return f"not up to date, run `make docs`: {', '.join(stale)}" if check and stale else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
