@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: help demo demo-faults test quick cover test-all check hooks docs faults soak foreign bench \
+.PHONY: help demo demo-faults test quick cover test-all check hooks docs pictures faults soak foreign bench \
 	bench-quick pins clean
 
 help: ## List the targets.
@@ -51,6 +51,9 @@ hooks: $(VENV)/.dev ## Let git run what `make check` runs before each commit.
 docs: $(VENV)/.dev ## Write what documents say of the code, and of real runs, anew.
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m examples.night --write docs/debugging.md
+
+pictures: $(VENV)/.dev ## Draw the picture of the READMEs anew, from a run of the demo's bot.
+	$(BIN)/python docs/picture.py
 
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200

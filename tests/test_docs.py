@@ -201,6 +201,17 @@ def test_the_plugin_of_the_readme_passes_its_tests(
     assert not list(folder.glob("*.sqlite3*"))
 
 
+def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:
+    """The pictures are what the demo's bot does now, but for the times."""
+    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", tmp_path], check=True)
+    drawn = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    there = {path.name: path.read_text("utf-8") for path in ROOT.glob("docs/pictures/demo-*")}
+    assert len(drawn) == 4
+    assert {name: re.sub(r"\d+", "", text) for name, text in drawn.items()} == {
+        name: re.sub(r"\d+", "", text) for name, text in there.items()
+    }
+
+
 def test_a_whole_test_is_ten_lines() -> None:
     """The first test in the README, with database and reply, has at most ten lines."""
     test = README["test_greeter.py"].split("\n\n\n")[1]
