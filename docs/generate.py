@@ -24,7 +24,7 @@ from lifecycle.events import EVENT_TYPES
 from observability.setup import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/events.md")
+DOCUMENTS = ("docs/architecture.md", "docs/configuration.md", "docs/events.md")
 PACKAGES = {"lifecycle": lifecycle.events, "db_manager": db_manager.events}
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

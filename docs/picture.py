@@ -1,7 +1,7 @@
 """Draws the picture that opens the READMEs: a chat with the demo's bot, and the events beside it.
 
-`make pictures` runs it: the bot of examples/notes_bot chats against a local Telegram, and three parts
-of that run are drawn, in light and dark, with English and Russian captions.
+`make pictures` runs it: the bot of examples/notes_bot chats against a local Telegram, and three
+parts of that run are drawn, in light and dark, with English and Russian captions.
 """
 
 import asyncio
