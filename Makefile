@@ -7,8 +7,8 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: help demo demo-faults test quick cover test-all check hooks docs pictures faults soak foreign bench \
-	bench-quick pins clean
+.PHONY: help demo demo-faults test quick cover test-all check hooks docs pictures site faults soak \
+	foreign bench bench-quick pins clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,12 +38,13 @@ PYTHONS ?= python3.11 python3.13
 test-all: ## Run all tests on the oldest supported Python and on the newest: PYTHONS=…
 	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
-check: $(VENV)/.dev ## Check form, types, import directions and generated documents.
+check: $(VENV)/.dev ## Check form, types, import directions, documents and their site.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
 hooks: $(VENV)/.dev ## Let git run what `make check` runs before each commit.
 	$(BIN)/pre-commit install
@@ -54,6 +55,10 @@ docs: $(VENV)/.dev ## Write what documents say of the code, and of real runs, an
 
 pictures: $(VENV)/.dev ## Draw the picture of the READMEs anew, from a run of the demo's bot.
 	$(BIN)/python docs/picture.py
+
+site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstrings, in site/.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
 
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
@@ -79,7 +84,7 @@ pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		-o requirements/run.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
-		--group test --group lint pyproject.toml -o requirements/dev.txt
+		--group test --group lint --group site pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header \

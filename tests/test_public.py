@@ -4,10 +4,16 @@ A name that is not here may move or go in any release. Whoever adds one promises
 """
 
 import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "db_manager": """
         Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData DatabasePlugin
@@ -72,3 +78,19 @@ def test_every_public_name_can_be_imported(front: str) -> None:
     module = importlib.import_module(front)
     for name in PUBLIC[front].split():
         assert getattr(module, name) is not None
+
+
+def test_the_site_has_a_reference_of_every_public_name(tmp_path: Path) -> None:
+    """The site is built without a warning, and says something of each class and function."""
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    subprocess.run([*build, "--site-dir", str(tmp_path)], cwd=ROOT, check=True)
+    for front, names in PUBLIC.items():
+        page = (tmp_path / "api" / f"{front}.html").read_text(encoding="utf-8")
+        module = importlib.import_module(front)
+        described = {
+            f"{front}.{name}"
+            for name in names.split()
+            if inspect.isclass(getattr(module, name)) or inspect.isroutine(getattr(module, name))
+        }
+        assert described
+        assert described - set(re.findall(r'id="([\w.]+)"', page)) == set()
