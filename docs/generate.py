@@ -4,10 +4,12 @@ Run `make docs` after a change of an event, a key or a transition. With `--check
 and fails when a document is not up to date.
 """
 
+import ast
 import inspect
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -43,6 +45,7 @@ def rendered(text: str) -> str:
         "topics": topics,
         "events": events,
         "states": states,
+        "rooms": rooms,
     }
     return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
 
@@ -70,6 +73,35 @@ def states() -> str:
 def events() -> str:
     """Return a section for each event."""
     return "\n\n".join(_section(event) for event in catalogue())
+
+
+def rooms() -> str:
+    """Return a table for each package: its rooms, from the top down, with what each is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    tables = []
+    for package in ("lifecycle", "db_manager", "observability"):
+        sentences = {path.stem: _sentence(path) for path in (ROOT / package).glob("[!_]*.py")}
+        sentences |= {path.parent.name: _sentence(path) for path in _fronts(package)}
+        layers = [c["layers"] for c in contracts if c.get("containers") == [package]]
+        order = re.findall(r"\w+", " ".join(layers[0])) if layers else sorted(sentences)
+        lines = [f"### `{package}`", ""]
+        if layers:
+            lines += [f"`{' > '.join(layers[0]).replace(' | ', ', ')}`", ""]
+        lines += ["| room | what it is |", "| --- | --- |"]
+        lines += [f"| `{room}` | {sentences[room]} |" for room in order if room in sentences]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _fronts(package: str) -> Iterator[Path]:
+    return (ROOT / package).glob("*/__init__.py")
+
+
+def _sentence(file: Path) -> str:
+    """Return the first paragraph of a module's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
 
 
 def _keys(section: type[BaseModel]) -> str:
