@@ -1,78 +1,96 @@
 # Two commands matter: `make demo` and `make test`. Everything lives in .venv.
+# A target with a sentence after `##` is listed by `make help`.
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: demo demo-faults docs test cover test-all check faults soak foreign bench bench-quick pins clean
+.PHONY: help demo demo-faults test quick cover test-all check hooks docs pictures site faults soak \
+	foreign bench bench-quick pins clean
 
-demo: $(VENV)/.run
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## Run a bot with two plugins, offline; BOT_TOKEN=… runs it on Telegram.
 	$(BIN)/python -m examples.notes_bot
 
-# Three nights in which a bot breaks, and what the commands say in the morning: docs/debugging.md.
-demo-faults: $(VENV)/.run
+demo-faults: $(VENV)/.run ## Play the three nights of docs/debugging.md, in which a bot breaks.
 	$(BIN)/python -m examples.night
 
-test: $(VENV)/.bench
+test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL.
 	$(BIN)/python -m pytest
 
-# The same, and which lines no test reaches.
-cover: $(VENV)/.bench
+# Units, runtime and observers on SQLite; what starts processes or waits for deadlines is left out.
+QUICK = uow lanes endings callbacks factory statements giving_back read_only database pool engine \
+	sqlite schema plugin middleware \
+	application managed machine wiring hooks context recorder journal bus \
+	logs forms metrics spans setup timeline units testing stories
+quick: $(VENV)/.dev ## Run the tests of units, runtime and observers on SQLite, in under a minute.
+	$(BIN)/python -m pytest -q -rfE -k "not postgres and not asyncpg and not psycopg" \
+		$(foreach name,$(QUICK),$(shell find tests -name test_$(name).py))
+
+cover: $(VENV)/.bench ## Run all tests, and show which lines none of them reaches.
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
 
-# The same tests on the oldest Python that is supported and on the newest that is here.
 PYTHONS ?= python3.11 python3.13
-test-all:
+test-all: ## Run all tests on the oldest supported Python and on the newest: PYTHONS=…
 	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev ## Check form, types, import directions, documents and their site.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
-faults: $(VENV)/.dev
+hooks: $(VENV)/.dev ## Let git run what `make check` runs before each commit.
+	$(BIN)/pre-commit install
+
+docs: $(VENV)/.dev ## Write what documents say of the code, and of real runs, anew.
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m examples.night --write docs/debugging.md
+
+pictures: $(VENV)/.dev ## Draw the picture of the READMEs anew, from a run of the demo's bot.
+	$(BIN)/python docs/picture.py
+
+site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstrings, in site/.
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
+
+faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
 	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
 
-# Half an hour of random units under faults: nothing grows, no unit lies; writes docs/soak.json.
 MINUTES ?= 30
-soak: $(VENV)/.dev
+soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.
 	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES)
 
-# The tests of SQLAlchemy's asyncio extension on our lanes, and aiogram's on attached dispatchers:
-# make foreign SQLALCHEMY=path AIOGRAM=path. The paths lead to the files of the installed versions.
-foreign:
+# The paths lead to the files of the installed versions.
+foreign: ## Run SQLAlchemy's and aiogram's own tests on our parts: SQLALCHEMY=path AIOGRAM=path.
 	@$(MAKE) --no-print-directory .venv-foreign/.foreign VENV=.venv-foreign
 	@PYTHONPATH=tests .venv-foreign/bin/python -m foreign \
 		$(if $(SQLALCHEMY),--sqlalchemy $(SQLALCHEMY)) $(if $(AIOGRAM),--aiogram $(AIOGRAM))
 
-# Writes docs/performance.md and its plots; on a server of one's own with URLS=postgresql://…
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench ## Measure; writes docs/performance.md. URLS=postgresql://… for your server.
 	$(BIN)/python -m benchmarks $(if $(URLS),--urls $(URLS))
 
-# Sees that everything works, and prints; its numbers are not for quoting.
-bench-quick: $(VENV)/.bench
+bench-quick: $(VENV)/.bench ## See that the benchmarks work; the numbers are not for quoting.
 	$(BIN)/python -m benchmarks --quick --print $(if $(URLS),--urls $(URLS))
 
-# The tables of README.md, docs/events.md and docs/architecture.md, from the code, and what the
-# commands show in docs/debugging.md, from real runs.
-docs: $(VENV)/.dev
-	$(BIN)/python docs/generate.py
-	$(BIN)/python -m examples.night --write docs/debugging.md
-
 # Pins carry exact versions and no registry hosts; uv.lock would record hosts.
-pins: $(VENV)/.uv
+pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
 		-o requirements/run.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
-		--group test --group lint pyproject.toml -o requirements/dev.txt
+		--group test --group lint --group site pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header \
 		--group foreign -c requirements/dev.txt pyproject.toml -o requirements/foreign.txt
 
-clean:
+clean: ## Remove the virtual environment.
 	rm -rf $(VENV)
 
 $(VENV)/.uv:

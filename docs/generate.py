@@ -1,11 +1,15 @@
-"""Writes the parts of the documents that say what the code says; a test compares them.
+"""Writes the parts of the documents that say what the code says.
 
-Run `python docs/generate.py` after a change of an event, a key or a transition.
+Run `make docs` after a change of an event, a key or a transition. With `--check` it writes nothing,
+and fails when a document is not up to date.
 """
 
+import ast
 import inspect
 import json
 import re
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -22,7 +26,7 @@ from lifecycle.event import EVENT_TYPES
 from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/events.md")
+DOCUMENTS = ("docs/architecture.md", "docs/configuration.md", "docs/events.md")
 PACKAGES = {"lifecycle": lifecycle.events, "db_manager": db_manager.events}
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,6 +45,7 @@ def rendered(text: str) -> str:
         "topics": topics,
         "events": events,
         "states": states,
+        "rooms": rooms,
     }
     return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
 
@@ -68,6 +73,35 @@ def states() -> str:
 def events() -> str:
     """Return a section for each event."""
     return "\n\n".join(_section(event) for event in catalogue())
+
+
+def rooms() -> str:
+    """Return a table for each package: its rooms, from the top down, with what each is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    tables = []
+    for package in ("lifecycle", "db_manager", "observability"):
+        sentences = {path.stem: _sentence(path) for path in (ROOT / package).glob("[!_]*.py")}
+        sentences |= {path.parent.name: _sentence(path) for path in _fronts(package)}
+        layers = [c["layers"] for c in contracts if c.get("containers") == [package]]
+        order = re.findall(r"\w+", " ".join(layers[0])) if layers else sorted(sentences)
+        lines = [f"### `{package}`", ""]
+        if layers:
+            lines += [f"`{' > '.join(layers[0]).replace(' | ', ', ')}`", ""]
+        lines += ["| room | what it is |", "| --- | --- |"]
+        lines += [f"| `{room}` | {sentences[room]} |" for room in order if room in sentences]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _fronts(package: str) -> Iterator[Path]:
+    return (ROOT / package).glob("*/__init__.py")
+
+
+def _sentence(file: Path) -> str:
+    """Return the first paragraph of a module's docstring."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split()).replace("|", "\\|")
 
 
 def _keys(section: type[BaseModel]) -> str:
@@ -132,7 +166,25 @@ def _type(hint: Any) -> str:
     )
 
 
-if __name__ == "__main__":
+def main(*, check: bool) -> str | None:
+    """Write the documents, or only compare them.
+
+    Args:
+        check: Write nothing.
+
+    Returns:
+        What is out of date, if *check* finds anything.
+    """
+    stale = []
     for document in DOCUMENTS:
         path = ROOT / document
-        path.write_text(rendered(path.read_text(encoding="utf-8")), encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if rendered(text) != text:
+            stale.append(document)
+            if not check:
+                path.write_text(rendered(text), encoding="utf-8")
+    return f"not up to date, run `make docs`: {', '.join(stale)}" if check and stale else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))

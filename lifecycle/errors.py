@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -36,7 +37,7 @@ class ServiceNotFoundError(LifecycleError, KeyError):
     def __init__(self, name: str, available: Iterable[str]) -> None:
         self.name = name
         self.available = tuple(sorted(available))
-        super().__init__(name)
+        super().__init__(name, self.available)
 
     def __str__(self) -> str:
         there = ", ".join(self.available) or "none yet"
@@ -111,6 +112,9 @@ class HookTimeoutError(LifecycleError, TimeoutError):
         self.deadline = deadline
         self.abandoned = abandoned
         super().__init__(deadline)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), abandoned=self.abandoned), self.args, vars(self)
 
     def __str__(self) -> str:
         tail = " and ignored its cancellation" if self.abandoned else ""

@@ -26,9 +26,22 @@ from lifecycle.testing import BotApiServer
 from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 PROGRAMS = {"bot.py": ("/note milk", "Noted."), "existing.py": ("20 + 22", "It is 42.")}
-BLOCKS = {*PROGRAMS, "unit.py", "greeter.py", "config.toml", "test_greeter.py", "pyproject.toml"}
+BLOCKS = {
+    "README.md": {
+        *("existing.py", "unit.py", "greeter.py", "config.toml", "test_greeter.py"),
+        "pyproject.toml",
+    },
+    "docs/start.md": {"bot.py"},
+}
+#: Pages that say the same in both languages, the English one first.
+PAGES = {
+    "README.md": "README.ru.md",
+    "docs/start.md": "docs/ru/start.md",
+    "docs/configuration.md": "docs/ru/configuration.md",
+    "docs/testing.md": "docs/ru/testing.md",
+}
 
 
 def blocks(document: Path) -> dict[str, str]:
@@ -38,7 +51,7 @@ def blocks(document: Path) -> dict[str, str]:
     return {code.partition("\n")[0].removeprefix("# "): code for code in found}
 
 
-README = blocks(ROOT / "README.md")
+README = blocks(ROOT / "README.md") | blocks(ROOT / "docs" / "start.md")
 
 
 def imported(path: Path) -> ModuleType:
@@ -52,9 +65,14 @@ def imported(path: Path) -> ModuleType:
     return module
 
 
+def generator() -> ModuleType:
+    """Import the program that writes the generated parts."""
+    return imported(ROOT / "docs" / "generate.py")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of the reader's own, with the blocks of the README as files, to work in."""
+    """A folder of the reader's own, with the blocks of the documents as files, to work in."""
     for name, code in README.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -67,12 +85,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         Base.metadata.remove(Base.metadata.tables[name])
 
 
-def generator() -> ModuleType:
-    """Import the program that writes the generated parts."""
-    return imported(ROOT / "docs" / "generate.py")
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/events.md"])
+@pytest.mark.parametrize("name", generator().DOCUMENTS)
 def test_generated_parts_are_up_to_date(name: str) -> None:
     """What documents say of events, keys and states is what `docs/generate.py` writes."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -89,36 +102,54 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+@pytest.mark.parametrize("name", BLOCKS)
 def test_every_block_has_a_test(name: str) -> None:
     """A python or toml block has a name in its first line, and the tests here run it."""
-    assert blocks(ROOT / name).keys() == BLOCKS
+    assert blocks(ROOT / name).keys() == BLOCKS[name]
 
 
-def test_both_readmes_have_the_same_code() -> None:
-    """The Russian README has the same code, up to comments, the same keys and the same topics."""
-    russian = blocks(ROOT / "README.ru.md")
-    for name, code in README.items():
+@pytest.mark.parametrize(("english", "russian"), PAGES.items())
+def test_a_page_is_the_same_in_both_languages(english: str, russian: str) -> None:
+    """The Russian page has the same code, up to comments, and the same rows in its tables."""
+    theirs = blocks(ROOT / russian)
+    ours = blocks(ROOT / english)
+    assert theirs.keys() == ours.keys()
+    for name, code in ours.items():
         if name.endswith(".toml"):
-            assert tomllib.loads(russian[name]) == tomllib.loads(code)
+            assert tomllib.loads(theirs[name]) == tomllib.loads(code)
         else:
-            assert ast.dump(ast.parse(russian[name])) == ast.dump(ast.parse(code))
-    rows = [
-        re.findall(r"^\| (`.*?` \|(?: (?:`.*?`)? \|)?)", path.read_text("utf-8"), re.MULTILINE)
-        for path in (ROOT / "README.md", ROOT / "README.ru.md")
-    ]
-    assert rows[0] == rows[1]
-    assert len(rows[0]) > len(DatabaseConfig.model_fields)
+            assert ast.dump(ast.parse(theirs[name])) == ast.dump(ast.parse(code))
+    assert rows(ROOT / russian) == rows(ROOT / english)
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
-def test_readmes_name_every_key_of_the_application(name: str) -> None:
-    """The keys of [app] stand in the text with their defaults."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    for key, default in zip(AppConfig.__struct_fields__, ("", "", "10", "4"), strict=True):
-        assert f"`{key}` ({default}" in text or f"`{key}`," in text
+def rows(document: Path) -> list[tuple[str, str]]:
+    """Return the rows of the tables of a document whose first cell is code, with the defaults."""
+    text = document.read_text(encoding="utf-8")
+    return re.findall(r"^\| (`[^|]*`) \| ((?:`[^|]*` \||\|)?)", text, re.MULTILINE)
+
+
+def test_both_languages_name_every_topic() -> None:
+    """The Russian page of events has the topics of the English one, in the same order."""
+    english = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- generated: topics -->.*?<!-- end -->", english, re.DOTALL)
+    assert table is not None
+    topics = re.findall(r"^\| (`[^|]*`) \|", table[0], re.MULTILINE)
+    assert [topic for topic, _ in rows(ROOT / "docs" / "ru" / "events.md")] == topics
+
+
+def test_the_page_of_the_configuration_names_every_key() -> None:
+    """All keys are there, and the keys of [app], which are not generated, with their defaults."""
+    named = rows(ROOT / "docs" / "configuration.md")
     defaults = AppConfig()
-    assert (defaults.grace, defaults.drain) == (10, 4)
+    assert named[: len(AppConfig.__struct_fields__)] == [
+        ("`plugins`", "`[]` |"),
+        ("`journal`", '`"lifecycle.sqlite3"` |'),
+        ("`grace`", f"`{defaults.grace:g}` |"),
+        ("`drain`", f"`{defaults.drain:g}` |"),
+    ]
+    models = (AppConfig.__struct_fields__, DatabaseConfig.model_fields)
+    keys = [key for fields in (*models, ObservabilityConfig.model_fields) for key in fields]
+    assert [key.strip("`") for key, _ in named] == keys
 
 
 def test_the_short_bot_is_short() -> None:
@@ -199,6 +230,17 @@ def test_the_plugin_of_the_readme_passes_its_tests(
     )
     assert "2 passed" in ended.stdout, ended.stdout
     assert not list(folder.glob("*.sqlite3*"))
+
+
+def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:
+    """The pictures are what the demo's bot does now, but for the times."""
+    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", tmp_path], check=True)
+    drawn = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
+    there = {path.name: path.read_text("utf-8") for path in ROOT.glob("docs/pictures/demo-*")}
+    assert len(drawn) == 4
+    assert {name: re.sub(r"\d+", "", text) for name, text in drawn.items()} == {
+        name: re.sub(r"\d+", "", text) for name, text in there.items()
+    }
 
 
 def test_a_whole_test_is_ten_lines() -> None:

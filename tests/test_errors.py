@@ -1,0 +1,88 @@
+"""Every error of the packages survives a trip to another process."""
+
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import db_manager
+import lifecycle
+import observability
+from db_manager.errors import (
+    CommitOutcomeUnknownError,
+    DatabaseUnavailableError,
+    EndTimeoutError,
+    PoolExhaustedError,
+    ReadOnlyUnsupportedError,
+    RetriesExhaustedError,
+    TransactionEndedError,
+    UnitOfWorkStateError,
+    UnitOfWorkTaskError,
+)
+from lifecycle.errors import (
+    HookTimeoutError,
+    IllegalHistoryError,
+    PluginFailedError,
+    ServiceNotFoundError,
+    TransitionNotAllowedError,
+)
+
+#: Errors that are made of more than one text, with what they are made of.
+ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
+    CommitOutcomeUnknownError: ((3, "no answer in time", 77), {}),
+    DatabaseUnavailableError: (("refused",), {}),
+    EndTimeoutError: ((5.0,), {}),
+    HookTimeoutError: ((2.5,), {"abandoned": True}),
+    IllegalHistoryError: ((4, "started twice"), {}),
+    PluginFailedError: (("notes", "start", ValueError("no file")), {}),
+    PoolExhaustedError: ((2, 0.5, ["unit 1", "unit 2"], "connections", "too many clients"), {}),
+    ReadOnlyUnsupportedError: (("oracle",), {}),
+    RetriesExhaustedError: ((3, 1.5), {}),
+    ServiceNotFoundError: (("notes:all", ["rates:all", "db_manager:engine"]), {}),
+    TransactionEndedError: (("COMMIT was sent",), {"undone": True}),
+    TransitionNotAllowedError: (("notes", "started", "load"), {}),
+    UnitOfWorkStateError: (("committed", "execute", "open a new one"), {}),
+    UnitOfWorkTaskError: (("Task-1", "Task-2"), {}),
+}
+#: An answer of the local Telegram, which no caller ever catches.
+INTERNAL = {"RefusedError"}
+
+
+def modules(package: ModuleType) -> Iterator[ModuleType]:
+    """Yield the modules of a package."""
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        yield importlib.import_module(found.name)
+
+
+def errors() -> list[type[BaseException]]:
+    """Return the public error classes that the packages define, wherever they stand."""
+    found = {
+        value
+        for package in (lifecycle, db_manager, observability)
+        for module in modules(package)
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, BaseException)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and name not in INTERNAL
+    }
+    return sorted(found, key=lambda error: error.__name__)
+
+
+@pytest.mark.parametrize("error", errors(), ids=lambda error: error.__name__)
+def test_an_error_comes_back_from_pickle(error: type[BaseException]) -> None:
+    """Class, arguments, fields and text are the same after pickle, as a worker sends them."""
+    arguments, named = ARGUMENTS.get(error, (("a text",), {}))
+    sent = error(*arguments, **named)
+    came = pickle.loads(pickle.dumps(sent))  # noqa: S301 -- made a line above
+    assert type(came) is error
+    assert repr(came.args) == repr(sent.args)  # errors among them are equal to themselves only
+    assert {name: repr(value) for name, value in vars(came).items()} == {
+        name: repr(value) for name, value in vars(sent).items()
+    }
+    assert str(came) == str(sent)
