@@ -42,7 +42,7 @@ PUBLIC = {
     """,
     "lifecycle.bot": "attach include_router run_polling",
     "observability.logs": "Format LogLines add_correlation attach",
-    "observability.metrics": "Metrics attach",
+    "observability.metrics": "Metrics Probes attach",
     "observability.spans": "Spans attach",
     "observability.testing": "EventRecorder Story record",
     "observability.timeline": "render write",
