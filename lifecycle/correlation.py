@@ -92,10 +92,16 @@ def push_correlation(**fields: Any) -> Scope:
 def pop_correlation(scope: Scope) -> None:
     """Go back to what held before *scope*; tasks that were started in it keep it.
 
+    What was set within *scope* and not ended yet goes with it. Nothing happens when *scope* does
+    not hold here: it ended with one around it, or is of another task.
+
     Args:
         scope: What `set_correlation` or `push_correlation` returned.
     """
-    if _scope.get() is scope:
+    here = _scope.get()
+    while here is not scope and here.outer is not here:
+        here = here.outer
+    if here is scope:
         _scope.set(scope.outer)
 
 
@@ -108,7 +114,8 @@ def end_correlation(scope: Scope) -> None:
     scope.over = True
     while scope.outer.over:
         scope.outer = scope.outer.outer
-    pop_correlation(scope)
+    if _scope.get() is scope:  # else a later one holds on: units may overlap
+        _scope.set(scope.outer)
 
 
 @contextmanager
