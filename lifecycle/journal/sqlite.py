@@ -128,7 +128,11 @@ class SqliteJournal:
                 yield entry
 
     def close(self, *, clean: bool) -> None:
-        """End the run; see `Journal.close`. What stands in line is waited for, for up to 2 s."""
+        """End the run; see `Journal.close`. What stands in line is waited for, for up to 2 s.
+
+        Raises:
+            JournalError: The file has not taken everything; it is closed nevertheless.
+        """
         if self._writer is None:
             return
         writer, self._writer, lock = self._writer, None, self._lock
@@ -140,14 +144,19 @@ class SqliteJournal:
             end = Row(
                 END, (now, self._seq, next_checksum(self._checksum, now, self._seq), self.run)
             )
-        written = writer.finish(end, CLOSE_LIMIT)
-        left, hindrance = len(writer.waiting()) - int(clean), writer.hindrance
-        writer.close(lock.close, LOCK_TIMEOUT)
-        if not written:
+        try:
+            left = writer.finish(end, CLOSE_LIMIT)
+        except RuntimeError as error:  # no thread starts any more
+            doing = f"keep the end of run {self.run}"
+            raise as_journal_error(self.path, doing, error) from error
+        finally:
+            hindrance = writer.hindrance
+            writer.close(lock.close, LOCK_TIMEOUT)
+        if left:
             raise JournalError(
-                f"journal {self.path}: the last {left} events and the end of run {self.run} are "
-                f"not kept: it did not answer within {CLOSE_LIMIT:g} s ({hindrance}); the next "
-                f"start will take this run for a dead one"
+                f"journal {self.path} did not take {_rest(left, self.run, ended=clean)} within "
+                f"{CLOSE_LIMIT:g} s ({hindrance or 'no word from it'}); the next start will take "
+                f"this run for a dead one"
             )
 
     @property
@@ -202,3 +211,13 @@ class SqliteJournal:
         cursor = connection.execute("INSERT INTO runs (pid, started_at) VALUES (?, ?)", head)
         self.run = cursor.lastrowid or 0
         self._seq, self._checksum = 0, next_checksum(0, self.run, *head)
+
+
+def _rest(left: int, run: int, *, ended: bool) -> str:
+    """Say what *left* rows are, the last in line: events of *run*, and its end when it has one."""
+    events = left - int(ended)
+    end = f"the end of run {run}"
+    if not events:
+        return end
+    last = "the last event" if events == 1 else f"the last {events} events"
+    return f"{last} and {end}" if ended else f"{last} of run {run}"

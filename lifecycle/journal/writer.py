@@ -79,23 +79,22 @@ class JournalWriter:
 
         Raises:
             Exception: The file refuses it, and nothing is before it; it is not in line.
+            RuntimeError: No thread can be started; it is not in line.
         """
         with self._changed:
             if self._rows:  # the file is known not to answer: no second wait
                 row.waited_for = False
             self._put(row)
-            if row.waited_for and not self._changed.wait_for(self._nobody, PATIENCE):
+            late = row.waited_for and not self._changed.wait_for(self._nobody, PATIENCE)
+            if late:
                 row.waited_for = False
-                self._behind = True
-                _log.warning(
-                    "journal %s does not answer (%s); events stand in line for it until it does",
-                    self._path,
-                    self.hindrance or "no word from it",
-                )
+            hindrance = self.hindrance
+        if late:
+            self._fall_behind(hindrance)
         if row.refused is not None:
             raise row.refused
 
-    def finish(self, row: Row | None, limit: float) -> bool:
+    def finish(self, row: Row | None, limit: float) -> int:
         """Write everything in line, and *row* after it.
 
         Args:
@@ -103,13 +102,18 @@ class JournalWriter:
             limit: Seconds to wait.
 
         Returns:
-            False when something is not written; it is not in line any more.
+            How many rows are not written by then, *row* included; they stand in line until
+            `close`.
+
+        Raises:
+            RuntimeError: No thread can be started; *row* is not in line.
         """
         with self._changed:
             if row is not None:
                 row.waited_for = False
                 self._put(row)
-            return self._changed.wait_for(self._nobody, limit)
+            self._changed.wait_for(self._nobody, limit)
+            return len(self._rows)
 
     def close(self, release: Callable[[], None], limit: float) -> None:
         """Forget what stands in line and close the file; one that hangs, as soon as it answers.
@@ -133,12 +137,28 @@ class JournalWriter:
         return not self._rows
 
     def _put(self, row: Row) -> None:
-        self._rows.append(row)
         if self._thread is None:  # it lives while there is something to write, and a bit longer
-            self._thread = Thread(target=self._work, name="journal", daemon=True)
-            self._thread.start()
-        else:
-            self._changed.notify_all()
+            thread = Thread(target=self._work, name="journal", daemon=True)
+            thread.start()  # may fail, and then nothing has changed
+            self._thread = thread
+        self._rows.append(row)
+        self._changed.notify_all()
+
+    def _fall_behind(self, hindrance: str) -> None:
+        # Outside of the lock: where logs go may block.
+        _log.warning(
+            "journal %s does not answer (%s); events stand in line for it until it does",
+            self._path,
+            hindrance or "no word from it",
+        )
+        with self._changed:
+            self._behind = bool(self._rows)
+            caught_up = not self._behind
+        if caught_up:  # while that was logged
+            self._say_caught_up()
+
+    def _say_caught_up(self) -> None:
+        _log.warning("journal %s answers again and has caught up", self._path)
 
     def _work(self) -> None:
         while (row := self._first()) is not None:
@@ -170,7 +190,7 @@ class JournalWriter:
             self._behind = self._behind and not caught_up
             self._changed.notify_all()
         if caught_up:
-            _log.warning("journal %s answers again and has caught up", self._path)
+            self._say_caught_up()
 
     def _not_written(self, row: Row, error: Exception) -> None:
         with self._changed:

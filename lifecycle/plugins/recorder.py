@@ -55,13 +55,14 @@ class Recorder:
 
         Raises:
             JournalError: Its end cannot be written.
+            RuntimeError: No thread can be started; the run is open still.
         """
         if self.is_open:
             self._catch_up()
+            end = partial(self.journal.close, clean=self._broken is None)
+            ended = in_thread(end, "end of the journal")
             self.is_open = False
-            await in_thread(
-                partial(self.journal.close, clean=self._broken is None), "end of the journal"
-            )
+            await ended
 
     def record(
         self, event: Event, apply: Callable[[Any], None] | None = None, *, must: bool = True

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ async def test_a_stop_does_not_wait_for_ever(
         with pytest.raises(ExceptionGroup) as caught:
             await app.unload()
         (error,) = caught.value.exceptions
-        assert "the last 6 events and the end of run 1 are not kept" in str(error)
+        assert "did not take the last 6 events and the end of run 1 within 0.2 s" in str(error)
         assert "SQLITE_BUSY" in str(error)
     assert topics(journal.path) == kept
     crash = journal.open()
@@ -222,6 +223,108 @@ def test_a_refusal_in_line_is_tried_again(journal: SqliteJournal) -> None:
     other.close()
     journal.close(clean=True)
     assert len(topics(journal.path)) == 4
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no thread start, as when the process has all that it may have."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+
+
+def test_an_event_for_which_no_thread_starts_is_refused(journal: SqliteJournal) -> None:
+    """It is not in line, and neither in the way of the next one nor of the end."""
+    with pytest.MonkeyPatch.context() as patched:
+        no_thread(patched)
+        with pytest.raises(JournalError, match=r"cannot keep plugin\.loading: can't start"):
+            journal.append(PluginLoading(plugin="lost"))
+    assert journal.waiting == 0
+    assert journal.append(PluginLoading(plugin="kept")).seq == 1
+    journal.close(clean=True)
+    assert len(topics(journal.path)) == 1
+
+
+def test_a_run_for_whose_end_no_thread_starts_is_let_go(journal: SqliteJournal) -> None:
+    """Its end is not kept, and that is said; file and lock are free for the next run."""
+    with pytest.MonkeyPatch.context() as patched:
+        no_thread(patched)
+        with pytest.raises(JournalError, match="cannot keep the end of run 1: can't start"):
+            journal.close(clean=True)
+    crash = journal.open()
+    assert crash is not None
+    assert crash.run == 1
+
+
+async def test_a_stop_for_which_no_thread_starts_can_be_repeated(tmp_path: Path) -> None:
+    """A journal whose end no thread could write stays open, and the next stop ends its run."""
+    journal = SqliteJournal(tmp_path / "j.sqlite3")
+    app = Application([Part()], journal=journal)
+    await app.start()
+
+    def refuse(*_args: object, **_kwargs: object) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lifecycle.threads.Thread", refuse)
+        with pytest.raises(ExceptionGroup) as caught:
+            await app.unload()
+    assert "can't start new thread" in str(caught.value.exceptions)
+    await app.unload()
+    assert journal.open() is None
+    journal.close(clean=True)
+
+
+@pytest.mark.parametrize(
+    ("events", "clean", "lost"),
+    [
+        (0, True, "did not take the end of run 1 within"),
+        (1, True, "did not take the last event and the end of run 1 within"),
+        (2, False, "did not take the last 2 events of run 1 within"),
+    ],
+)
+def test_the_error_of_a_stop_counts_what_is_not_kept(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch, events: int, clean: bool, lost: str
+) -> None:
+    """What the file did not take is said as it is: events, the end of the run, or both."""
+    monkeypatch.setattr("lifecycle.sqlite_journal.CLOSE_LIMIT", 0.01)
+    with stranger(journal.path) as other, other.writing():
+        for _ in range(events):
+            journal.append(PluginLoading(plugin="lost"))
+        with pytest.raises(JournalError, match=lost):
+            journal.close(clean=clean)
+
+
+class Reader(logging.Handler):
+    """Asks the journal, in another thread, while a line is logged."""
+
+    def __init__(self, journal: SqliteJournal) -> None:
+        super().__init__()
+        self.journal = journal
+        self.seen: list[int] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Ask."""
+        asking = threading.Thread(target=self._ask, name=record.name)
+        asking.start()
+        asking.join(5)
+
+    def _ask(self) -> None:
+        self.seen.append(self.journal.waiting)
+
+
+def test_a_warning_holds_nobody_up(journal: SqliteJournal) -> None:
+    """While a log line about the journal is on its way, others reach the journal."""
+    reader = Reader(journal)
+    log = logging.getLogger("lifecycle")
+    log.addHandler(reader)
+    try:
+        with stranger(journal.path) as other, other.writing():
+            journal.append(PluginLoading(plugin="late"))
+            assert reader.seen == [1]
+    finally:
+        log.removeHandler(reader)
 
 
 def test_another_thread_may_not_append(journal: SqliteJournal) -> None:
