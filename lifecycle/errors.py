@@ -130,7 +130,7 @@ class JournalError(LifecycleError):
 
 
 class JournalLockedError(JournalError):
-    """Another process writes this journal."""
+    """Another process, or another application of this one, writes this journal."""
 
 
 class JournalCorruptError(JournalError):

@@ -91,16 +91,16 @@ class JournalReader(Closing):
         return crash_report(runs[-1].run, entries[-1] if entries else None)
 
     def is_live(self) -> bool:
-        """Return whether a process writes this journal now."""
+        """Return whether a process writes this journal now; one whose lock is damaged has none."""
         lock = lock_path(self.path)
         if not lock.is_file():
             return False
         uri = f"{lock.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
-            try:
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=0)) as connection:
                 connection.execute("SELECT 1 FROM sqlite_master").fetchall()
-            except sqlite3.OperationalError as error:
-                return code_of(error) in BUSY
+        except sqlite3.Error as error:
+            return code_of(error) in BUSY
         return False
 
     def version(self) -> int:

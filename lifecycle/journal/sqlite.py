@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import get_ident
 from typing import Final
@@ -14,6 +14,7 @@ from lifecycle.event import Event
 from lifecycle.events import AppCrashed
 from lifecycle.journal.file import (
     BUSY,
+    DAMAGED,
     END,
     INSERT,
     LOCK_TIMEOUT,
@@ -36,6 +37,8 @@ _ELSEWHERE: Final = (
     "; it needs a file in a folder that can be written: "
     '[app] journal = "/var/lib/bot/journal.sqlite3", or "memory" to keep none'
 )
+#: The files that journals of this process write, by its number.
+_written_here: Final[set[tuple[int, Path]]] = set()
 #: Seconds that the end of a run waits for the file.
 CLOSE_LIMIT: Final = 2.0
 
@@ -80,7 +83,7 @@ class SqliteJournal:
         """Begin a new run; see `Journal.open`.
 
         Raises:
-            JournalLockedError: Another process writes this journal.
+            JournalLockedError: Another process, or another journal of this one, writes the file.
             JournalCorruptError: The last run was changed since it was written.
             JournalError: A run is open already, or the file cannot be used.
         """
@@ -96,6 +99,7 @@ class SqliteJournal:
             self._writer = JournalWriter(self.path, connection)
             self._lock, self._thread = lock, get_ident()
             held.pop_all()
+        _written_here.add(self._key())
         return crash
 
     def append(self, event: Event) -> JournalEntry:
@@ -137,6 +141,7 @@ class SqliteJournal:
             return
         writer, self._writer, lock = self._writer, None, self._lock
         self._lock = None
+        _written_here.discard(self._key())
         assert lock is not None  # noqa: S101 -- both or none
         end = None
         if clean:
@@ -168,27 +173,40 @@ class SqliteJournal:
         return f"<SqliteJournal {str(self.path)!r} run={self.run} open={self._lock is not None}>"
 
     def _take_lock(self) -> sqlite3.Connection:
-        lock = connect(lock_path(self.path), timeout=LOCK_TIMEOUT)
+        path = lock_path(self.path)
+        lock = connect(path, timeout=LOCK_TIMEOUT)
         try:
             lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is written: no third file
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             lock.close()
+            if code_of(error) in DAMAGED:
+                raise JournalError(
+                    f"journal {self.path}: its lock {path} is none ({error}); when no process "
+                    f"writes this journal, remove that file"
+                ) from error
             if code_of(error) not in BUSY:
                 raise
             raise JournalLockedError(
-                f"journal {self.path} is written by {self._holder()}; stop that process, or give "
-                f'this one a file of its own: [app] journal = "another.sqlite3"'
+                f"journal {self.path} is written by {self._holder()}"
             ) from error
         return lock
 
     def _holder(self) -> str:
-        try:
-            with JournalReader(self.path) as reader:
-                last = reader.runs()[-1]
-        except (JournalError, IndexError):
-            return "another process"
-        return f"process {last.pid}" if last.ended_at is None else "another process"
+        """Say who holds the lock, and what to do."""
+        other_file = 'a file of its own: [app] journal = "another.sqlite3"'
+        if self._key() in _written_here:
+            return f"another application of this process; give one of them {other_file}"
+        name = "another process"
+        with suppress(JournalError, IndexError), JournalReader(self.path) as reader:
+            last = reader.runs()[-1]
+            # Our own number is that of a process in another container.
+            if last.ended_at is None and last.pid != os.getpid():
+                name = f"process {last.pid}"
+        return f"{name}; stop that process, or give this one {other_file}"
+
+    def _key(self) -> tuple[int, Path]:
+        return os.getpid(), self.path.resolve()  # a forked process writes nothing of these
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -1,6 +1,8 @@
 """What only a journal on disk can promise: it outlives kill -9, and notices what was changed."""
 
+import os
 import random
+import re
 import shutil
 import sqlite3
 import stat
@@ -191,13 +193,47 @@ def test_one_journal_of_a_process_writes(path: Path) -> None:
     first, second = SqliteJournal(path), SqliteJournal(path)
     first.open()
     for _ in range(2):
-        with pytest.raises(JournalLockedError):
+        with pytest.raises(JournalLockedError) as caught:
             second.open()
+        message = str(caught.value)
+        assert "by another application of this process; give one of them a file of its" in message
+        assert str(os.getpid()) not in message.replace(str(path), "")
     first.append(PluginLoaded(plugin="a", duration=1))
     first.close(clean=True)
     assert second.open() is None
     assert second.run == 2
     second.close(clean=True)
+
+
+def test_a_process_of_another_container_is_not_taken_for_this_one(path: Path) -> None:
+    """A lock of somebody who has our number, but is not us, is that of another process."""
+    with writer(path, stop_after=1) as running:
+        running.wait_for(1)
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            pytest.raises(JournalLockedError, match="is written by another process; stop"),
+        ):
+            patched.setattr(os, "getpid", lambda: running.process.pid)
+            SqliteJournal(path).open()
+
+
+def test_a_lock_that_is_none_is_named(path: Path) -> None:
+    """Rubbish in the lock's file: the history is readable, and a new run says which file it is."""
+    _write(path)
+    lock = path.with_name(f"{path.name}-lock")
+    lock.write_text("This is no lock. " * 100)
+    with SqliteJournal.read(path) as reader:
+        assert not reader.is_live()
+        assert len(list(reader.entries())) == 5
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(JournalError, match=re.escape(f"its lock {lock} is none")) as caught:
+        SqliteJournal(path).open()
+    assert not isinstance(caught.value, JournalCorruptError)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    lock.unlink()
+    journal = SqliteJournal(path)
+    assert journal.open() is None
+    journal.close(clean=True)
 
 
 def test_files_are_for_their_owner_only(path: Path) -> None:
