@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Literal
 
 from lifecycle.errors import PluginFailedError
+from lifecycle.printable import printable
 
 #: What is told of an error: the name of its class, and facts that come from no user.
 Told = tuple[str, list[str]]
@@ -48,6 +49,9 @@ def tell(error: BaseException) -> str:
 def tell_text(error: BaseException) -> str:
     """Return *error* with its text in one line: for what no update can have caused, and for notes.
 
+    A bot's token is masked: errors of HTTP clients name the address they asked. What is no
+    character, as in the name of an undecodable file, is escaped.
+
     Args:
         error: What opens or looks after a plugin raised. When there is a reader for it, only that
             is told: a database quotes the rows it holds.
@@ -55,7 +59,7 @@ def tell_text(error: BaseException) -> str:
     if reader_of(error) is not None:
         return tell(error)
     try:
-        text = " ".join(str(error).split())
+        text = printable(" ".join(str(error).split()))  # before it is cut
     except Exception:  # noqa: BLE001 -- str() of somebody's error may do anything
         text = ""
     return f"{type(error).__name__}: {text}"[:LONGEST] if text else tell(error)

@@ -28,6 +28,7 @@ from lifecycle.plugins.machine import PluginFold, State
 from lifecycle.plugins.plugin import Health, Plugin
 from lifecycle.plugins.recorder import Recorder
 from lifecycle.plugins.services import ServiceRegistry
+from lifecycle.printable import without_token
 from lifecycle.tasks import Interrupt, call
 
 #: Hooks that deal with files and servers, and with no update: the text of their errors is told.
@@ -164,6 +165,7 @@ class ManagedPlugin:
 
     def degraded(self, reason: str) -> None:
         """Report that the plugin lost something; before it is started, as soon as it is."""
+        reason = without_token(reason)  # it may hold the text of an error
         if self.state is State.STARTED:
             self._lost_early = None
             if not self.is_degraded:

@@ -136,5 +136,5 @@ class Endpoint:
 
 
 def _json(status: int, answer: dict[str, Any]) -> web.Response:
-    text = json.dumps(answer, ensure_ascii=False) + "\n"
+    text = json.dumps(answer) + "\n"  # in ASCII: a name of somebody's may be no text in UTF-8
     return web.Response(status=status, text=text, content_type="application/json")

@@ -106,11 +106,22 @@ def test_a_hooks_text_is_told_unless_somebody_knows_better() -> None:
     assert tell_text(ValueError("no\n printer")) == "ValueError: no printer"
     assert tell_text(FileNotFoundError(2, "No such file", "rates.csv")).endswith("'rates.csv'")
     assert len(tell_text(ValueError("x" * 5000))) == LONGEST
+    assert tell_text(FileNotFoundError("no file \udcff")) == r"FileNotFoundError: no file \udcff"
     assert tell_text(KeyError()) == "KeyError"
     kind = type("KnownError", (Exception,), {"__module__": "told_package.errors"})
     add_reader(["told_package"], lambda _: ("KnownError", ["fact"]))
     below = type("BelowError", (kind,), {})
     assert tell_text(kind(CANARY)) == tell_text(below(CANARY)) == "KnownError: fact"
+
+
+@pytest.mark.parametrize("before", [0, LONGEST - 90])
+def test_the_token_of_a_bot_is_told_nowhere(before: int) -> None:
+    """A text that names an address of the Bot API has no token, also where it is cut."""
+    secret = "AA" + "x" * 33
+    text = f"{'-' * before} no answer of https://api.telegram.org/bot123456789:{secret}/getMe"
+    told = tell_text(ValueError(text))
+    assert "bot123456789:***" in told
+    assert "xxx" not in told
 
 
 def test_a_stand_in_has_everything_but_the_text() -> None:

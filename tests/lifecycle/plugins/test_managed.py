@@ -88,6 +88,36 @@ async def test_hook_and_its_events_are_correlated_with_the_plugin() -> None:
     await app.unload()
 
 
+async def test_no_fact_about_a_plugin_has_the_token_of_a_bot() -> None:
+    """Neither what it lost, nor why it is unhealthy or failed: errors of clients name addresses."""
+    text = f"no answer of https://api.telegram.org/bot123456789:AA{'x' * 33}/getMe"
+
+    class Caller(Named):
+        async def load(self, context: PluginContext) -> None:
+            """Fail once it was loaded."""
+            if context.name == "broken":
+                raise RuntimeError(text)
+
+        async def start(self, context: PluginContext) -> None:
+            """Lose something."""
+            context.degraded(text)
+
+        async def health(self, context: PluginContext) -> dict[str, Any]:
+            """Fail."""
+            del context
+            raise RuntimeError(text)
+
+    app = Application([Caller("p"), Caller("broken")])
+    await app.start("p")
+    said = [str((await app.health())["p"].error)]
+    with pytest.raises(PluginFailedError):
+        await app.load("broken")
+    said += [str(entry.event.as_dict()) for entry in app.journal.entries()]
+    await app.unload()
+    assert sum("bot123456789:***" in each for each in said) == 3
+    assert not any("xxx" in each for each in said)
+
+
 async def test_health_asks_every_plugin_within_its_limit() -> None:
     """A check that hangs or raises makes its plugin unhealthy, and says why."""
 

@@ -105,6 +105,25 @@ async def test_a_plugin_that_is_not_well(http: aiohttp.ClientSession) -> None:
         assert (status, answer["plugins"]["sick"]["error"]) == (503, "is degraded")
 
 
+async def test_a_text_that_is_no_unicode(http: aiohttp.ClientSession) -> None:
+    """Half a character in an error or in the name of a plugin does not keep the answer back."""
+
+    class Odd(Sick):
+        name = "od\udcffd"
+
+        async def health(self, context: PluginContext) -> None:
+            """Raise."""
+            del context
+            raise FileNotFoundError("no file \udcff")
+
+    app = Application([Odd()])
+    async with app, Serving(app) as url:
+        status, answer = await ask(http, f"{url}/readyz")
+    assert status == 503
+    assert list(answer["plugins"]) == ["od\udcffd"]
+    assert answer["plugins"]["od\udcffd"]["error"] == r"FileNotFoundError: no file \udcff"
+
+
 async def test_many_who_ask_at_once_are_one_check(http: aiohttp.ClientSession) -> None:
     """However many ask whether the bot is ready, its plugins are asked once at a time."""
     running, most, may_end = 0, 0, asyncio.Event()
