@@ -7,6 +7,8 @@ from functools import partial
 from threading import Thread
 from typing import TypeVar
 
+from lifecycle.telling import tell
+
 T = TypeVar("T")
 
 
@@ -21,22 +23,35 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         name: Name of the thread.
 
     Returns:
-        Its result, or what it raised.
+        Its result, or what it raised; a `RuntimeError` in the place of what would end the event
+        loop (`SystemExit`), or what no future takes (`StopIteration`).
+
+    Raises:
+        RuntimeError: No thread can be started.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
-    def tell(done: Callable[[], None]) -> None:
+    def settle(done: Callable[[], None]) -> None:
         if not answer.done():
             done()
 
     def run() -> None:
         try:
             done = partial(answer.set_result, work())
-        except Exception as error:  # noqa: BLE001 -- it is raised where the answer is awaited
-            done = partial(answer.set_exception, error)
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the answer is awaited
+            done = partial(answer.set_exception, _awaitable(error, name))
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, done)
+            loop.call_soon_threadsafe(settle, done)
 
     Thread(target=run, name=name, daemon=True).start()
     return answer
+
+
+def _awaitable(error: BaseException, name: str) -> Exception:
+    """Return *error* as what a future can hold, and a task can be told."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrong = RuntimeError(f"{name}: ended by {tell(error)}")
+    wrong.__cause__ = error
+    return wrong

@@ -104,7 +104,7 @@ class Gauges:
                 value = probe()
                 levels = dict(value) if isinstance(value, Mapping) else {"": value}
                 numbers = {level: float(number) for level, number in levels.items()}
-            except Exception as error:  # noqa: BLE001 -- somebody's probe harms no other level
+            except (Exception, SystemExit) as error:  # noqa: BLE001 -- it harms no other level
                 self._failures[name] = self._failures.get(name, 0) + 1
                 _log.debug("probe %s failed", name, exc_info=textless(error))
                 continue

@@ -302,6 +302,7 @@ def test_a_probe_that_raises_harms_no_other(bus: EventBus) -> None:
     """It is left out and counted; the rest of the scrape is there."""
     probes: Probes = {
         "notes:broken": lambda: 1 / 0,
+        "notes:ended": sys.exit,
         "notes:queue": lambda: 3,
         "notes:by": lambda: {"a": 1, "sent_total": 2},
     }
@@ -311,6 +312,7 @@ def test_a_probe_that_raises_harms_no_other(bus: EventBus) -> None:
         assert shown(measured, "notes_by_sent_total") == 2
         assert shown(measured, "notes_broken") is None
         assert shown(measured, "db_manager_probe_failures_total", probe="notes:broken") == 5
+        assert shown(measured, "db_manager_probe_failures_total", probe="notes:ended") == 6
 
 
 async def test_a_probe_that_blocks_blocks_no_unit(application: Application) -> None:
