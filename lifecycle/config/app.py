@@ -46,7 +46,7 @@ def app_config(config: Config) -> AppConfig:
         raise ConfigError(f"[app] {where.rstrip('`')}: {what}") from None
     for key in ("grace", "drain"):
         if not 0 <= getattr(settings, key) <= LONGEST_STOP:  # nan is nowhere
-            said = out_of_range(section[key], 0, LONGEST_STOP)
+            said = out_of_range(section[key], {"ge": 0, "le": LONGEST_STOP})
             raise ConfigError(f"[app] {key}: {said} (seconds)")
     if settings.drain > settings.grace:
         raise ConfigError(

@@ -68,6 +68,7 @@ def plugin_config(config: Config, plugin: "Plugin") -> Any:
     """Return the configuration of *plugin*, checked by its model.
 
     Raises:
-        ConfigError: The model refuses it. The text never shows a value: it may be a password.
+        ConfigError: The model refuses it. The text shows no value, because it may be a password:
+            only a number that is out of range, and what the model's own validators say.
     """
     return checked(config, section_name(plugin), plugin.config_model)

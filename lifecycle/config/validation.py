@@ -1,7 +1,7 @@
 """A section as its owner's model makes it, or one line for each fault: which key, and the fix."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from lifecycle.errors import ConfigError, WiringError, nearest
 
@@ -18,6 +18,11 @@ _OUT_OF_RANGE = frozenset(
         "less_than_equal",
     }
 )
+
+#: What is said of a bound, by the name that pydantic gives it.
+_BOUNDS: Final = {"ge": "{} or more", "gt": "above {}", "le": "up to {}", "lt": "below {}"}
+#: Characters of a number that are shown.
+_LONGEST_NUMBER: Final = 40
 
 
 def section_of(config: Config, name: str) -> Mapping[str, Any]:
@@ -36,7 +41,8 @@ def checked(config: Config, name: str, model: Any) -> Any:
     """Return a section as its *model*, a pydantic model, makes it; without one as it is.
 
     Raises:
-        ConfigError: The model refuses it; a line for each fault, none of which shows a value.
+        ConfigError: The model refuses it; a line for each fault; the only value that one shows is a
+            number out of range.
     """
     section = dict(section_of(config, name))
     if model is None:
@@ -51,13 +57,26 @@ def checked(config: Config, name: str, model: Any) -> Any:
     raise ConfigError("\n".join(problems))
 
 
-def out_of_range(value: object, low: Any, high: Any) -> str:
-    """Say that a number, the only kind of value that is ever shown, is not from *low* to *high*."""
-    if high is None:
-        allowed = f"{low} or more"
+def out_of_range(value: object, bounds: Mapping[str, Any]) -> str:
+    """Say that a number, the only kind of value that is ever shown, is not within *bounds*.
+
+    Args:
+        value: The number.
+        bounds: `ge`, `gt`, `le` and `lt`, as pydantic calls them, of those that there are.
+    """
+    if bounds.keys() == {"ge", "le"}:
+        allowed = f"{bounds['ge']} to {bounds['le']}"
     else:
-        allowed = f"{low} to {high}" if low is not None else f"up to {high}"
-    return f"{str(value)[:40]} is out of range: {allowed}"
+        allowed = ", ".join(_BOUNDS[name].format(bound) for name, bound in bounds.items())
+    return f"{_shown(value)} is out of range: {allowed}"
+
+
+def _shown(number: object) -> str:
+    try:
+        text = str(number)
+    except ValueError:  # Python writes no integer of thousands of digits
+        text = hex(number) if isinstance(number, int) else type(number).__name__
+    return text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}…"
 
 
 def unknown_key(section: str, key: str, known: Iterable[str]) -> str:
@@ -87,14 +106,9 @@ def _problem(section: str, known: Mapping[str, Any], problem: Mapping[str, Any])
         return unknown_key(section, key, known)
     field = known.get(str(problem["loc"][0])) if key else None
     said = problem["msg"]
-    bounds = [_bound(field, name) for name in ("ge", "gt", "le", "lt")]
-    if problem.get("type") in _OUT_OF_RANGE and any(each is not None for each in bounds):
-        low, above, high, below = bounds
-        said = out_of_range(
-            problem.get("input"),
-            low if low is not None else above,
-            high if high is not None else below,
-        )
+    bounds = {name: bound for name in _BOUNDS if (bound := _bound(field, name)) is not None}
+    if problem.get("type") in _OUT_OF_RANGE and bounds:
+        said = out_of_range(problem.get("input"), bounds)
     if meaning := getattr(field, "description", ""):
         said = f"{said} ({meaning})"
     return f"[{section}] {key}: {said}" if key else f"[{section}] {said}"

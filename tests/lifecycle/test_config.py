@@ -99,6 +99,10 @@ def test_class_can_be_named(tmp_path: Path) -> None:
         ("[app]\ngrace = 1e400", "[app] grace: inf is out of range: 0 to 86400 (seconds)"),
         ("[app]\ndrain = -0.1", "[app] drain: -0.1 is out of range: 0 to 86400 (seconds)"),
         (
+            f"[app]\ngrace = 0x{'f' * 6000}",
+            "[app] grace: Number out of range",
+        ),
+        (
             f"[app]\ngrace = {10**30}",
             f"[app] grace: {10**30} is out of range: 0 to 86400 (seconds)",
         ),
@@ -166,6 +170,54 @@ def test_refused_section_shows_keys_but_never_values() -> None:
     ]
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+class Bounded(pydantic.BaseModel):
+    """Numbers with every kind of bound."""
+
+    above: float = pydantic.Field(1, gt=0)
+    below: int = pydantic.Field(1, lt=10)
+    between: float = pydantic.Field(1, gt=0, le=10)
+    within: int = pydantic.Field(1, ge=0, le=10)
+    least: int = pydantic.Field(1, ge=1)
+    most: int = pydantic.Field(1, le=10)
+    mark: str = pydantic.Field("a", max_length=3)
+
+
+class Measured(Plugin):
+    """A plugin whose section has bounds."""
+
+    name = "measured"
+    config_model = Bounded
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("above", 0, "0 is out of range: above 0"),
+        ("below", 10, "10 is out of range: below 10"),
+        ("between", 0, "0 is out of range: above 0, up to 10"),
+        ("within", 11, "11 is out of range: 0 to 10"),
+        ("least", 0, "0 is out of range: 1 or more"),
+        ("most", 11, "11 is out of range: up to 10"),
+        pytest.param(
+            *("most", int("f" * 6000, 16), f"0x{'f' * 38}… is out of range: up to 10"), id="huge"
+        ),
+        ("most", 10**50, f"1{'0' * 39}… is out of range: up to 10"),
+        ("most", "123456789", "123456789 is out of range: up to 10"),
+        (
+            "most",
+            "hunter2",
+            "Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ("mark", "hunter2", "String should have at most 3 characters"),
+    ],
+)
+def test_a_number_is_refused_with_its_bounds(key: str, value: object, said: str) -> None:
+    """The range that is said has the number that is allowed, and not the one that is not."""
+    with pytest.raises(ConfigError) as caught:
+        Application([Measured], config={"measured": {key: value}})
+    assert str(caught.value) == f"[measured] {key}: {said}"
 
 
 OBSERVER = """
