@@ -2,6 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from threading import Lock
 from typing import Any, Final
 
 import structlog
@@ -37,7 +40,8 @@ def join_stdlib(
     """Show what the standard library's loggers log.
 
     A handler of the root logger that writes to the same stream, as `logging.basicConfig` makes
-    one, is put aside meanwhile; others stay.
+    one, is put aside meanwhile; others stay. Several may have joined: a stream shows the form of
+    the last one, and the lowest of their levels passes the root logger.
 
     Args:
         writer: Takes the lines.
@@ -46,61 +50,57 @@ def join_stdlib(
         level: The lowest level that is shown.
 
     Returns:
-        What leaves the loggers as they were.
+        What leaves; when nobody is left, the loggers are as they were.
     """
     handler = _Handler(writer, form, bus, level)
-    root = logging.getLogger()
-    aside = [each for each in root.handlers if getattr(each, "stream", None) is writer.stream]
-    levels = {root: root.level}
-    for each in aside:
-        root.removeHandler(each)
-    root.addHandler(handler)
-    root.setLevel(level)
-    for name, least in _QUIET.items():
-        logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET:
-            levels[logger] = logger.level
-            logger.setLevel(least)
-
-    def leave() -> None:
-        root.removeHandler(handler)
-        for each in aside:
-            root.addHandler(each)
-        for logger, before in levels.items():
-            logger.setLevel(before)
-
-    return leave
+    _joined.add(handler)
+    return partial(_joined.remove, handler)
 
 
 def join_structlog(
     writer: LineWriter, form: _Processor, bus: EventBus, level: int
 ) -> Callable[[], None]:
-    """Show what structlog's loggers log, unless somebody has configured structlog.
+    """Show what structlog's loggers log, unless somebody else has configured structlog.
 
     Args:
-        writer: Takes the lines.
+        writer: Takes the lines; the last one that joined has them.
         form: Makes a line of fields.
         bus: Whose run they belong to.
         level: The lowest level that is shown.
 
     Returns:
-        What leaves structlog as it was.
+        What leaves; when nobody is left, structlog is as it was.
     """
-    if structlog.is_configured():
+    if structlog.is_configured() and not _is_ours():
         return lambda: None
-    chain = [structlog.contextvars.merge_contextvars, *_chain(bus), form]
-    structlog.configure(
-        processors=chain,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Sink(writer),
-        cache_logger_on_first_use=False,  # a cached logger would outlive `close`
-    )
+    configuration: dict[str, Any] = {
+        "processors": [structlog.contextvars.merge_contextvars, *_chain(bus), form],
+        "wrapper_class": structlog.make_filtering_bound_logger(level),
+        "logger_factory": lambda *_: _Sink(writer),
+        "cache_logger_on_first_use": False,  # a cached logger would outlive `close`
+    }
+    _configurations.append(configuration)
+    structlog.configure(**configuration)
 
     def leave() -> None:
-        if structlog.get_config()["processors"] is chain:
+        ours = _is_ours()
+        with suppress(ValueError):  # it has left
+            _configurations.remove(configuration)
+        if ours and _configurations:
+            structlog.configure(**_configurations[-1])
+        elif ours:
             structlog.reset_defaults()
 
     return leave
+
+
+#: How those that joined structlog want it, the last one last.
+_configurations: Final[list[dict[str, Any]]] = []
+
+
+def _is_ours() -> bool:
+    processors = structlog.get_config()["processors"]
+    return any(each["processors"] is processors for each in _configurations)
 
 
 class _Sink:
@@ -134,6 +134,66 @@ class _Handler(logging.Handler):
             self.handleError(record)
         else:
             self._writer.write(line)
+
+
+class _Joined:
+    """Those of us that show what the root logger gets, and how it was before the first."""
+
+    def __init__(self) -> None:
+        self._handlers: list[_Handler] = []
+        self._aside: list[logging.Handler] = []
+        self._levels: dict[logging.Logger, int] = {}
+        self._changing = Lock()  # bots may have a thread each
+
+    def add(self, handler: _Handler) -> None:
+        """Let *handler* show the lines from here on."""
+        with self._changing:
+            if not self._handlers:
+                self._begin()
+            self._handlers.append(handler)
+            self._arrange()
+
+    def remove(self, handler: _Handler) -> None:
+        """Let it show them no more."""
+        with self._changing:
+            if handler not in self._handlers:
+                return
+            self._handlers.remove(handler)
+            logging.getLogger().removeHandler(handler)
+            self._arrange()
+            if not self._handlers:
+                for logger, before in self._levels.items():
+                    logger.setLevel(before)
+
+    def _begin(self) -> None:
+        root = logging.getLogger()
+        self._levels = {root: root.level}
+        for name, least in _QUIET.items():
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET:
+                self._levels[logger] = logger.level
+                logger.setLevel(least)
+
+    def _arrange(self) -> None:
+        root = logging.getLogger()
+        shown = {id(each.stream): each for each in self._handlers}  # of a stream the last
+        for each in [*root.handlers]:
+            ours = shown.get(id(getattr(each, "stream", None)))
+            if ours is not None and ours is not each:
+                root.removeHandler(each)
+                if each not in self._handlers:
+                    self._aside.append(each)
+        for each in [*self._aside]:
+            if id(getattr(each, "stream", None)) not in shown:
+                self._aside.remove(each)
+                root.addHandler(each)
+        for mine in shown.values():
+            root.addHandler(mine)
+        if self._handlers:
+            root.setLevel(min(each.level for each in self._handlers))
+
+
+_joined: Final = _Joined()
 
 
 def _chain(bus: EventBus) -> list[_Processor]:

@@ -131,6 +131,49 @@ def test_one_stream_has_one_form(root: logging.Logger) -> None:
     assert root.level == logging.ERROR
 
 
+def test_several_bots_join_and_leave_in_any_order(root: logging.Logger) -> None:
+    """The last one of a stream shows its lines, and when all have left it is as it was."""
+    for first_leaves_first in (True, False):
+        stream, other = io.StringIO(), io.StringIO()
+        same = logging.StreamHandler(stream)
+        root.addHandler(same)
+        root.setLevel(logging.WARNING)
+        before = list(root.handlers)
+        first = logs.attach(EventBus(), stream=stream, format="console", level="debug")
+        second = logs.attach(EventBus(), stream=stream, format="console")
+        third = logs.attach(EventBus(), stream=other, format="console", level="error")
+        assert root.level == logging.DEBUG
+        for attached in (first, second) if first_leaves_first else (second, first):
+            said = stream.getvalue().count("hello")
+            logging.getLogger("mine").warning("hello")
+            structlog.get_logger().error("hello")
+            attached.close()
+            assert stream.getvalue().count("hello") == said + 1
+        assert root.level == logging.ERROR
+        third.close()
+        assert other.getvalue().count("hello") == 2
+        assert set(root.handlers) == set(before)
+        assert root.level == logging.WARNING
+        assert logging.getLogger("aiosqlite").level == logging.NOTSET
+        assert not structlog.is_configured()
+        root.removeHandler(same)
+
+
+def test_one_bot_goes_on_when_another_has_left(root: logging.Logger) -> None:
+    """What is left shows its lines at its level, of structlog too."""
+    streams = io.StringIO(), io.StringIO()
+    for leaving, staying in ((0, 1), (1, 0)):
+        attached = [logs.attach(EventBus(), stream=each, format="console") for each in streams]
+        attached[leaving].close()
+        assert root.level == logging.INFO
+        said = streams[staying].getvalue().count("hello")
+        logging.getLogger("mine").info("hello")
+        structlog.get_logger().info("hello")
+        attached[staying].close()
+        assert streams[staying].getvalue().count("hello") == said + 2
+    assert streams[0].getvalue().count("hello") == streams[1].getvalue().count("hello") == 2
+
+
 def test_statements_with_their_values_are_not_shown() -> None:
     """At the level debug aiosqlite's lines, which hold the values of statements, are left out."""
     with Output(stdlib=True, level="debug") as output:
