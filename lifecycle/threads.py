@@ -7,7 +7,7 @@ from functools import partial
 from threading import Thread
 from typing import TypeVar
 
-from lifecycle.telling import tell
+from lifecycle.error_text import tell
 
 T = TypeVar("T")
 

@@ -130,15 +130,16 @@ class LineWriter:
                 self._put([self._waiting.popleft() for _ in range(len(self._waiting))])
                 self._closing.wait(_PAUSE)
             if self._closing.is_set():
+                self._put([], last=True)
                 return
             self._idle = True
             if self._waiting:  # one came while we were not idle yet: it did not wake us
                 self._wake.set()
 
-    def _put(self, taken: Sequence[Line | Event]) -> None:
+    def _put(self, taken: Sequence[Line | Event], *, last: bool = False) -> None:
         lines = self._made(taken)
-        if lines:
-            lost = self.lost - self._reported
+        lost = self.lost - self._reported
+        if lines or (last and lost):
             report = [self._report(lost)] if lost else []
             try:
                 self._out("\n".join((*report, *lines, "")))

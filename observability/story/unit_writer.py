@@ -3,10 +3,11 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Final, TextIO, cast
 
 import msgspec
@@ -27,8 +28,9 @@ def record_units(
 ) -> Callable[[], None]:
     """Append what happens to units to a file, an object a line, in a thread of its own.
 
-    The file is readable by its owner only. It holds names of handlers, ids of updates and texts
-    of errors.
+    The file is readable by its owner only. It holds names of handlers, ids of updates, and what is
+    told of errors, without their texts. What it does not take is counted, and the count is a line
+    (`record.lost`) as soon as it takes one again.
 
     Args:
         bus: The bus.
@@ -64,7 +66,7 @@ def record_units(
 
 
 class _Rotating:
-    """A text file that is put aside when it is full."""
+    """A text file that is put aside when it is full; what it does not take leaves no trace."""
 
     encoding = "utf-8"
 
@@ -72,34 +74,30 @@ class _Rotating:
         self._path = path
         self._max_bytes = max_bytes
         self._fails = False
+        self._closed = False
+        self._writing = Lock()
         self._open()
 
     def _open(self) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._file = os.fdopen(descriptor, "a", encoding="utf-8")
-        if self._file.tell():
-            self._file.write("\n")  # the last line may have been cut by the end of its process
+        # Without a buffer, which would keep what was refused, and write it some other time.
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
+        self._is_cut = self._size() > 0  # by the end of its process, maybe
 
     def write(self, text: str) -> None:
-        """Take *text*; see `flush`."""
-        with self._told():
-            self._put(text)
+        """Write all of *text*, or nothing; the first failure in a row is a warning.
 
-    def flush(self) -> None:
-        """Write what was taken; the first failure in a row is a warning."""
-        with self._told():
-            self._file.flush()
-        self._fails = False
-
-    def close(self) -> None:
-        """Close the file; what it does not take is lost, and was warned about."""
-        with suppress(OSError), self._told():
-            self._file.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
+        Raises:
+            OSError: The file does not take it.
+            ValueError: It was closed.
+        """
+        data = text.encode()
         try:
-            yield
+            with self._writing:
+                if self._closed:
+                    raise ValueError(f"{self._path} is closed")
+                self._put(data)
+            self._fails = False
         except OSError as error:
             if not self._fails:
                 self._fails = True
@@ -107,12 +105,41 @@ class _Rotating:
                     "[observability] units: %s: %s; units are not kept meanwhile", self._path, error
                 )
             raise
+        finally:
+            if self._closed:  # meanwhile
+                self.close()
 
-    def _put(self, text: str) -> None:
-        if not self._file.closed and self._file.tell() >= self._max_bytes:
+    def flush(self) -> None:
+        """Do nothing: `write` has written it."""
+
+    def close(self) -> None:
+        """Close the file; when it hangs in a write, as soon as that has ended."""
+        self._closed = True
+        if self._writing.acquire(blocking=False):
+            try:
+                with suppress(OSError):
+                    self._file.close()
+            finally:
+                self._writing.release()
+
+    def _put(self, data: bytes) -> None:
+        if not self._file.closed and self._size() >= self._max_bytes:
             self._file.close()
         if self._file.closed:  # also when an earlier attempt failed on the way
             with suppress(FileNotFoundError):
                 self._path.replace(rotated(self._path))
             self._open()
-        self._file.write(text)
+        before = self._size()
+        rest = memoryview(b"\n" + data if self._is_cut else data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._is_cut = True
+            with suppress(OSError):
+                self._file.truncate(before)
+            raise
+        self._is_cut = False
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from lifecycle.events import (
+from lifecycle.correlation import (
     Correlation,
     correlate,
     current_correlation,

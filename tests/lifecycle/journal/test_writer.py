@@ -288,7 +288,7 @@ def test_the_error_of_a_stop_counts_what_is_not_kept(
     journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch, events: int, clean: bool, lost: str
 ) -> None:
     """What the file did not take is said as it is: events, the end of the run, or both."""
-    monkeypatch.setattr("lifecycle.sqlite_journal.CLOSE_LIMIT", 0.01)
+    monkeypatch.setattr("lifecycle.journal.sqlite.CLOSE_LIMIT", 0.01)
     with stranger(journal.path) as other, other.writing():
         for _ in range(events):
             journal.append(PluginLoading(plugin="lost"))
