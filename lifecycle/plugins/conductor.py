@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from lifecycle.error_text import tell, tell_text
+from lifecycle.error_text import tell, tell_text, textless
 from lifecycle.errors import PluginFailedError
 from lifecycle.events import AppStarted, AppStopped, AppStopping
 from lifecycle.plugins.machine import State
@@ -240,7 +240,7 @@ class Conductor:
                 if inspect.isawaitable(pending):
                     await pending
             except Exception as error:  # noqa: BLE001 -- an observer does not change how a run ends
-                _log.warning("an observer did not end well", exc_info=error)
+                _log.warning("an observer did not end well", exc_info=textless(error))
         try:
             await self._recorder.close()
         except Exception as error:  # noqa: BLE001 -- raised with what failed before

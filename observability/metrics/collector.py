@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from lifecycle.bus import EventBus
+from lifecycle.error_text import textless
 from lifecycle.event import EVENT_TYPES, Event
 from lifecycle.events import PluginEvent
 from observability.metrics.gauges import Gauges, Probes
@@ -125,7 +126,7 @@ class Metrics:
                 except Exception as error:  # noqa: BLE001 -- one event is not counted; the others are
                     failed.append((event.topic, error))
         for topic, why in failed:  # without the lock: where logs go may block
-            _log.error("an event %s cannot be counted", topic, exc_info=why)
+            _log.error("an event %s cannot be counted", topic, exc_info=textless(why))
 
     def _count(self, event: Event) -> None:
         kind = self._kinds.get(type(event))

@@ -282,7 +282,8 @@ async def test_observers_that_fail_do_not_hide_each_other(
     await app.start()
     await app.unload()
     assert caplog.messages == ["an observer did not end well"]
-    assert "OSError: disk full" in caplog.text
+    assert "OSError: raised in bad_observers:" in caplog.text
+    assert "hunter2" not in caplog.text
     app = Application([], config={"ends": {}, "begins": {"port": 1}})
     with pytest.raises(ConfigError, match="port 1"):
         await app.start()
@@ -314,7 +315,7 @@ import lifecycle
 
 def ends(app, section):
     def close():
-        raise OSError("disk full")
+        raise OSError("user typed: hunter" + str(2))
 
     return close
 

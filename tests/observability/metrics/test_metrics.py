@@ -336,15 +336,25 @@ async def test_a_probe_that_blocks_blocks_no_unit(application: Application) -> N
         assert shown(measured, "uow_close_total", outcome="committed") == 1
 
 
+class Unreadable:
+    """A label that says what somebody typed when it is asked."""
+
+    def __str__(self) -> str:
+        raise ValueError("hunter" + str(2))
+
+
 def test_an_event_that_cannot_be_measured_is_reported(
     bus: EventBus, measured: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What goes wrong in the metrics reaches neither the publisher nor the next event."""
     bus.publish(closed(duration="long"))
+    bus.publish(closed(outcome=Unreadable()))
     bus.publish(closed())
     count = "db_manager_uow_duration_seconds_count"
     assert shown(measured, count, plugin="", outcome="committed") == 1
-    assert "an event uow.close cannot be counted" in caplog.text
+    assert caplog.messages == ["an event uow.close cannot be counted"] * 2
+    assert "ValueError: raised in " in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_events_are_counted_together(bus: EventBus, measured: Metrics) -> None:
