@@ -1,1 +1,1 @@
-"""What people see of the lifecycle: each part is `attach(bus, …)` in a module of its own."""
+"""Logs, metrics, spans and timelines of a bot; each observer is `attach(bus, …)` of its module."""

@@ -1,4 +1,4 @@
-"""The section [observability] of config.toml: its keys, and what each may be."""
+"""The section [observability] of config.toml: its keys and their limits."""
 
 from importlib import import_module
 from typing import Final, Literal
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from lifecycle.errors import ConfigError
 from observability.http.address import parse_address
 
-#: What a key imports, and the extra that has it.
+#: The module that a key needs, and the extra that installs it.
 _EXTRAS: Final = {
     "metrics": ("prometheus_client", "metrics"),
     "traces": ("opentelemetry.trace", "otel"),
@@ -27,17 +27,23 @@ class ObservabilityConfig(BaseModel):
         "auto", description="auto is console on a terminal and json elsewhere"
     )
     slow_unit: float = Field(
-        1.0, ge=0.001, le=86_400, description="age from which a unit's line is a warning"
+        1.0, ge=0.001, le=86_400, description="seconds from which a unit's log line is a warning"
     )
-    sample: float = Field(1.0, ge=0, le=1, description="share of units with ordinary lines shown")
-    stdlib: bool = Field(default=True, description="logs of aiogram, SQLAlchemy, yours: same form")
+    sample: float = Field(
+        1.0, ge=0, le=1, description="share of units whose ordinary log lines are shown"
+    )
+    stdlib: bool = Field(
+        default=True,
+        description="show the logs of aiogram, SQLAlchemy and your code in the same format",
+    )
     units: bool = Field(
-        default=True, description="keep the ends of units beside the journal, for `trace`"
+        default=True,
+        description="record how units ended, beside the journal, for `db-manager trace`",
     )
-    metrics: bool = Field(default=False, description="count for Prometheus (extra `metrics`)")
+    metrics: bool = Field(default=False, description="Prometheus metrics (extra `metrics`)")
     traces: bool = Field(default=False, description="OpenTelemetry spans (extra `otel`)")
     endpoint: str = Field(
-        "", description="address of /healthz, /readyz and /metrics, as 127.0.0.1:9100"
+        "", description="address of /healthz, /readyz and /metrics, for example 127.0.0.1:9100"
     )
 
     @field_validator("metrics", "traces")

@@ -1,4 +1,4 @@
-"""Switches the observers on that the section [observability] of config.toml asks for."""
+"""Attaches the observers that the section [observability] of config.toml switches on."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -22,24 +22,24 @@ _log = logging.getLogger("observability")
 
 
 class _Observe:
-    """Attaches to an application what its section [observability] asks for."""
+    """Attaches to an application what its section [observability] switches on."""
 
     config_model = ObservabilityConfig
 
     def __call__(
         self, app: Application, config: ObservabilityConfig
     ) -> Callable[[], Awaitable[None] | None]:
-        """Attach it.
+        """Attach the observers.
 
         Args:
             app: The application.
             config: The section [observability].
 
         Returns:
-            What detaches it again.
+            A function that detaches them.
 
         Raises:
-            ConfigError: The address that it names cannot be used.
+            ConfigError: The address of the endpoint cannot be used.
         """
         return _attached(app, config)
 
@@ -78,27 +78,30 @@ async def _detach(attached: ExitStack, endpoint: "Endpoint") -> None:
 
 
 def _record(app: Application, stack: ExitStack) -> None:
-    path = getattr(app.journal, "path", None)  # none in memory: nobody could read it later
+    path = getattr(
+        app.journal, "path", None
+    )  # a journal in memory has none, and no tool could read its units
     if path is None:
         return
     try:
         stack.callback(record_units(app.bus, units_path(Path(path))))
-    except OSError as error:  # worth a word, and no reason for a bot to stay down
+    except OSError as error:  # a warning: the bot must start without its record, too
         _log.warning(
-            "[observability] units: %s; units are not kept: mend it, or set units = false", error
+            "[observability] units: %s; units are not recorded; fix this, or set units = false",
+            error,
         )
 
 
 def _measure(app: Application, stack: ExitStack) -> "Metrics":
-    from observability import metrics  # noqa: PLC0415 -- only when it is asked for
+    from observability import metrics  # noqa: PLC0415 -- only when switched on
 
     measured = stack.enter_context(metrics.attach(app.bus, probes=app.probes))
-    _provide(app, stack, "metrics", measured)  # for an HTTP server of one's own
+    _provide(app, stack, "metrics", measured)  # for the bot's own HTTP server
     return measured
 
 
 def _trace(app: Application, stack: ExitStack) -> None:
-    from observability import spans  # noqa: PLC0415 -- only when it is asked for
+    from observability import spans  # noqa: PLC0415 -- only when switched on
 
     stack.enter_context(spans.attach(app.bus))
 
@@ -106,13 +109,13 @@ def _trace(app: Application, stack: ExitStack) -> None:
 def _answer(
     app: Application, stack: ExitStack, address: str, metrics: "Metrics | None"
 ) -> "Endpoint":
-    from observability.http.server import Endpoint  # noqa: PLC0415 -- aiohttp: only when asked for
+    from observability.http.server import Endpoint  # noqa: PLC0415 -- aiohttp: only when switched on
 
     try:
         endpoint = Endpoint(app, address, metrics)
     except OSError as error:
         raise ConfigError(f"[observability] endpoint: {error}") from None
-    _provide(app, stack, "endpoint", endpoint)  # for who asked for port 0
+    _provide(app, stack, "endpoint", endpoint)  # tells the port when the configuration says 0
     endpoint.start()
     return endpoint
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-#: Spans of units that are open; of more the oldest are ended: nobody told their end.
+#: Open spans of units; beyond that the oldest are ended, as their end was probably missed.
 MOST_OPEN: Final = 10_000
 
 #: Characters of a statement that a span carries.
 LONGEST_STATEMENT: Final = 4000
 
-#: Names of OpenTelemetry where they differ from SQLAlchemy's.
+#: OpenTelemetry's names of databases that SQLAlchemy names differently.
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 _HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
 
@@ -49,11 +49,11 @@ class Spans:
 
     @property
     def open(self) -> int:
-        """Number of spans whose unit is open."""
+        """Number of open spans of units."""
         return len(self._open)
 
     def close(self) -> None:
-        """Make no more spans; those of open units are ended as they are."""
+        """Make no more spans, and end those of open units."""
         for subscription in self._subscriptions:
             subscription.cancel()
         self._subscriptions.clear()
@@ -88,17 +88,17 @@ class Spans:
         if len(self._open) >= MOST_OPEN:
             self._abandon()
         self._open[event.unit] = _Open(span, outside, event.at)
-        # What the block does, also what other libraries trace of it, is a part of the unit. A
-        # plain handler runs in the context of its publisher: here the unit's task.
+        # Spans that other libraries make inside the block become children of the unit. This works
+        # because a plain handler runs in the context of its publisher: the unit's task.
         self._context.attach(self._trace.set_span_in_context(span, outside))
 
     def _close(self, event: UnitClosed) -> None:
         opened = self._open.pop(event.unit, None)
         if opened is None:
-            return  # begun before we listened
+            return  # it began before we subscribed
         span = opened.span
         if self._trace.get_current_span() is span:
-            # Not `detach`, whose token is refused in the task of another one.
+            # Not `detach`: its token is refused in a task other than that of `attach`.
             self._context.attach(opened.outside)
         if span.is_recording():
             span.set_attributes(
@@ -115,7 +115,7 @@ class Spans:
         span.end(_nanoseconds(opened.at + event.duration))
 
     def _abandon(self) -> None:
-        """End the oldest open span: without its end it would be kept, and never be seen."""
+        """End the oldest open span: without an end it would stay in memory, unexported."""
         opened = self._open.pop(next(iter(self._open)))
         opened.span.set_attributes({"db_manager.abandoned": True})
         opened.span.end()
@@ -158,7 +158,7 @@ class Spans:
     # -- the lifecycle --------------------------------------------------------------------
 
     def _moved(self, event: Any) -> None:
-        """Make the span of a transition afterwards, from the event that ends it."""
+        """Make the span of a transition, from the event that ends it."""
         if "duration" not in event.measures:
             return
         subject, _, happened = event.topic.rpartition(".")
@@ -186,16 +186,16 @@ def attach(
 ) -> Spans:
     """Turn units of work and transitions of plugins into OpenTelemetry spans.
 
-    A unit is the span `db_manager.uow`, a child of what was current when it began, and current
-    inside its block; `statements` are its children.
+    A unit is the span `db_manager.uow`: a child of the span that was current when it began, current
+    inside its block, and the parent of the spans of its statements.
 
     Args:
         bus: The bus.
-        tracer_provider: Where spans go; by default OpenTelemetry's global one.
-        statements: Make a span of each statement, too.
+        tracer_provider: Where spans are sent; by default OpenTelemetry's global provider.
+        statements: Make a span for each statement, too.
 
     Returns:
-        The spans, to be closed.
+        The spans; close them to detach.
 
     Raises:
         ImportError: opentelemetry-api is not installed.
@@ -223,7 +223,7 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _where(event: Happened) -> dict[str, Any]:
-    """Return what an event belongs to as attributes of a span."""
+    """Return the correlation of an event as attributes of a span."""
     known = event.correlation.as_dict()
     for name in ("plugin", "unit"):
         if hasattr(event, name):

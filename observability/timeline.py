@@ -1,4 +1,4 @@
-"""Writes a run of the bot as a page for the browser: one file, which needs no network."""
+"""Renders a run as an HTML page: one file, which needs no network."""
 
 import base64
 import hashlib
@@ -22,12 +22,12 @@ from observability.views.picture import Item, Picture, draw
 
 _STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
 _SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)
-#: Rows of the table; the picture has the rest.
+#: Rows of the table at most; the picture has the rest.
 ROWS: Final = 1000
 _SAYS: Final = {
     Outcome.WELL: "ended well",
-    Outcome.FAILED: "ended, but not well",
-    Outcome.DIED: "died: the process left no end",
+    Outcome.FAILED: "ended with failures",
+    Outcome.DIED: "died: the process ended without a stop",
     Outcome.RUNNING: "is running",
 }
 
@@ -44,10 +44,10 @@ def write(
 
     Args:
         entries: History of the run; of several runs the last one is shown.
-        path: The file; it is replaced.
-        units: What is recorded about its units.
-        run: What the journal says about it, where the journal is a file.
-        live: True when a process writes it now.
+        path: The file; an existing one is replaced.
+        units: The records of its units.
+        run: What the journal says about the run; needs a journal on disk.
+        live: True while a process is writing it.
 
     Returns:
         The file.
@@ -89,7 +89,7 @@ def render(
         "policy": escape(_policy(template)),
         "title": escape(f"Run {number} {_SAYS[ended]}"),
         "outcome": escape(ended),
-        "when": escape(f"Began {moment}, {duration_text(picture.length)} long{process}"),
+        "when": escape(f"Began {moment}, lasted {duration_text(picture.length)}{process}"),
         "failures": "".join(f"<li>{escape(printable(each))}</li>" for each in failures(history)),
         "units": escape(_counts(facts, picture)),
         "rows": "".join(_row(each, picture) for each in picture.listed()[:ROWS]),
@@ -99,7 +99,7 @@ def render(
 
 
 def _policy(template: str) -> str:
-    """Return what the page may do: run its own script and style, and nothing else at all."""
+    """Return the content security policy: only the page's own script and style."""
 
     def digest(pattern: re.Pattern[str]) -> str:
         (text,) = pattern.findall(template)
@@ -112,7 +112,7 @@ def _policy(template: str) -> str:
 
 
 def _embedded(data: bytes) -> str:
-    """Return JSON that ends no script element, whatever its texts say."""
+    """Return JSON that cannot end its script element, whatever its texts are."""
     text = data.decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -122,7 +122,7 @@ def _embedded(data: bytes) -> str:
 def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
     text = summary(facts)
     if picture.left_out:
-        text += f" {picture.left_out} short ones that committed are not drawn."
+        text += f" {picture.left_out} short committed units are not drawn."
     return text or "No units of work are recorded for this run."
 
 

@@ -53,10 +53,10 @@ async def test_an_empty_pool_names_who_held_the_connections(
 async def test_a_killed_bot_is_found_dead_with_its_open_unit(
     shown: dict[str, list[Answer]],
 ) -> None:
-    """The next run says that the one before has no end, and that one says what was open."""
+    """The next run says that the one before crashed, and that one says what was open."""
     after, dead, page = shown["was-killed"]
     assert (after.code, dead.code, page.code) == (0, 1, 0)
-    assert "finds run 1 dead" in after.text
+    assert "previous run 1 crashed" in after.text
     assert "✗ Run 1 died: process" in dead.text
     assert "its plugins: db_manager started, reports started, rates started" in dead.text
     assert "unit 1 was open, update 1, reports.ReportsPlugin.report" in dead.text

@@ -1,4 +1,4 @@
-"""The command `db-manager`: finds its subcommands, imports the one that is asked for, runs it."""
+"""The command `db-manager`: finds its subcommands, imports the one that is named, and runs it."""
 
 import argparse
 import io
@@ -13,7 +13,7 @@ from lifecycle.printable import printable_lines
 
 #: Entry points of this group are subcommands: modules of the shape `Command`.
 COMMANDS: Final = "db_manager.commands"
-#: What a shell sees of a program that was interrupted.
+#: Exit code of a program that was interrupted, by the convention of shells.
 INTERRUPTED: Final = 130
 
 
@@ -23,16 +23,16 @@ class Command(Protocol):
     __doc__: str | None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Tell *parser* what the subcommand takes."""
+        """Add the arguments of the subcommand to *parser*."""
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it.
+        """Run the subcommand.
 
         Returns:
             The exit code.
 
         Raises:
-            LifecycleError: It cannot be done; the text is shown, and the exit code is 2.
+            LifecycleError: It failed; the text is shown, and the exit code is 2.
         """
         ...
 
@@ -41,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `db-manager`.
 
     Args:
-        arguments: What stands behind the name of the program; by default the program's own.
+        arguments: The command line without the program's name; by default that of this process.
 
     Returns:
-        The exit code: 0 when all is well, 1 when something is not, 2 when the command could not
-        do what it was asked to.
+        The exit code: 0 for success, 1 when the command found a problem, 2 when it could not do
+        its work.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"db-manager {options.name}: {printable_lines(str(error))}\n")
         return 2
     except BrokenPipeError:
-        # Who read has seen enough; the interpreter must not try to write the rest at its end.
+        # The reader closed the pipe; keep the interpreter from flushing the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="db-manager", description="Looks at a bot: what happened, and what is wrong with it."
+        prog="db-manager",
+        description="Inspects a bot: what happened in its runs, and whether it is set up right.",
     )
     parsers = parser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
     for entry_point in _wanted(arguments):
@@ -83,7 +84,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with an argument without letting it write to the terminal by itself."""
+    """Escapes the control characters of a wrong argument before the terminal gets them."""
 
     def error(self, message: str) -> NoReturn:
         """Show the usage and *message*, and exit with 2."""
@@ -91,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _wanted(arguments: Sequence[str]) -> list[EntryPoint]:
-    """Return the subcommand that is named; all of them when none is, for the help."""
+    """Return the named subcommand; all of them when none is named, for the help."""
     found = sorted(entry_points(group=COMMANDS), key=lambda each: each.name)
     named = [each for each in found if arguments and each.name == arguments[0]]
     return named or found

@@ -1,4 +1,4 @@
-"""Draws the plugins of a bot, what they require, and the state each is in."""
+"""Draws the plugins of a bot, their dependencies, and the state of each."""
 
 import argparse
 import sys
@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--states",
         action="store_true",
-        help="draw instead the states that every plugin can be in, and what leads to them",
+        help="draw the state machine of a plugin instead",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the picture to standard output; see `cli.Command`."""
+    """Write the diagram to standard output; see `cli.Command`."""
     if options.states:
         text = to_mermaid() if options.format == "mermaid" else state_graph().to_svg()
     else:
@@ -48,7 +48,7 @@ def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str,
 
 
 def _states(options: argparse.Namespace) -> dict[str, State]:
-    """Return where the last run left the plugins; nothing when no run is recorded."""
+    """Return the states in which the last run left the plugins; none without a run."""
     path = journal_path(options.config)
     if path is None or not path.is_file():
         return {}
@@ -58,6 +58,6 @@ def _states(options: argparse.Namespace) -> dict[str, State]:
             return replay(reader.entries(runs[-1].run)) if runs else {}
     except (JournalError, LifecycleError) as error:
         sys.stderr.write(
-            f"db-manager diagram: drawn without states: {printable_lines(str(error))}\n"
+            f"db-manager diagram: states are left out: {printable_lines(str(error))}\n"
         )
         return {}

@@ -19,17 +19,17 @@ from observability.views.trace_text import TraceText
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `db-manager trace`."""
     add_run_arguments(parser)
-    parser.add_argument("--follow", action="store_true", help="go on until the run ends")
-    parser.add_argument("--plugin", metavar="NAME", help="only what is about this plugin")
+    parser.add_argument("--follow", action="store_true", help="keep printing until the run ends")
+    parser.add_argument("--plugin", metavar="NAME", help="show this plugin only")
     parser.add_argument(
         "--units",
         action="store_true",
-        help="every unit of work, also those that simply committed",
+        help="show every unit of work, not only failed and slow ones",
     )
-    parser.add_argument("--json", action="store_true", help="one object a line, for machines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.epilog = (
-        "Exit code: 0 when the run ended well, or runs and nothing has failed; 1 when something "
-        "failed or the process died; 2 when there is no such run."
+        "Exit code: 0 if nothing has failed, 1 if something failed or the process died, 2 if "
+        "there is no such run."
     )
 
 

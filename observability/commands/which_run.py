@@ -1,4 +1,4 @@
-"""Which journal, and which run of it, a command is about."""
+"""The arguments that name a journal and one of its runs."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from lifecycle.config import app_config, read_file
 from lifecycle.errors import ConfigError, JournalError
 from lifecycle.journal import JournalReader
 
-#: Where the journal is when `[app] journal` does not say it.
+#: The journal's file when config.toml has no `[app] journal`.
 DEFAULT = "lifecycle.sqlite3"
 
 
@@ -28,7 +28,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, `--journal` and `--run`."""
     add_config_argument(parser)
     parser.add_argument(
-        "--journal", type=Path, metavar="FILE", help="default: what [app] journal says"
+        "--journal", type=Path, metavar="FILE", help="default: the file in [app] journal"
     )
     parser.add_argument(
         "--run",
@@ -73,11 +73,11 @@ def open_journal(options: argparse.Namespace) -> Iterator[JournalReader]:
     path: Path | None = options.journal or journal_path(options.config)
     if path is None:
         raise ConfigError(
-            f"{options.config}: [app] journal keeps no history; give it the path of a file"
+            f"{options.config}: [app] journal keeps no history on disk; set it to a file"
         )
     if not path.is_file():
         raise JournalError(
-            f"journal {path}: there is no such file; start the bot once, or name it with --journal"
+            f"journal {path}: there is no such file; start the bot once, or name one with --journal"
         )
     with JournalReader(path) as reader:
         yield reader

@@ -1,4 +1,4 @@
-"""Writes a run of the bot as a page for the browser: one file, which needs no network."""
+"""Writes a run of the bot as an HTML page: one file, which needs no network."""
 
 import argparse
 import sys

@@ -1,1 +1,1 @@
-"""What a scraper and an orchestrator ask over HTTP; needs aiohttp."""
+"""The HTTP endpoint for scrapers and orchestrators; needs aiohttp."""

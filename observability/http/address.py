@@ -1,4 +1,4 @@
-"""Where the endpoint answers: reads an address as people write it."""
+"""Parses the address of the HTTP endpoint."""
 
 import re
 from typing import Final
@@ -12,12 +12,14 @@ def parse_address(address: str) -> tuple[str, int]:
     """Return host and port of an address.
 
     Args:
-        address: `host:port`, `[::1]:port`, or a port, which is on loopback then.
+        address: `host:port`, `[::1]:port`, or a port alone for 127.0.0.1.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: It has none of these forms.
     """
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) >= 2**16:
-        raise ValueError(f"{address!r} is no address: write host:port, as 127.0.0.1:9100")
+        raise ValueError(
+            f"{address!r} is not an address; write host:port, for example 127.0.0.1:9100"
+        )
     return found["v6"] or found["host"] or "127.0.0.1", int(found["port"])

@@ -1,4 +1,4 @@
-"""The connections of a small HTTP server: few at once, and none for long."""
+"""Limits the connections of the HTTP endpoint: their number, and how long each may take."""
 
 import asyncio
 import logging
@@ -6,30 +6,30 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-#: Connections at once; one more takes the place of the oldest that has not asked anything yet.
+#: Connections at once; one more replaces the oldest that has not sent its request yet.
 MOST: Final = 100
 #: Seconds from the connection to the end of the request.
 REQUEST_TIME: Final = 5.0
 #: Seconds from the request to the end of the answer.
 ANSWER_TIME: Final = 30.0
-#: Seconds until the next try, when the process has no descriptor for a connection.
+#: Seconds until the next attempt when the process is out of file descriptors.
 _NO_DESCRIPTOR: Final = 0.1
 
 _log = logging.getLogger("observability")
 
 
 class Connections:
-    """Accepts connections; who sends half a request, or nothing, holds nobody else up.
+    """Accepts connections; a client that sends half a request, or none, blocks no other.
 
     Args:
-        listening: The socket.
-        protocol: Makes what serves a connection.
+        listening: The listening socket.
+        protocol: Makes the protocol that serves a connection.
     """
 
     def __init__(self, listening: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
         self._listening = listening
         self._protocol = protocol
-        # In the order they came, each with what ends it.
+        # Oldest first, each with the timer that ends it.
         self._waiting: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         self._answered: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
 
@@ -55,7 +55,7 @@ class Connections:
             self._waiting[transport] = loop.call_later(REQUEST_TIME, self._end, transport)
 
     def asked(self, transport: asyncio.BaseTransport | None) -> None:
-        """Give the connection of a whole request the time of an answer."""
+        """Note that a request is complete: from now on the limit for its answer holds."""
         timer = None if transport is None else self._waiting.pop(transport, None)
         if transport is not None and timer is not None:
             timer.cancel()
@@ -87,6 +87,6 @@ class Connections:
             if timer is not None:
                 timer.cancel()
         if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()  # what is not written yet is not waited for
+            transport.abort()  # without waiting for unsent data
         else:
             transport.close()

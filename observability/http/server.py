@@ -1,4 +1,4 @@
-"""What a scraper and an orchestrator ask over HTTP: `/metrics`, `/healthz`, `/readyz`."""
+"""The HTTP endpoint: `/healthz` and `/readyz` for orchestrators, `/metrics` for Prometheus."""
 
 import asyncio
 import json
@@ -16,26 +16,26 @@ from observability.http.address import parse_address
 from observability.http.connections import Connections
 from observability.metrics import Metrics
 
-#: Seconds that requests under way are given at the end.
+#: Seconds that requests in progress are given at shutdown.
 _LAST_REQUESTS: Final = 0.5
 
 
 class Endpoint:
-    """Answers on one address, from `start` to `stop`.
+    """Serves one address, from `start` to `stop`.
 
-    `/healthz` answers as long as the process is alive and its event loop turns; `/readyz` is 200
-    when every plugin is started and healthy, else 503 with the reasons; `/metrics` is there when
-    metrics are. A connection carries one request. `connections` says how many there may be, and
-    for how long; a head has at most 128 fields of 8 kB.
+    `/healthz` answers while the process is alive and its event loop runs; `/readyz` is 200 when
+    every plugin is started and healthy, else 503 with the reasons; `/metrics` exists when there are
+    metrics. A connection carries one request. `connections` limits their number and duration; a
+    request has at most 128 header fields of 8 kB.
 
     Args:
         app: The application.
-        address: `host:port`, `[::1]:port`, or a port, which is on loopback then.
+        address: `host:port`, `[::1]:port`, or a port alone for 127.0.0.1.
         metrics: What `/metrics` shows.
 
     Raises:
-        ValueError: The address cannot be read.
-        OSError: It cannot be listened on.
+        ValueError: The address cannot be parsed.
+        OSError: The address cannot be bound.
     """
 
     def __init__(self, app: Application, address: str, metrics: Metrics | None = None) -> None:
@@ -58,16 +58,16 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Where it answers, as `127.0.0.1:9100`."""
+        """The address it listens on, for example `127.0.0.1:9100`."""
         host, port, *_ = self._socket.getsockname()
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def start(self) -> None:
-        """Begin to answer; a request that comes before the first turn of the loop waits."""
+        """Start serving; earlier requests wait for the first iteration of the event loop."""
         self._serving = asyncio.create_task(self._serve(), name="observability endpoint")
 
     async def stop(self) -> None:
-        """Answer no more, and free the address."""
+        """Stop serving, and free the address."""
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait({self._serving})
@@ -107,7 +107,7 @@ class Endpoint:
         return _json(200, {"status": "alive"})
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        # Many may ask; the plugins are asked once at a time.
+        # Requests that come while the plugins are checked share the result.
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check())
         return _json(*await asyncio.shield(self._checking))
@@ -126,9 +126,10 @@ class Endpoint:
         return (200 if ready else 503), {"status": status, "plugins": plugins}
 
     async def _show_metrics(self, metrics: Metrics, request: web.Request) -> web.Response:
-        # A probe that blocks costs a scrape, never a unit; and one that hangs, one thread.
+        # In a thread, so that a probe that blocks delays no unit; one scrape at a time, so that a
+        # probe that hangs takes one thread only.
         if self._scraping is not None and not self._scraping.done():
-            raise web.HTTPServiceUnavailable(text="a scrape is under way\n")
+            raise web.HTTPServiceUnavailable(text="a scrape is in progress\n")
         accept = request.headers.get("Accept", "")
         self._scraping = in_thread(lambda: metrics.render(accept), "observability scrape")
         text, content_type = await asyncio.shield(self._scraping)

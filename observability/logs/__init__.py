@@ -1,4 +1,4 @@
-"""Log lines from events: one line for each, in the form of a terminal or of a machine."""
+"""Log lines from events: aligned columns for a terminal, JSON for machines."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from lifecycle.bus import EventBus
 from lifecycle.event import Level
 from observability.logs.foreign import add_correlation, join_stdlib, join_structlog
 from observability.logs.forms import ConsoleForm, JsonForm
-from observability.logs.lines import LEVELS, LogLines, MakeFields
+from observability.logs.lines import LEVELS, Emit, LogLines, MakeFields
 from observability.logs.writer import LineWriter
 
 __all__ = ["Format", "LogLines", "add_correlation", "attach"]
@@ -34,41 +34,29 @@ def attach(
 
     Args:
         bus: The bus.
-        logger: A structlog logger of your own that takes the events instead of *stream*; form
-            and other loggers are its affair then.
-        level: The lowest level that is shown; what is below is not even built.
-        format: `console` for people, `json` for machines, one object a line; by default console
-            on a terminal and json elsewhere.
-        stream: Where lines go; standard error by default. It is written to in a thread.
+        logger: A structlog logger of your own that gets the events instead of *stream*; *format*,
+            *stream* and *stdlib* are ignored then.
+        level: The lowest level that is shown; events below it are not even made.
+        format: `console`, or `json` with one object per line; by default console on a terminal and
+            json elsewhere.
+        stream: Where lines are written, by a thread; standard error by default.
         slow_unit: Seconds from which the line of a unit that ended well is a warning.
-        sample: Share of units whose ordinary lines are shown, 0 to 1; what is a warning or an
-            error is always shown.
-        stdlib: Show what the standard library's loggers (aiogram, SQLAlchemy, your own) and
-            structlog's log, in the same form and with the correlation of their task.
+        sample: Share of units whose ordinary lines are shown, 0 to 1; warnings and errors are
+            always shown.
+        stdlib: Show the lines of other loggers (aiogram, SQLAlchemy, your own, of the standard
+            library or structlog) too, in the same format and with the correlation of their task.
 
     Returns:
-        The lines, to be closed.
+        The log lines; close them to detach.
     """
     if logger is not None:
-
-        def log(level: Level, topic: str, make: MakeFields) -> None:
-            getattr(logger, level)(topic, **make())
-
-        return LogLines(bus, log, level=level, slow_unit=slow_unit, sample=sample)
+        return LogLines(bus, _to(logger), level=level, slow_unit=slow_unit, sample=sample)
     stream = stream or sys.stderr
     form = _form(format, stream)
     writer = LineWriter(
         stream, lambda lost: form(None, "error", {"event": "log.lost", "lines": lost})
     )
-
-    def render(level: Level, topic: str, make: MakeFields) -> str:
-        fields = make()
-        moment = datetime.fromtimestamp(fields.pop("at"), UTC)
-        return form.line(moment, level, topic, fields)
-
-    def emit(level: Level, topic: str, make: MakeFields) -> None:
-        writer.write(partial(render, level, topic, make))
-
+    emit = _through(writer, form)
     lines = LogLines(bus, emit, level=level, slow_unit=slow_unit, sample=sample)
     lines.writer = writer
     lines.closers.append(writer.close)
@@ -85,3 +73,22 @@ def _form(name: Format | None, stream: TextIO) -> JsonForm | ConsoleForm:
     if name == "json" or (name is None and not terminal):
         return JsonForm()
     return ConsoleForm(colours=terminal and not os.environ.get("NO_COLOR"))
+
+
+def _to(logger: Any) -> Emit:
+    def emit(level: Level, topic: str, make: MakeFields) -> None:
+        getattr(logger, level)(topic, **make())
+
+    return emit
+
+
+def _through(writer: LineWriter, form: JsonForm | ConsoleForm) -> Emit:
+    def render(level: Level, topic: str, make: MakeFields) -> str:
+        fields = make()
+        moment = datetime.fromtimestamp(fields.pop("at"), UTC)
+        return form.line(moment, level, topic, fields)
+
+    def emit(level: Level, topic: str, make: MakeFields) -> None:
+        writer.write(partial(render, level, topic, make))
+
+    return emit

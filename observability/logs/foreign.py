@@ -1,4 +1,4 @@
-"""Brings the lines of other loggers into our form: the standard library's and structlog's."""
+"""Formats the lines of other loggers like ours: the standard library's and structlog's."""
 
 import logging
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from lifecycle.correlation import current_correlation
 from observability.logs.forms import EventDict
 from observability.logs.writer import LineWriter
 
-#: Libraries that say below this level what nobody wants to read: statements with their values, and
-#: each step of the state machine, which is an event already.
+#: Below these levels libraries log noise: statements with their values, and the steps of the state
+#: machine, which are events already.
 _QUIET: Final = {
     "aiosqlite": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     "transitions": logging.WARNING,
 }
-#: A text of more characters than this is shortened in the middle.
+#: Longer texts, in characters, are shortened in the middle.
 _LONGEST: Final = 8000
 
 _Processor = Callable[[Any, str, EventDict], Any]
@@ -37,16 +37,16 @@ def add_correlation(_logger: object, _method: str, fields: EventDict) -> EventDi
 def join_stdlib(
     writer: LineWriter, form: _Processor, bus: EventBus, level: int
 ) -> Callable[[], None]:
-    """Show what the standard library's loggers log.
+    """Show the lines of the standard library's loggers.
 
     A handler of the root logger that writes to the same stream, as `logging.basicConfig` makes
     one, is put aside meanwhile; others stay. Several may have joined: a stream shows the form of
     the last one, and the lowest of their levels passes the root logger.
 
     Args:
-        writer: Takes the lines.
-        form: Makes a line of fields.
-        bus: Whose run they belong to.
+        writer: Writes the lines.
+        form: Formats a line.
+        bus: Its run is added to the lines.
         level: The lowest level that is shown.
 
     Returns:
@@ -104,7 +104,7 @@ def _is_ours() -> bool:
 
 
 class _Sink:
-    """Has the method that structlog looks for, whatever the level."""
+    """A logger as structlog needs it: one method for each level."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
@@ -113,7 +113,7 @@ class _Sink:
 class _Handler(logging.Handler):
     def __init__(self, writer: LineWriter, form: _Processor, bus: EventBus, level: int) -> None:
         super().__init__(level)
-        self.stream = writer.stream  # a second handler for it puts this one aside
+        self.stream = writer.stream  # so that a second handler for it removes this one
         self._writer = writer
         self.addFilter(_says_more_than_a_unit)
         self.setFormatter(
@@ -130,7 +130,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 -- wrong arguments of somebody's call: logging says whose
+        except Exception:  # noqa: BLE001 -- wrong arguments of a log call; logging reports which
             self.handleError(record)
         else:
             self._writer.write(line)
@@ -214,7 +214,7 @@ def _shorten(_logger: object, _method: str, fields: EventDict) -> EventDict:
 
 
 def _says_more_than_a_unit(record: logging.LogRecord) -> bool:
-    """Drop aiogram's line for each handled update: the line of its unit says more."""
+    """Return False for aiogram's line for each handled update: its unit's line has more."""
     return not (
         record.name == "aiogram.event"
         and record.levelno == logging.INFO

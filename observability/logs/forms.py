@@ -1,4 +1,4 @@
-"""The two forms of a log line: JSON for machines, aligned columns for people."""
+"""The two formats of a log line: JSON for machines, aligned columns for people."""
 
 import json
 import re
@@ -11,12 +11,12 @@ import msgspec
 from lifecycle.event import EVENT_TYPES
 from lifecycle.printable import escaped, printable_json, without_token
 
-#: The fields of a line on their way to a text, as structlog calls it.
+#: The fields of a line, under structlog's name for them.
 EventDict = MutableMapping[str, Any]
 
-#: Names that a line has for itself.
+#: Names that every line uses for itself.
 RESERVED: Final = frozenset(("timestamp", "level", "event"))
-#: A text that cannot be taken for anything but one value.
+#: A text that needs no quotes to be read as one value.
 _PLAIN: Final = re.compile(r"[\w./:@+-]+")
 _LEVEL_NAMES: Final = {"exception": "error", "warn": "warning", "msg": "info"}
 
@@ -28,7 +28,7 @@ _LEVEL_COLOURS: Final = {"info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x
 
 
 class JsonForm:
-    """One object a line; nothing in it ends the line, whatever a field says."""
+    """One object per line; no field can contain a line break."""
 
     def __call__(self, _logger: object, method: str, fields: EventDict) -> str:
         """Return the line; a structlog processor, the last of its chain."""
@@ -40,21 +40,21 @@ class JsonForm:
 
         Args:
             moment: When it happened.
-            level: How much it matters.
-            event: What it is about.
-            fields: The other fields; none of them has the name of one above.
+            level: Name of its level.
+            event: The topic, or the message of another logger.
+            fields: The other fields, without the names in `RESERVED`.
         """
         line = {"timestamp": moment, "level": level, "event": event, **fields}
         try:
             text = _encode(line).decode()
-        except Exception:  # noqa: BLE001 -- a value that is no JSON may raise anything
+        except Exception:  # noqa: BLE001 -- encoding somebody's object may raise anything
             text = ",".join(f"{_json(_text(name))}:{_json(line[name])}" for name in line)
             text = f"{{{text}}}"
         return printable_json(text)
 
 
 class ConsoleForm:
-    """Time, level and event in columns, then fields; a traceback below, indented.
+    """Time, level and event in columns, then the fields; a traceback follows, indented.
 
     Args:
         colours: True on a terminal.
@@ -87,7 +87,7 @@ class ConsoleForm:
             parts.append(self._coloured(_CYAN, f"{key}=") + text)
         line = " ".join(parts).rstrip()
         if exception is not None:
-            # No line of it can be taken for a line of the log: those begin at the left edge.
+            # Indented, so that it cannot forge a log line: those start at the left edge.
             below = (f"\n    {escaped(each)}" for each in _text(exception).rstrip().split("\n"))
             line += "".join(below)
         return without_token(line)
@@ -97,10 +97,10 @@ class ConsoleForm:
 
 
 def step_aside(fields: EventDict) -> EventDict:
-    """Give fields with a name that a line has for itself another one: a `_` or more at its end.
+    """Rename fields whose name is reserved: append `_` until the name is free.
 
     Args:
-        fields: The fields; they are changed, and returned.
+        fields: The fields; changed in place, and returned.
     """
     if not RESERVED.isdisjoint(fields):
         for name in sorted(RESERVED & fields.keys()):
@@ -116,7 +116,7 @@ def _seconds(value: float) -> str:
 
 
 def _value(value: object) -> str:
-    """Return *value* so that it cannot be taken for other fields."""
+    """Return *value* as text that cannot be read as other fields."""
     if isinstance(value, str) and _PLAIN.fullmatch(value):
         return value
     return escaped(_json(value))

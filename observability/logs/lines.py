@@ -1,4 +1,4 @@
-"""Which events become lines, at which level, and with which fields."""
+"""Turns events into log lines: which of them, at which level, with which fields."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,17 +13,17 @@ from lifecycle.event import EVENT_TYPES, Event, Level
 from observability.logs.forms import step_aside
 from observability.logs.writer import LineWriter
 
-#: Makes the fields of a line, when they are needed.
+#: Makes the fields of a line; called when the line is written.
 MakeFields = Callable[[], dict[str, Any]]
-#: Takes a line: its level, its topic, and what makes its fields.
+#: Writes a line, given its level, its topic, and a function that makes its fields.
 Emit = Callable[[Level, str, MakeFields], None]
 
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-#: Multiples of it, modulo 1, lie evenly: of any row of units the share that is shown is right.
+#: Its multiples modulo 1 are evenly spread: any sequence of units is sampled at the right rate.
 _GOLDEN_RATIO: Final = 0.618033988749895
 #: The levels of lines that a sample may leave out.
 _ORDINARY: Final = ("debug", "info")
-#: Zero and False say something.
+#: Types whose zero is information, and is not dropped as empty.
 _NUMBERS: Final = frozenset((int, float, bool))
 _CORRELATION: Final = Correlation.__struct_fields__
 
@@ -44,30 +44,30 @@ class LogLines:
         self._sample = sample
         self._shapes: dict[type[Event], _Shape] = {}
         self._subscriptions: list[Subscription] = []
-        #: Called by `close`, the last first.
+        #: Called by `close`, in reverse order.
         self.closers: list[Callable[[], None]] = []
-        #: None when a logger of the user's own takes the lines.
+        #: None when a logger of the user's own writes the lines.
         self.writer: LineWriter | None = None
         self._listen()
 
     @property
     def lost(self) -> int:
-        """Lines that the stream did not take."""
+        """Number of lines that could not be written."""
         return 0 if self.writer is None else self.writer.lost
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Wait until every line up to here is written.
+        """Wait until every line so far is written.
 
         Args:
             timeout: Seconds to wait at most.
 
         Returns:
-            False when time was over before.
+            False after a timeout.
         """
         return self.writer is None or self.writer.flush(timeout)
 
     def close(self) -> None:
-        """Write what waits, then no more; other loggers are left as they were before."""
+        """Write the waiting lines, detach, and restore the configuration of other loggers."""
         for subscription in self._subscriptions:
             subscription.cancel()
         self._subscriptions.clear()
@@ -88,7 +88,7 @@ class LogLines:
     def _listen(self) -> None:
         """Subscribe to every topic whose lines may be shown.
 
-        The others are not subscribed to: nobody builds their events then.
+        The others have no subscriber from here, so their events need not be made.
         """
         for topic, kind in list(EVENT_TYPES.items()):
             if kind in self._shapes:
@@ -100,10 +100,10 @@ class LogLines:
 
     def _write(self, event: Event) -> None:
         if len(EVENT_TYPES) != self._known:
-            self._listen()  # a module with events of its own was imported since
+            self._listen()  # a module that defines events was imported since
         kind = type(event)
         shape = self._shapes.get(kind)
-        if shape is None:  # the event's class is not the one that is known by its topic
+        if shape is None:  # another class than the one registered for its topic
             shape = self._shapes[kind] = _Shape.of(kind)
         level = self._level_of(event, shape)
         if level is not None and LEVELS[level] >= self._threshold:
@@ -123,7 +123,7 @@ class LogLines:
 def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
     own = asdict(event)
     where: Correlation = own.pop("correlation")
-    # What says nothing is left out: it would hide what does.
+    # Drop empty fields: they would bury the others.
     line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
     for name in shape.measures:
         value = line.get(name)
@@ -138,7 +138,7 @@ def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
 
 
 class _Shape(NamedTuple):
-    """What a line needs to know of an event class."""
+    """What a line depends on in an event class."""
 
     level: Level
     varies: bool
@@ -148,7 +148,7 @@ class _Shape(NamedTuple):
 
     @classmethod
     def of(cls, kind: type[Event]) -> Self:
-        """Return what the class says about itself."""
+        """Read it from the class."""
         own = kind.__struct_fields__
         of_unit = "unit" in own
         return cls(

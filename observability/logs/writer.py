@@ -1,4 +1,4 @@
-"""Writes lines in a thread of its own: a stream that blocks or breaks harms nobody else."""
+"""Writes lines in a thread, so that a stream that blocks or breaks harms nothing else."""
 
 import atexit
 import os
@@ -9,34 +9,34 @@ from threading import Event, Lock, Thread
 from typing import Final, TextIO
 from weakref import WeakSet
 
-#: Lines that may wait for a stream that blocks; more are lost, and counted.
+#: Lines that may wait for a blocked stream; further ones are lost, and counted.
 CAPACITY: Final = 10_000
 
-#: Seconds between two writes while lines keep coming: they go out together, at one price. Each
+#: Seconds between two writes while lines keep coming, so that they are written in batches: each
 #: write takes the interpreter from the event loop for a moment (docs/performance.md).
 _PAUSE: Final = 0.05
 
-#: A line, or what makes it.
+#: A line, or a function that makes it.
 Line = str | Callable[[], str]
 
 _writers: "WeakSet[LineWriter]" = WeakSet()
 
 
 class LineWriter:
-    """Takes lines from any thread and writes them in order; `write` never blocks, never raises.
+    """Takes lines from any thread and writes them in order; `write` never blocks or raises.
 
-    A line that finds the thread idle is written at once.
+    A line is written at once while the thread is idle.
 
     Args:
-        stream: Where the lines go.
-        report: Makes the line that says how many were lost.
+        stream: Where the lines are written.
+        report: Makes the line that reports how many were lost.
         capacity: Lines that may wait.
     """
 
     def __init__(
         self, stream: TextIO, report: Callable[[int], str], *, capacity: int = CAPACITY
     ) -> None:
-        #: Lines that the stream did not take.
+        #: Number of lines that could not be written.
         self.lost = 0
         self._reported = 0
         self.stream = stream
@@ -47,7 +47,7 @@ class LineWriter:
         _writers.add(self)
 
     def forget(self) -> None:
-        """Begin anew, without a thread and without lines: a forked process has neither."""
+        """Start over without thread and lines, in a forked process: it inherits no threads."""
         self._waiting: deque[Line | Event] = deque()
         self._thread: Thread | None = None
         self._starting = Lock()
@@ -56,14 +56,14 @@ class LineWriter:
         self._closing = Event()
 
     def write(self, line: Line) -> None:
-        """Take *line*, which has no line break at its end.
+        """Write *line*, soon.
 
         Args:
-            line: The text, or what makes it: that is called in the thread, many at a time, which
-                costs less than one here and one there.
+            line: The text without a line break, or a function that makes it: called in the thread,
+                in batches, which costs less than one call at a time.
         """
         if self._closed and not self._alive():
-            self._put([line])  # a straggler: there is no thread any more
+            self._put([line])  # a late line: the thread has ended
             return
         if self._closed or len(self._waiting) >= self._capacity:
             self.lost += 1
@@ -76,13 +76,13 @@ class LineWriter:
             self._wake.set()
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Wait until every line that was taken before is written.
+        """Wait until every line so far is written.
 
         Args:
             timeout: Seconds to wait at most.
 
         Returns:
-            False when time was over before.
+            False after a timeout.
         """
         if not self._alive():
             return not self._waiting
@@ -92,10 +92,10 @@ class LineWriter:
         return reached.wait(timeout)
 
     def close(self, timeout: float = 1.0) -> None:
-        """Write what waits and end the thread.
+        """Write the waiting lines and end the thread.
 
         Args:
-            timeout: Seconds to wait for the stream; what it has not taken then is lost.
+            timeout: Seconds to wait for the stream; lines that are not written by then are lost.
         """
         self._closed = True
         self._closing.set()
@@ -115,7 +115,7 @@ class LineWriter:
             self._wake.set()
             try:
                 thread.start()
-            except RuntimeError:  # the interpreter ends: no thread starts any more
+            except RuntimeError:  # at exit of the interpreter no thread can start
                 self._closed = True
                 self._put([self._waiting.popleft() for _ in range(len(self._waiting))])
             else:
@@ -133,7 +133,7 @@ class LineWriter:
                 self._put([], last=True)
                 return
             self._idle = True
-            if self._waiting:  # one came while we were not idle yet: it did not wake us
+            if self._waiting:  # it came before `_idle` was set, and did not wake us
                 self._wake.set()
 
     def _put(self, taken: Sequence[Line | Event], *, last: bool = False) -> None:
@@ -143,7 +143,7 @@ class LineWriter:
             report = [self._report(lost)] if lost else []
             try:
                 self._out("\n".join((*report, *lines, "")))
-            except Exception:  # noqa: BLE001 -- a stream may be anybody's object
+            except Exception:  # noqa: BLE001 -- the stream may be any object
                 self.lost += len(lines)
             else:
                 self._reported += lost
@@ -159,7 +159,7 @@ class LineWriter:
             elif not isinstance(each, Event):
                 try:
                     lines.append(each())
-                except Exception:  # noqa: BLE001 -- one line is lost, and counted; the others go on
+                except Exception:  # noqa: BLE001 -- the line is lost, and counted; the others are written
                     self.lost += 1
         return lines
 

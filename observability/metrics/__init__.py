@@ -1,4 +1,4 @@
-"""Prometheus metrics from events: counters and histograms that the event classes describe."""
+"""Prometheus metrics from events: the counters and histograms that event classes describe."""
 
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,16 @@ def attach(
 ) -> Metrics:
     """Count and measure the events of *bus* for Prometheus.
 
-    Of each event class its counter `<topic>_total` with its `labels`, and a histogram for each of
-    its `measures`. What is only for debugging and has neither is not counted.
+    Each event class has a counter `<topic>_total` with its `labels`, and a histogram for each of
+    its `measures`. Classes of level debug that have neither are not counted.
 
     Args:
         bus: The bus.
-        registry: Where the metrics are collected; by default a registry of their own.
-        probes: Levels to sample at each scrape, in the thread of the scrape: `app.probes`.
+        registry: Where the metrics are registered; by default a new registry.
+        probes: Probes to sample at each scrape, in its thread; usually `app.probes`.
 
     Returns:
-        The metrics, to be closed.
+        The metrics; close them to detach.
 
     Raises:
         ImportError: prometheus-client is not installed.

@@ -1,4 +1,4 @@
-"""Counts and measures the events of a bus, and shows it to a scrape."""
+"""Counts and measures the events of a bus, and renders the result for a scrape."""
 
 import logging
 from collections import deque
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("observability.metrics")
 
-#: Events that wait to be counted together, or for the next scrape.
+#: Events that are counted together; fewer wait for the next scrape.
 _BATCH: Final = 256
-#: Combinations of labels that are kept of one event class; later ones are counted as `other`.
+#: Combinations of labels per event class; further ones are counted as `other`.
 MOST_SERIES: Final = 500
 
 
@@ -33,7 +33,7 @@ class Metrics:
     Made by `observability.metrics.attach`.
 
     Attributes:
-        registry: Where they are collected.
+        registry: Where they are registered.
     """
 
     def __init__(self, bus: EventBus, registry: "CollectorRegistry", probes: Probes) -> None:
@@ -43,19 +43,19 @@ class Metrics:
         self._counters: dict[str, Family[Counter]] = {}
         self._histograms: dict[str, Family[Distribution]] = {}
         self._kinds: dict[type[Event], Instruments] = {}
-        # Reentrant: a finalizer may publish anywhere, also while an event is counted.
+        # Reentrant: a finalizer may publish at any point, even while an event is counted.
         self._lock = RLock()
-        #: Counted many at a time: that costs a unit less than one event by itself.
+        #: Counted in batches, which costs a unit less than one event at a time.
         self._waiting: deque[Event] = deque()
         self._subscriptions = [bus.subscribe("plugin.*", self._follow)]
         self._listen()
         registry.register(self)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return what a scrape gets; from any thread.
+        """Return the response to a scrape; callable from any thread.
 
         Args:
-            accept: The request's header: OpenMetrics for who asks for it.
+            accept: The request's `Accept` header, which may ask for OpenMetrics.
 
         Returns:
             The text, and its content type.
@@ -66,16 +66,16 @@ class Metrics:
         return encode(self.registry), content_type
 
     def collect(self) -> Iterator["Metric"]:
-        """Yield everything as it is now; called by the registry, in the thread of the scrape."""
+        """Yield the current values; called by the registry, in the thread of the scrape."""
         self._count_waiting()
-        with self._lock:  # which is not held while a probe is asked
+        with self._lock:  # released before the probes are called
             shown = [*counters([*self._counters.values()])]
             shown += histograms([*self._histograms.values()])
         yield from shown
         yield from self._gauges.collect()
 
     def close(self) -> None:
-        """Count no more, and leave the registry."""
+        """Stop counting, and unregister."""
         if self._subscriptions:
             for subscription in self._subscriptions:
                 subscription.cancel()
@@ -95,7 +95,7 @@ class Metrics:
         self.close()
 
     def _listen(self) -> None:
-        """Subscribe to what is counted; the events of the other topics are not built for us."""
+        """Subscribe to what is counted; other events need not be made."""
         with self._lock:
             for topic, kind in list(EVENT_TYPES.items()):
                 if kind not in self._kinds:
@@ -108,7 +108,7 @@ class Metrics:
 
     def _record(self, event: Event) -> None:
         if len(EVENT_TYPES) != self._known:
-            self._listen()  # a module with events of its own was imported since
+            self._listen()  # a module that defines events was imported since
         self._waiting.append(event)
         if len(self._waiting) >= _BATCH:
             self._count_waiting()
@@ -119,18 +119,18 @@ class Metrics:
             while self._waiting:
                 try:
                     event = self._waiting.popleft()
-                except IndexError:  # a finalizer published, and counted the last ones
+                except IndexError:  # a finalizer that published has counted the rest
                     break
                 try:
                     self._count(event)
-                except Exception as error:  # noqa: BLE001 -- one event is not counted; the others are
+                except Exception as error:  # noqa: BLE001 -- the other events are counted
                     failed.append((event.topic, error))
         for topic, why in failed:  # without the lock: where logs go may block
             _log.error("an event %s cannot be counted", topic, exc_info=textless(why))
 
     def _count(self, event: Event) -> None:
         kind = self._kinds.get(type(event))
-        if kind is None:  # the event's class is not the one that is known by its topic
+        if kind is None:  # another class than the one registered for its topic
             kind = self._kinds[type(event)] = Instruments.of(type(event))
         key = kind.key(event)
         counter, distributions = kind.cells.get(key) or self._resolve(kind, key)
@@ -139,7 +139,7 @@ class Metrics:
             distribution.add(getattr(event, field))
 
     def _resolve(self, kind: Instruments, key: Any) -> Cells:
-        """Return the cells of labels that are new, and keep them for the next event."""
+        """Return the cells of new labels, and keep them for the next event."""
         values = [_text(value) for value in (key if len(kind.sources) != 1 else (key,))]
         crowded = len(kind.cells) >= MOST_SERIES
         if crowded:

@@ -1,4 +1,4 @@
-"""What is not an event but a level: sampled at each scrape."""
+"""Values that are sampled at each scrape: probes, plugin states, queues of the bus."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("observability.metrics")
 
-#: A level, or several by name; as `PluginContext.probe` takes them.
+#: Functions that return a value, or several by name; see `PluginContext.probe`.
 Probes = Mapping[str, Callable[[], float | Mapping[str, float]]]
 
-#: What a plugin can be, from the events about it: `recovered` is `started` again.
+#: States of a plugin, named after its events; `recovered` counts as `started`.
 STATES: Final = (
     *("loading", "loaded", "starting", "started", "degraded"),
     *("stopping", "stopped", "unloading", "unloaded", "failed"),
@@ -30,7 +30,7 @@ class Gauges:
 
     Args:
         bus: The bus.
-        probes: By name; looked at anew each time, so a live dict is right.
+        probes: By name; the mapping may change between scrapes.
     """
 
     def __init__(self, bus: EventBus, probes: Probes) -> None:
@@ -41,7 +41,7 @@ class Gauges:
         self._failures: dict[str, int] = {}
 
     def collect(self) -> Iterator["Metric"]:
-        """Yield every level as it is now; a probe that raises is left out and counted."""
+        """Yield the current values; a probe that raises is left out and counted."""
         yield self._plugin_states()
         yield from self._queues()
         yield from self._probed()
@@ -61,7 +61,7 @@ class Gauges:
         return state
 
     def _queues(self) -> Iterator["Metric"]:
-        """Yield what async subscribers have lost and have still to take, by their name."""
+        """Yield how many events async subscribers have lost, and how many wait for them."""
         from prometheus_client.core import (  # noqa: PLC0415 -- an extra
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -69,7 +69,7 @@ class Gauges:
 
         dropped = CounterMetricFamily(
             "db_manager_bus_dropped",
-            "Events that an async subscriber was too slow for.",
+            "Events that an async subscriber was too slow to receive.",
             labels=("subscriber",),
         )
         waiting = GaugeMetricFamily(
@@ -121,7 +121,7 @@ def _add(
     *,
     is_pool: bool,
 ) -> None:
-    """Add one number to the metric it belongs to: a pool's to OpenTelemetry's names."""
+    """Add one value to its metric; those of a pool have the names of OpenTelemetry."""
     from prometheus_client.core import (  # noqa: PLC0415 -- an extra
         CounterMetricFamily,
         GaugeMetricFamily,

@@ -1,4 +1,4 @@
-"""Which counter and histograms an event class describes, and their names."""
+"""The counter and histograms of an event class, and their names."""
 
 import inspect
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from observability.metrics.series import (
 )
 from observability.vocabulary import POOL_EXHAUSTED, UNIT_CLOSE, UNIT_RETRY
 
-#: Names that people look for, where they are not made of topic and field.
+#: Names that differ from topic and field because people expect others.
 _COUNTERS: Final = {
     UNIT_RETRY: "db_manager_uow_retries",
     POOL_EXHAUSTED: "db_client_connection_timeouts",
     SubscriberFailed.topic: "db_manager_subscriber_failures",
 }
-#: The same for histograms, with their labels; the second is OpenTelemetry's name.
+#: The same for histograms, with their labels; the second name is OpenTelemetry's.
 _HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
     (UNIT_CLOSE, "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
     (UNIT_CLOSE, "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
@@ -35,14 +35,14 @@ _HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
 _TRANSITIONS: Final = "db_manager_transition_duration_seconds"
 _ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "failed"))
 
-#: The cells of one combination of labels: the counter, and each histogram with its field.
+#: The cells of one combination of labels: a counter, and the histogram of each field.
 Cells = tuple[Counter, tuple[tuple[str, Distribution], ...]]
 
 
 class Instruments(NamedTuple):
     """How the events of one class are counted and measured."""
 
-    #: Returns what tells the labels of an event: one value, or a tuple of them.
+    #: Returns the values of an event's labels: one value, or a tuple of them.
     key: Callable[[Any], Any]
     sources: Labels
     transition: str
@@ -52,11 +52,11 @@ class Instruments(NamedTuple):
 
     @classmethod
     def of(cls, kind: type[Event]) -> Self:
-        """Return what the class says about itself."""
+        """Read it from the class."""
         subject, _, happened = kind.topic.rpartition(".")
         transition = happened if subject == "plugin" and happened in _ENDS_OF_HOOKS else ""
         is_unit = kind.topic == UNIT_CLOSE
-        # The plugin whose work it was, where people want to see it.
+        # The plugin whose handler it was is a label of units only.
         sources = (*kind.labels, "plugin") if is_unit else kind.labels
         paths = (*kind.labels, "correlation.plugin") if is_unit else kind.labels
         base = metric_name(kind.topic)
@@ -88,5 +88,5 @@ def _no_labels(_: Event) -> tuple[()]:
 
 
 def is_counted(kind: type[Event]) -> bool:
-    """False for the steps of a unit: its end tells all of them, and they are many."""
+    """Return False for the steps of a unit: they are many, and its end sums them up."""
     return kind.level != "debug" or bool(kind.labels or kind.measures)

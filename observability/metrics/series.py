@@ -1,4 +1,4 @@
-"""What is counted and measured, by labels: cheap to add to, and shown when somebody asks."""
+"""Counters and histograms by labels: cheap to update, rendered when scraped."""
 
 import re
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-#: Upper bounds of histograms: of seconds as OpenTelemetry has them, and of counts.
+#: Upper bounds of histograms: for seconds those of OpenTelemetry, and for counts.
 SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 COUNTS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
 
@@ -26,10 +26,10 @@ class Counter:
 
 
 class Distribution:
-    """How often a value was at most which bound.
+    """A histogram: how many values fell below each bound.
 
     Args:
-        bounds: Upper bounds, ascending; what is above the last is counted too.
+        bounds: Upper bounds, ascending; values above the last are counted too.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -52,8 +52,8 @@ class Family(Generic[Cell]):
     """The cells of one name, one for each combination of labels.
 
     Args:
-        name: Name as Prometheus writes it, without `_total`.
-        about: What it says, in one line.
+        name: The Prometheus name, without `_total`.
+        about: Its help text, one line.
         labels: Names of the labels.
         make: Makes a cell.
     """
@@ -66,7 +66,7 @@ class Family(Generic[Cell]):
         self._make: Callable[[], Cell] = make
 
     def cell(self, labels: Labels) -> Cell:
-        """Return the cell of *labels*, made now when it is new."""
+        """Return the cell of *labels*; it is made at its first use."""
         found = self.cells.get(labels)
         if found is None:
             found = self.cells[labels] = self._make()
@@ -74,12 +74,12 @@ class Family(Generic[Cell]):
 
 
 def metric_name(name: str) -> str:
-    """Return *name*, of a topic or a probe, as Prometheus allows it."""
+    """Return the name of a topic or probe with characters that Prometheus allows."""
     return re.sub(r"^(?=\d)|\W", "_", name, flags=re.ASCII)
 
 
 def counters(families: list[Family[Counter]]) -> Iterator["Metric"]:
-    """Yield *families* as Prometheus shows them."""
+    """Yield *families* as metrics of prometheus_client."""
     from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 -- an extra
 
     for family in families:
@@ -90,7 +90,7 @@ def counters(families: list[Family[Counter]]) -> Iterator["Metric"]:
 
 
 def histograms(families: list[Family[Distribution]]) -> Iterator["Metric"]:
-    """Yield *families* as Prometheus shows them."""
+    """Yield *families* as metrics of prometheus_client."""
     from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415 -- an extra
 
     for family in families:

@@ -1,1 +1,1 @@
-"""What happened in a run, read back: its hooks, its units of work, and how it ended."""
+"""What happened in a run, read from its records: hooks, units of work, and how it ended."""

@@ -1,4 +1,4 @@
-"""Follows a run: what the journal and the record of units say, each time somebody looks."""
+"""Reads a run from the journal and the record of units, once or until it ends."""
 
 import time
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ INTERVAL: Final = 0.2
 
 
 class Look(NamedTuple):
-    """What the journal says at one moment.
+    """A run at one moment.
 
     Args:
-        head: The run.
-        live: True when a process writes it now.
-        history: All entries of it.
-        entries: Those that are new, and are to be shown.
-        recorded: All that is recorded about its units of work.
-        units: What is new of that.
+        head: What the journal says about the run itself.
+        live: True while a process is writing it.
+        history: All of its entries.
+        entries: Those that are new since the last look.
+        recorded: All records of its units of work.
+        units: Those that are new since the last look.
     """
 
     head: Run
@@ -36,10 +36,10 @@ class Look(NamedTuple):
     units: list[UnitFact]
 
     def about(self, plugin: str) -> Self:
-        """Return what is about a plugin.
+        """Return the part that is about a plugin.
 
         Raises:
-            JournalError: No event is about it, and none can be any more.
+            JournalError: The run is over and has no such plugin.
         """
         known = {getattr(each.event, "plugin", "") for each in self.history} - {""}
         if plugin not in known and not self.live:
@@ -55,15 +55,15 @@ class Look(NamedTuple):
 
 
 def follow(reader: JournalReader, number: int, *, until_the_end: bool) -> Iterator[Look]:
-    """Look at a run, and look again whenever something may be new.
+    """Look at a run, once or again and again.
 
     Args:
         reader: The journal.
         number: Number of the run.
-        until_the_end: Go on until no process writes the run any more; else look once.
+        until_the_end: Keep looking until no process is writing the run; else look once.
 
     Yields:
-        What each look shows; at least one.
+        The run at each look; at least one.
 
     Raises:
         JournalError: There is no such run.
@@ -73,7 +73,8 @@ def follow(reader: JournalReader, number: int, *, until_the_end: bool) -> Iterat
     recorded: list[UnitFact] = []
     with UnitTail(units_path(reader.path), number) as tail:
         while True:
-            # First of all: what a process wrote before it went must be read after it went.
+            # Ask first: what the process wrote before it exited must be read after we know that it
+            # has.
             live = is_live(reader, number)
             seen, units = len(history), tail.read()
             recorded += units

@@ -21,8 +21,8 @@ def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bo
 
     Args:
         entries: Its history.
-        run: What the journal says about it; without, it has ended when no plugin holds anything.
-        live: True when a process writes it now.
+        run: What the journal says about it; without it a run has ended when no plugin is loaded.
+        live: True while a process is writing it.
 
     Raises:
         IllegalHistoryError: *run* is not given, and no run can have produced these entries.
@@ -42,7 +42,7 @@ def outcome(entries: Iterable[JournalEntry], run: Run | None = None, *, live: bo
 
 
 def failures(entries: Iterable[JournalEntry]) -> list[str]:
-    """Return what failed in a run, a line each.
+    """Return what failed in a run, one line each.
 
     Args:
         entries: Its history.

@@ -5,7 +5,7 @@ from lifecycle.journal import JournalReader, Run
 
 
 def find_run(reader: JournalReader, number: int | None) -> Run:
-    """Return the run with a number, else the last one.
+    """Return the run with a number; the last one for None.
 
     Raises:
         JournalError: There is no such run.
@@ -19,11 +19,10 @@ def find_run(reader: JournalReader, number: int | None) -> Run:
         if run.run == number:
             return run
     raise JournalError(
-        f"journal {reader.path}: there is no run {number}; there are {runs[0].run} to "
-        f"{runs[-1].run}"
+        f"journal {reader.path}: there is no run {number}, only {runs[0].run} to {runs[-1].run}"
     )
 
 
 def is_live(reader: JournalReader, number: int) -> bool:
-    """Return whether a process writes this very run now."""
+    """Return True while a process is writing this run."""
     return reader.is_live() and reader.runs()[-1].run == number

@@ -1,4 +1,4 @@
-"""What happened in one run: its hooks with begin, end and outcome, told from the journal."""
+"""Folds the events of a run into steps: hooks with begin, end and outcome, and single events."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
@@ -16,7 +16,7 @@ from lifecycle.events import (
     PluginUnloading,
 )
 
-#: Events that begin a hook; the next plugin.* event of the plugin ends it.
+#: Events that begin a hook.
 _BEGINS: Final[dict[type[Event], Hook]] = {
     PluginLoading: "load",
     PluginStarting: "start",
@@ -34,12 +34,12 @@ class HookRun(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         plugin: The plugin.
         hook: The hook.
-        begun: When, seconds since the epoch.
-        duration: Seconds it took; None while it runs, and when the process died in it.
+        begun: When it began, seconds since the epoch.
+        duration: Seconds it took; None while it runs, and if the process died in it.
         outcome: `open` when the journal does not say how it ended.
-        error: What it failed with, in one line.
-        cleanup_errors: What went wrong while giving back, a line each.
-        facts: What the plugin did meanwhile, in order.
+        error: The error it failed with, in one line.
+        cleanup_errors: Errors while its resources were released, one line each.
+        facts: Events of the plugin during the hook, in order.
     """
 
     plugin: str
@@ -57,7 +57,7 @@ Step = HookRun | Event
 
 
 class Steps:
-    """Folds events into steps, one after the other."""
+    """Folds events into steps, one event at a time."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[Hook, Event, list[Event]]] = {}
@@ -66,7 +66,7 @@ class Steps:
         """Take the next event.
 
         Returns:
-            What is complete with it: a hook at its end, or an event that belongs to no hook.
+            The step that it completes: a hook at its end, or an event outside of hooks.
         """
         if isinstance(event, PluginEvent):
             hook = _BEGINS.get(type(event))
@@ -81,7 +81,7 @@ class Steps:
         return event
 
     def open(self) -> list[HookRun]:
-        """Return the hooks whose end was not seen."""
+        """Return the hooks that have not ended."""
         return [
             HookRun(plugin=plugin, hook=hook, begun=begin.at, facts=tuple(facts))
             for plugin, (hook, begin, facts) in self._open.items()

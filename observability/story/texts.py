@@ -1,4 +1,4 @@
-"""What several views say of a run in the same words: durations, and its units in one sentence."""
+"""Texts that several views share: durations, and a summary of units."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Final
 from observability.story.unit_log import UnitFact
 from observability.vocabulary import UNIT_CLOSE
 
-#: Seconds from which a text says how long a unit waited for its connection.
+#: Seconds from which the wait of a unit for its connection is worth mentioning.
 LONG_WAIT: Final = 0.1
 
 
@@ -26,10 +26,10 @@ def duration_text(seconds: float) -> str:
 
 
 def summary(recorded: Iterable[UnitFact]) -> str:
-    """Return how many units ended how, and which took longest; nothing when none has ended.
+    """Return how many units ended how, and which took longest; empty if none has ended.
 
     Args:
-        recorded: What is recorded of them.
+        recorded: The records of the units.
     """
     closed = [fact for fact in recorded if fact.topic == UNIT_CLOSE]
     if not closed:

@@ -1,4 +1,4 @@
-"""Reads the record of units: all of a run, or what was added since the last look."""
+"""Reads the record of units: all of a run, or what is new."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from observability.story.unit_log import UnitFact, facts, rotated
 
 
 def read_units(path: Path, run: int) -> Iterator[UnitFact]:
-    """Yield what is recorded about the units of a run, in order; nothing when there is no file.
+    """Yield the records of a run in order; nothing if there is no file.
 
     Args:
         path: The file.
         run: Number of the run.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     for each in (rotated(path), path):
         if each.is_file():
@@ -27,10 +27,10 @@ def read_units(path: Path, run: int) -> Iterator[UnitFact]:
 
 
 class UnitTail:
-    """Reads what is recorded about the units of a run; a context manager.
+    """Reads the records of a run as they are added, each once; a context manager.
 
     Args:
-        path: The file; it may come later, and may be put aside meanwhile.
+        path: The file; it may appear later, and may be rotated meanwhile.
         run: Number of the run.
     """
 
@@ -40,10 +40,10 @@ class UnitTail:
         self._file: BufferedReader | None = None
 
     def read(self) -> list[UnitFact]:
-        """Return what is new.
+        """Return the records since the last call.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The file cannot be read.
         """
         lines: list[bytes] = []
         if self._file is None and (aside := rotated(self._path)).is_file():
@@ -55,7 +55,7 @@ class UnitTail:
                 return list(facts(lines, self._run))
 
     def _go_on(self) -> bool:
-        """Open the file that stands at the path now; False when it is the one that is read."""
+        """Open the file that is at the path now; return False if it is open already."""
         if not self._path.is_file():
             return False
         newer = self._path.open("rb")
@@ -86,7 +86,7 @@ class UnitTail:
 
 def _rest(file: BufferedReader) -> list[bytes]:
     lines = file.readlines()
-    if lines and not lines[-1].endswith(b"\n"):  # the rest of it is still to be written
+    if lines and not lines[-1].endswith(b"\n"):  # its end is not written yet
         file.seek(-len(lines.pop()), 1)
     return lines
 

@@ -1,4 +1,4 @@
-"""Records how units of work ended, beside the journal."""
+"""Writes the record of units."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ from observability.story.unit_log import RECORD_LOST, TOPICS, rotated, unit_line
 
 _log = logging.getLogger("observability")
 
-#: Bytes after which the file is put aside as `<file>.1`, and the one that was there is lost.
+#: Size in bytes at which the file is rotated to `<file>.1`, which replaces the previous one.
 MAX_BYTES: Final = 32 * 2**20
 
 
 def record_units(
     bus: EventBus, path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES
 ) -> Callable[[], None]:
-    """Append what happens to units to a file, an object a line, in a thread of its own.
+    """Append what happens to units to a file, in a thread, one JSON object per line.
 
     The file is readable by its owner only. It holds names of handlers, ids of updates, and what is
     told of errors, without their texts. What it does not take is counted, and the count is a line
@@ -34,11 +34,11 @@ def record_units(
 
     Args:
         bus: The bus.
-        path: The file; `units_path(journal)` is where the tools look for it.
-        max_bytes: Size from which it is put aside as `<path>.1`.
+        path: The file; the commands look for it at `units_path(journal)`.
+        max_bytes: Size in bytes at which it is rotated to `<path>.1`.
 
     Returns:
-        What ends the record.
+        A function that ends the record.
 
     Raises:
         OSError: The file cannot be opened.
@@ -102,7 +102,9 @@ class _Rotating:
             if not self._fails:
                 self._fails = True
                 _log.warning(
-                    "[observability] units: %s: %s; units are not kept meanwhile", self._path, error
+                    "[observability] units: %s: %s; units are not recorded until this is fixed",
+                    self._path,
+                    error,
                 )
             raise
         finally:
@@ -125,7 +127,7 @@ class _Rotating:
     def _put(self, data: bytes) -> None:
         if not self._file.closed and self._size() >= self._max_bytes:
             self._file.close()
-        if self._file.closed:  # also when an earlier attempt failed on the way
+        if self._file.closed:  # also after an earlier attempt that failed halfway
             with suppress(FileNotFoundError):
                 self._path.replace(rotated(self._path))
             self._open()

@@ -1,7 +1,7 @@
-"""A recorder of events that says what must and what must not happen, in one line.
+"""A recorder of events, and assertions about what must and must not happen.
 
-With pytest it is the fixture `events` (`observability.testing.pytest_plugin`). The names below are
-imported when they are first used: every run of pytest loads the plugin, and few use it.
+In pytest it is the fixture `events` (`observability.testing.pytest_plugin`). The names below are
+imported at their first use, because every run of pytest loads the plugin.
 """
 
 from importlib import import_module

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def events(event_bus: "EventBus") -> "Iterator[EventRecorder]":
-    """What happened on the bus, in order; says what must and what must not have happened."""
+    """Record what happens on the bus; its methods assert what must and must not happen."""
     from observability.testing import EventRecorder  # noqa: PLC0415 -- only when used
 
     with EventRecorder(event_bus) as recorder:
@@ -24,7 +24,7 @@ def events(event_bus: "EventBus") -> "Iterator[EventRecorder]":
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, Any]":
-    """Show beside any failure of a test what happened."""
+    """Add the recorded events to the report of a failed test."""
     report = yield
     if report.when == "call" and report.failed:
         used = getattr(item, "funcargs", {})

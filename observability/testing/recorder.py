@@ -1,4 +1,4 @@
-"""The recorder of events, and what can be asserted of the story that they tell."""
+"""The recorder of events, and assertions about their order and their fields."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +13,9 @@ from lifecycle.event import EVENT_TYPES, Event
 
 
 class Story:
-    """Events in the order they came, and what can be asserted of them.
+    """Events in order, and assertions about them.
 
-    Topics may be patterns, as `uow.*`; a payload is any field of the event or its correlation.
+    Topics may be patterns such as `uow.*`; a payload is any field of an event or its correlation.
 
     Args:
         events: The events.
@@ -26,7 +26,7 @@ class Story:
 
     @property
     def topics(self) -> list[str]:
-        """The topics in the order they came."""
+        """The topics, in order."""
         return [event.topic for event in self.events]
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Story:
     # -- a part of it ---------------------------------------------------------------------
 
     def only(self, **payload: Any) -> "Story":
-        """Return the part whose events carry *payload*."""
+        """Return the part whose events have *payload*."""
         return Story(event for event in self.events if _carries(event, payload))
 
     def topic(self, pattern: str) -> "Story":
@@ -55,16 +55,16 @@ class Story:
         return self.only(unit=number)
 
     def plugin(self, name: str) -> "Story":
-        """Return the part that is about a plugin, or was caused by its handlers and tasks."""
+        """Return the part that is about a plugin, or caused by its handlers and tasks."""
         return self.only(plugin=name)
 
     # -- assertions -----------------------------------------------------------------------
 
     def assert_sequence(self, *topics: str) -> None:
-        """Assert that *topics* came, in this order; others may stand between.
+        """Assert that *topics* came in this order; other events may come between.
 
         Raises:
-            AssertionError: They did not; the text shows the whole story and the first difference.
+            AssertionError: They did not; the message shows the story and the first difference.
         """
         __tracebackhide__ = True
         place, found = -1, 0
@@ -84,10 +84,10 @@ class Story:
         raise AssertionError(self._told(f"{missing!r} is missing {after}", mark))
 
     def assert_exactly(self, *topics: str) -> None:
-        """Assert that *topics* came, in this order, and nothing else.
+        """Assert that *topics* came in this order, and nothing else.
 
         Raises:
-            AssertionError: Something else did; the text marks the first difference.
+            AssertionError: Something else came; the message marks the first difference.
         """
         __tracebackhide__ = True
         pairs = zip(topics, self.topics, strict=False)
@@ -106,7 +106,7 @@ class Story:
         """Assert that an event came with at least this *payload*, and return the first.
 
         Raises:
-            AssertionError: It did not; the text shows the whole story, and what differs.
+            AssertionError: None did; the message shows the whole story, and what differs.
         """
         __tracebackhide__ = True
         for event in self.events:
@@ -126,9 +126,9 @@ class Story:
         """Assert that no event of *topic* with this *payload* came.
 
         Raises:
-            AssertionError: One did; the text marks it in the whole story.
-            ValueError: No event can have such a topic or payload: a slip of the pen would make
-                the assertion true for ever.
+            AssertionError: One did; the message marks it in the whole story.
+            ValueError: No event has such a topic or field: with a typo the assertion would always
+                hold.
         """
         __tracebackhide__ = True
         _check_known(topic, payload)
@@ -138,7 +138,7 @@ class Story:
             return "unwanted" if unwanted else ""
 
         if any(mark(0, event) for event in self.events):
-            raise AssertionError(self._told(f"{_described(topic, payload)} was not to come", mark))
+            raise AssertionError(self._told(f"{_described(topic, payload)} must not come", mark))
 
     def _told(self, problem: str, mark: Callable[[int, Event], str]) -> str:
         return "\n".join([f"{problem}; the story was:", *self._lines(mark)])
@@ -156,7 +156,7 @@ class Story:
 
 
 class EventRecorder(Story, Closing):
-    """Keeps every event of a bus in order; leaving it as a context manager ends that.
+    """Records the events of a bus, until it is closed; a context manager.
 
         with record(app.bus) as events:
             ...
@@ -165,7 +165,7 @@ class EventRecorder(Story, Closing):
 
     Args:
         bus: The bus.
-        pattern: Which events are kept.
+        pattern: Topic, or pattern of topics, of the events to record.
     """
 
     def __init__(self, bus: EventBus, pattern: str = ">") -> None:
@@ -180,11 +180,11 @@ class EventRecorder(Story, Closing):
         self._arrived.set()
 
     def close(self) -> None:
-        """Record no more; what was recorded stays."""
+        """Stop recording; the recorded events stay."""
         self._subscription.cancel()
 
     def clear(self) -> None:
-        """Forget what was recorded."""
+        """Forget the recorded events."""
         self.events.clear()
 
     async def wait_for(
@@ -195,18 +195,18 @@ class EventRecorder(Story, Closing):
         timeout: float = 5.0,  # noqa: ASYNC109 -- the error shows the story
         **payload: Any,
     ) -> Event:
-        """Wait until an event of *topic* with *payload* is there, and return it.
+        """Wait for an event of *topic* with *payload*, and return it.
 
         Args:
             topic: Its topic, or a pattern.
             timeout: Seconds to wait.
-            **payload: Fields it must carry.
+            **payload: Fields it must have.
 
         Returns:
-            The first such event, one that came before the call included.
+            The first such event, even if it came before the call.
 
         Raises:
-            AssertionError: It did not come in time; the text shows the whole story.
+            AssertionError: It did not come in time; the message shows the whole story.
         """
         __tracebackhide__ = True
         looked_at = self._came - len(self.events)
@@ -227,11 +227,11 @@ class EventRecorder(Story, Closing):
 
 
 def record(bus: EventBus, pattern: str = ">") -> EventRecorder:
-    """Return a recorder of the events of *bus*, to be used as a context manager.
+    """Return a recorder of the events of *bus*, for use in a `with` statement.
 
     Args:
         bus: The bus.
-        pattern: Which events are kept.
+        pattern: Topic, or pattern of topics, of the events to record.
     """
     return EventRecorder(bus, pattern)
 
@@ -244,7 +244,7 @@ def _carries(event: Event, payload: Mapping[str, Any]) -> bool:
 
 
 def _check_known(topic: str, payload: Mapping[str, Any]) -> None:
-    """Refuse what no event can be, so that a slip of the pen is not taken for an absence."""
+    """Refuse unknown topics and fields, so that no typo passes for an absence."""
     check_pattern(topic)
     kinds = [kind for known, kind in EVENT_TYPES.items() if matches(topic, known)]
     if not kinds:

@@ -1,1 +1,1 @@
-"""What is shown of a run and of plugins, as text and as pictures: it reads and writes no file."""
+"""Runs and plugins as text and pictures; nothing here reads or writes a file."""

@@ -13,8 +13,8 @@ _HIGH: Final = 40
 _ROW: Final = 96  # from the top of a layer to the top of the next
 _GAP: Final = 36  # between the boxes of a layer
 _MARGIN: Final = 24
-_BEND: Final = 24.0  # width of an arrow that passes a layer
-_LANE: Final = 40  # from one arrow that goes up to the next
+_BEND: Final = 24.0  # space for an arrow that passes a layer
+_LANE: Final = 40  # between two arrows that point upwards
 _LOOK: Final = """
 text { font: 14px system-ui, sans-serif; text-anchor: middle; fill: #1d2430 }
 .note { font-size: 11px; fill: #667085; stroke: #fff; stroke-width: 3px; paint-order: stroke }
@@ -30,9 +30,9 @@ class Node(NamedTuple):
     """A box.
 
     Args:
-        name: What stands in it; unique.
-        note: What stands below the name, smaller.
-        style: How it looks.
+        name: Its text; unique.
+        note: Smaller text below the name.
+        style: Colour of its border.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Edge(NamedTuple):
     """An arrow.
 
     Args:
-        source: Name of the box where it begins.
-        target: Name of the box where it ends.
-        label: What stands beside it.
+        source: Name of the box it starts at.
+        target: Name of the box it points to.
+        label: Text beside it.
     """
 
     source: str
@@ -58,7 +58,7 @@ class Graph(NamedTuple):
     """Boxes and arrows.
 
     Args:
-        nodes: The boxes; what comes earlier stands higher or further to the left.
+        nodes: The boxes, from top to bottom and from left to right.
         edges: The arrows between them.
     """
 
@@ -81,7 +81,7 @@ class Graph(NamedTuple):
         return "\n".join(lines) + "\n"
 
     def to_svg(self) -> str:
-        """Return the graph as a picture; arrows to a higher box go around on the right."""
+        """Return the graph as SVG; arrows that point upwards go around on the right."""
         layout = _Layout(self)
         width, height = layout.size
         return (
@@ -95,7 +95,7 @@ class Graph(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a box is, or a bend of an arrow that passes its layer."""
+    """The place of a box, or of an arrow that passes a layer."""
 
     left: float
     top: float
@@ -107,7 +107,7 @@ class _Place(NamedTuple):
 
 
 class _Layout:
-    """Boxes in layers, each below all that lead to it, but for circles."""
+    """Boxes in layers, each below those that point to it, except in cycles."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -142,7 +142,7 @@ class _Layout:
         whole = max(lengths) + 2 * _MARGIN
         for depth, row in enumerate(rows):
             left = (whole - lengths[depth]) / 2
-            # Below the middle of what leads here, so that few arrows cross.
+            # Sorted by the middle of what points here, so that few arrows cross.
             for name in sorted(row, key=self._middle_above):
                 self._places[name] = _Place(left, _MARGIN + depth * _ROW, widths[name])
                 left += widths[name] + _GAP
@@ -202,7 +202,7 @@ class _Layout:
 
 
 def _joined(edges: tuple[Edge, ...]) -> list[Edge]:
-    """Return *edges* with those between the same boxes as one."""
+    """Return *edges* with one edge for each pair of boxes, with all labels."""
     labels: dict[tuple[str, str], list[str]] = {}
     for edge in edges:
         labels.setdefault((edge.source, edge.target), []).append(edge.label)
@@ -215,5 +215,5 @@ def _arrow(path: str, label: str, x: float, y: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return *text* for a label of Mermaid, which knows entities but no escapes."""
+    """Return *text* for a Mermaid label, which has entities but no escapes."""
     return re.sub(r'["<>&#;`|\[\]{}()]', lambda match: f"#{ord(match[0])};", text)

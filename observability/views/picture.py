@@ -1,4 +1,4 @@
-"""The picture of a run: lanes for plugins, on them hooks, units and moments as items."""
+"""The picture of a run: a lane for each plugin, with its hooks, units and events as items."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
@@ -25,9 +25,9 @@ from observability.story.steps import HookRun, steps
 from observability.story.texts import LONG_WAIT, duration_text
 from observability.story.unit_log import UnitFact
 
-#: Units that are drawn at most: a browser of a phone shall show them.
+#: Units that are drawn at most, so that a phone's browser can draw them.
 MAX_UNITS: Final = 10_000
-#: Rows of a lane for units that were open together; further ones share the last row.
+#: Rows for concurrent units in a lane; further units share the last row.
 MAX_ROWS: Final = 6
 APP: Final = "application"
 ELSEWHERE: Final = "outside of plugins"
@@ -37,11 +37,11 @@ ItemState = Literal["done", "failed", "open", "warned"]
 
 
 class Lane(msgspec.Struct):
-    """A plugin, or the application.
+    """The lane of a plugin, or of the application.
 
     Args:
-        name: What stands above it.
-        rows: Rows for units below the one for hooks.
+        name: Its title.
+        rows: Rows for units, below the one for hooks.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Lane(msgspec.Struct):
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that lasted, or a moment.
+    """Something with a duration, or a moment.
 
     Args:
         lane: Index of its lane.
         row: 0 for hooks and moments, 1 and up for units.
         kind: What it is.
         state: How it ended.
-        begin: Seconds since the begin of the run.
-        end: The same, of its end.
-        name: What it is called.
-        lines: What there is to know about it.
+        begin: Begin, in seconds since the start of the run.
+        end: End, in seconds since the start of the run.
+        name: Its title.
+        lines: Details, one line each.
     """
 
     lane: int
@@ -76,11 +76,11 @@ class Picture(msgspec.Struct, kw_only=True):
     """Everything that is drawn.
 
     Args:
-        began: Begin of the run, seconds since the epoch.
-        length: Seconds it lasted, as far as is known.
+        began: Start of the run, seconds since the epoch.
+        length: Seconds it lasted, as far as known.
         lanes: From top to bottom.
         items: In no order.
-        left_out: Units that are too many to draw.
+        left_out: Number of units that are not drawn.
     """
 
     began: float
@@ -90,7 +90,7 @@ class Picture(msgspec.Struct, kw_only=True):
     left_out: int = 0
 
     def listed(self) -> list[Item]:
-        """Return what a reader without eyes for pictures needs: all but units that went well."""
+        """Return the rows of the text table, for screen readers: all but units that went well."""
         worth = [each for each in self.items if each.kind != "unit" or each.state != "done"]
         return sorted(worth, key=lambda each: each.begin)
 
@@ -106,9 +106,9 @@ def draw(
 
     Args:
         entries: Its history.
-        units: What is recorded about its units.
+        units: The records of its units.
         began: When it began, seconds since the epoch.
-        ended_at: When it ended, when that is known.
+        ended_at: When it ended, if known.
     """
     moments = [began, ended_at or began]
     moments += [entry.event.at for entry in entries]
@@ -129,7 +129,7 @@ def draw(
 
 class _Artist:
     def __init__(self, began: float, ended: float) -> None:
-        # A picture has a width also when all of it happened at once.
+        # Not 0, so that the picture has a width.
         self.picture = Picture(began=began, length=max(ended - began, 0.001), lanes=[], items=[])
         self._lanes: dict[str, int] = {}
         self._degraded: dict[str, PluginDegraded] = {}
@@ -144,8 +144,8 @@ class _Artist:
         failed = hook.outcome == "failed"
         begin = hook.begun - self.picture.began
         end = self.picture.length if hook.duration is None else begin + hook.duration
-        lines = [hook.error] if failed else ["it has no end"] * (hook.outcome == "open")
-        lines += [f"while giving back: {error}" for error in hook.cleanup_errors]
+        lines = [hook.error] if failed else ["unfinished"] * (hook.outcome == "open")
+        lines += [f"during cleanup: {error}" for error in hook.cleanup_errors]
         for fact in hook.facts:
             if isinstance(fact, ServiceProvided):
                 lines.append(f"provides {fact.service}")
@@ -181,20 +181,20 @@ class _Artist:
         match event:
             case AppStarted():
                 begin, lines = at - event.duration, [", ".join(event.plugins)]
-                self._add(APP, "start of the application", begin, at, lines, "start")
+                self._add(APP, "application start", begin, at, lines, "start")
             case AppStopped():
                 begin, state = at - event.duration, "failed" if event.errors else "done"
-                name = "stop of the application"
+                name = "application stop"
                 self._add(APP, name, begin, at, event.errors, "stop", state)  # type: ignore[arg-type] # mypy: widens the literals
             case AppDrained():
                 lines = [f"{event.waited} updates were in flight"]
-                lines += [f"cut off: {update}" for update in event.cancelled]
-                self._add(APP, "updates end", at - event.duration, at, lines, "stop")
+                lines += [f"cancelled: {update}" for update in event.cancelled]
+                self._add(APP, "drain", at - event.duration, at, lines, "stop")
             case AppCrashed():
-                lines = [f"its last event: {event.last_topic} {event.last_plugin}".rstrip()]
-                self._add(APP, f"run {event.run} is found dead", at, at, lines, state="warned")
+                lines = [f"last event: {event.last_topic} {event.last_plugin}".rstrip()]
+                self._add(APP, f"previous run {event.run} crashed", at, at, lines, state="warned")
             case AppStopping():
-                pass  # app.stopped says when it was
+                pass  # app.stopped has its time
             case _:
                 self._add(APP, event.topic.replace(".", " "), at, at, [])
 
@@ -224,7 +224,7 @@ class _Artist:
             f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
         )
         if fact.waited >= LONG_WAIT:
-            lines.append(f"waited {duration_text(fact.waited)} for its connection")
+            lines.append(f"waited {duration_text(fact.waited)} for a connection")
         if fact.attempt > 1:
             lines.append(f"attempt {fact.attempt}")
         states: dict[str, ItemState] = {"committed": "done", "rolled_back": "warned"}
@@ -237,7 +237,7 @@ class _Artist:
         name = {
             vocabulary.POOL_EXHAUSTED: "no connection was free",
             vocabulary.UNIT_SLOW: f"unit {fact.unit} is slow",
-            vocabulary.UNIT_RETRY: f"unit {fact.unit} is tried again",
+            vocabulary.UNIT_RETRY: f"unit {fact.unit} is retried",
         }.get(fact.topic, fact.topic)
         self._add(fact.plugin or ELSEWHERE, name, at, at, lines, state="warned")
 

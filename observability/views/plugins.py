@@ -1,4 +1,4 @@
-"""The picture of plugins and what they require, and that of the states a plugin can be in."""
+"""The graphs of plugins and their dependencies, and of the states of a plugin."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -7,17 +7,17 @@ from lifecycle.printable import printable
 from observability.views.graph import Edge, Graph, Node, Style
 
 if TYPE_CHECKING:
-    from lifecycle.plugins.plugin import Plugin  # asyncio: the states need none
+    from lifecycle.plugins.plugin import Plugin  # asyncio, which the graph of states does not need
 
 _STYLES: Final[dict[State | None, Style]] = {State.STARTED: "good", State.FAILED: "bad"}
 
 
 def plugin_graph(plugins: "dict[str, Plugin]", states: dict[str, State]) -> Graph:
-    """Return the picture of plugins; arrows go from what is required to who requires it.
+    """Return the graph of plugins; arrows point from a plugin to those that require it.
 
     Args:
-        plugins: By name, each after what it requires.
-        states: The state of each, as far as it is known.
+        plugins: By name, each after the ones it requires.
+        states: The state of each plugin, as far as known.
     """
     return Graph(
         nodes=tuple(
@@ -35,7 +35,7 @@ def plugin_graph(plugins: "dict[str, Plugin]", states: dict[str, State]) -> Grap
 
 
 def state_graph() -> Graph:
-    """Return the picture of the states and of what leads from one to another."""
+    """Return the graph of the states and the triggers between them."""
     return Graph(
         nodes=tuple(Node(state, style=_STYLES.get(state, "")) for state in State),
         edges=tuple(

@@ -1,4 +1,4 @@
-"""The text of a trace: a line for each step, indented by what it belongs to."""
+"""The text of a trace: a line for each step, indented below what it belongs to."""
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,28 +35,28 @@ _CODES: Final[dict[Style, str]] = {
     "green": "32",
     "yellow": "33",
 }
-_LABEL: Final = 26  # width of the column that says what it was
+_LABEL: Final = 26  # width of the column with the step
 _DURATION: Final = 13
 _INDENT: Final = 2
-#: Seconds from which a unit that ended well is worth a line.
+#: Seconds from which a unit that committed gets a line, too.
 SLOW_UNIT: Final = 1.0
-_ERROR: Final = 100  # characters of what ended a unit; all of them are in the log
+_ERROR: Final = 100  # characters of an error; the log has all of them
 
 
 class TraceText:
-    """Turns the entries of one run into lines, as they come.
+    """Turns the entries of one run into lines, as they arrive.
 
     Args:
         colours: True on a terminal.
-        follow: Show a hook at its begin too: the line with its end may never come.
-        units: Show every unit, also those that simply committed.
+        follow: Show a hook when it begins, too: it may never end.
+        units: Show every unit, including those that simply committed.
     """
 
     def __init__(self, *, colours: bool, follow: bool = False, units: bool = False) -> None:
         self._colours = colours
         self._follow = follow
         self._units = units
-        self._slow: set[int] = set()  # units that were reported open, and have no end yet
+        self._slow: set[int] = set()  # units reported as slow that have not ended yet
         self._steps = Steps()
         self._day: date | None = None
 
@@ -68,7 +68,7 @@ class TraceText:
         Args:
             head: The run.
             entries: Its next entries.
-            units: What happened to units meanwhile.
+            units: The next records of its units.
         """
         if self._day is None:
             began = _moment(head.started_at)
@@ -77,7 +77,7 @@ class TraceText:
                 f"Run {head.run}, process {head.pid}, began {began:%Y-%m-%d %H:%M:%S} UTC", "bold"
             )
             yield ""
-        # Each keeps its own order, also where a clock was set back.
+        # Each keeps its own order, even if the clock was set back.
         happened: tuple[Iterable[Event | UnitFact], ...] = ((e.event for e in entries), units)
         for each in heapq.merge(*happened, key=lambda each: each.at):
             if isinstance(each, UnitFact):
@@ -99,13 +99,13 @@ class TraceText:
         ended: Outcome,
         units: Sequence[UnitFact] = (),
     ) -> Iterator[str]:
-        """Yield the hooks that have no end, and how the run ended.
+        """Yield the unfinished hooks, and how the run ended.
 
         Args:
             head: The run.
             entries: All of its entries.
             ended: How it ended.
-            units: All that is recorded of its units.
+            units: All records of its units.
         """
         for hook in self._steps.open():
             yield from self._hook(hook)
@@ -123,11 +123,11 @@ class TraceText:
         run = f"Run {head.run}"
         texts: dict[Outcome, tuple[Style, str]] = {
             Outcome.WELL: ("green", f"✓ {run} ended well after {took}."),
-            Outcome.FAILED: ("red", f"✗ {run} ended after {took}, not well."),
+            Outcome.FAILED: ("red", f"✗ {run} ended with failures after {took}."),
             Outcome.RUNNING: ("green", f"▶ {run} is running in process {head.pid}."),
             Outcome.DIED: (
                 "red",
-                f"✗ {run} died: process {head.pid} left no end; its last sign came after {took}.",
+                f"✗ {run} died: process {head.pid} ended without a stop; last event after {took}.",
             ),
         }
         style, text = texts[ended]
@@ -136,7 +136,7 @@ class TraceText:
     def _unfinished(
         self, entries: Sequence[JournalEntry], ended: Outcome, units: Sequence[UnitFact]
     ) -> Iterator[str]:
-        """Yield what had no end when the run died, or has none yet."""
+        """Yield what was unfinished when the run died, or is unfinished now."""
         if ended is Outcome.DIED and (left := _last_steps(entries)):
             yield f"  its plugins: {left}"
         for step in steps(entry.event for entry in entries):
@@ -155,13 +155,15 @@ class TraceText:
                 hook.begun, 1, label, hook.duration, hook.error, mark="✗", style="red"
             )
         elif hook.outcome == "open":
-            yield from self._line(hook.begun, 1, label, None, "no end", mark="…", style="yellow")
+            yield from self._line(
+                hook.begun, 1, label, None, "unfinished", mark="…", style="yellow"
+            )
         else:
             yield from self._line(hook.begun, 1, label, hook.duration)
         for fact in hook.facts:
             yield from self._event(fact, depth=2)
         for error in hook.cleanup_errors:
-            yield from self._line(None, 2, "giving back", None, error, mark="✗", style="red")
+            yield from self._line(None, 2, "cleanup", None, error, mark="✗", style="red")
 
     def _event(self, event: Event, *, depth: int) -> Iterator[str]:
         tell = _TOLD.get(type(event), _fields)
@@ -170,10 +172,10 @@ class TraceText:
         mark = "!" if style == "yellow" else ""
         yield from self._line(event.at, depth, label, duration, detail, mark=mark, style=style)
         for update in event.cancelled if isinstance(event, AppDrained) else ():
-            yield from self._line(None, 1, "cut off", None, update, mark="!", style="yellow")
+            yield from self._line(None, 1, "cancelled", None, update, mark="!", style="yellow")
 
     def _unit(self, fact: UnitFact) -> Iterator[str]:
-        """Yield the lines for a unit that is worth them: one that did not simply commit."""
+        """Yield the lines for a unit, unless it simply committed."""
         label = f"unit {fact.unit}"
         details = [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
         style: Style = "yellow"
@@ -182,7 +184,7 @@ class TraceText:
                 details.insert(0, fact.outcome.replace("_", " "))
                 if fact.waited >= LONG_WAIT:
                     waited = duration_text(fact.waited)
-                    details.append(f"waited {waited} for its connection")
+                    details.append(f"waited {waited} for a connection")
                 if not self._is_remarkable(fact):
                     if not self._units:
                         return
@@ -191,7 +193,7 @@ class TraceText:
                 self._slow.add(fact.unit)
                 details.insert(0, "still open")
             case vocabulary.UNIT_RETRY:
-                details.insert(0, "is tried again")
+                details.insert(0, "retried")
             case vocabulary.POOL_EXHAUSTED:
                 label = "no connection"
                 details.insert(0, f"{_held(fact.size)} for too long")
@@ -246,7 +248,7 @@ def _moment(at: float) -> datetime:
 
 
 def _fields(event: Event) -> tuple[str, str, Style]:
-    """Tell of an event that is not known here."""
+    """Describe an event that `_TOLD` does not have."""
     fields = event.as_dict()
     label = str(fields.pop("topic")).replace(".", " ")
     del fields["at"]
@@ -256,12 +258,12 @@ def _fields(event: Event) -> tuple[str, str, Style]:
 
 def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
     whose = f" of {event.last_plugin}" if event.last_plugin else ""
-    last = f"its last event: {event.last_topic}{whose}; see --run {event.run}"
-    return f"finds run {event.run} dead", last, "yellow"
+    last = f"last event: {event.last_topic}{whose}; see --run {event.run}"
+    return f"previous run {event.run} crashed", last, "yellow"
 
 
 def _last_steps(entries: Iterable[JournalEntry]) -> str:
-    """Tell the last step of each plugin, which is the state that the run left it in."""
+    """Return the last step of each plugin: the state in which the run left it."""
     last = {
         event.plugin: event.topic.removeprefix("plugin.")
         for event in (entry.event for entry in entries)
@@ -275,7 +277,7 @@ def _held(size: int) -> str:
     return few.get(size, f"all {size} were held")
 
 
-#: Label, detail and style of the events that belong to no hook's line.
+#: Label, detail and style of the events that have a line of their own.
 _TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
     ServiceProvided: lambda e: (f"provides {e.service}", "", "dim"),
     ServiceWithdrawn: lambda e: (f"withdraws {e.service}", "", "dim"),

@@ -202,7 +202,7 @@ def test_a_right_configuration_is_understood(tmp_path: Path) -> None:
         ),
         (
             ("[app]", "[observability]\nendpoint = '9100:localhost'\n[app]"),
-            "[observability] endpoint: '9100:localhost' is no address: write host:port",
+            "[observability] endpoint: '9100:localhost' is not an address; write host:port",
         ),
     ],
 )

@@ -181,7 +181,7 @@ def check(code: int, shown: str) -> None:
     assert code == 1, shown
     assert "2 failed, 6 passed" in shown, shown
     assert "error" not in shown.splitlines()[-1]
-    assert re.search(r"E +AssertionError: 'uow.commit' was not to come; the story was:", shown)
+    assert re.search(r"E +AssertionError: 'uow.commit' must not come; the story was:", shown)
     assert re.search(r"uow\.commit .*  <-- unwanted", shown)
     assert re.search(
         r"-+ Events -+\n +1 plugin.loading .*\n( .*\n)+-+ Telegram -+\n.*Good-bye", shown

@@ -72,23 +72,23 @@ class Failing(Plugin):
             {"slow_unit": 0, "sample": 2},
             (
                 "[observability] slow_unit: 0 is out of range: 0.001 to 86400 "
-                "(age from which a unit's line is a warning)\n"
+                "(seconds from which a unit's log line is a warning)\n"
                 "[observability] sample: 2 is out of range: 0 to 1 "
-                "(share of units with ordinary lines shown)"
+                "(share of units whose ordinary log lines are shown)"
             ),
         ),
         (
             {"slow_unit": "1"},
             (
                 "[observability] slow_unit: Input should be a valid number "
-                "(age from which a unit's line is a warning)"
+                "(seconds from which a unit's log line is a warning)"
             ),
         ),
         (
             {"sample": float("nan")},
             (
                 "[observability] sample: nan is out of range: 0 to 1 "
-                "(share of units with ordinary lines shown)"
+                "(share of units whose ordinary log lines are shown)"
             ),
         ),
     ],
@@ -199,7 +199,7 @@ async def test_units_that_cannot_be_kept(
     (warning,) = [line["event"] for line in lines if line["level"] == "warning"]
     assert warning.startswith("[observability] units: ")
     assert str(units_path(journal.path)) in warning
-    assert warning.endswith("mend it, or set units = false")
+    assert warning.endswith("fix this, or set units = false")
     assert not app.bus.subscriptions
 
 

@@ -141,16 +141,16 @@ def test_a_good_run_is_told_step_by_step(journal: Path) -> None:
 
 
 def test_a_failed_run_says_what_failed(journal: Path) -> None:
-    """The hook, its error and the errors of giving back are there, and the exit code is 1."""
+    """The hook, its error and the errors of its cleanup are there, and the exit code is 1."""
     code, shown, _ = db_manager("trace", "--journal", journal, "--run", "2")
     assert code == 1
     lines = shown.splitlines()
     assert lines[3:6] == [
         r"00:00:00.000Z  ✗   load    db                    500.0 ms  ValueError: no\nsuch",
-        "               ✗     giving back                           OSError: disk",
+        "               ✗     cleanup                               OSError: disk",
         "",
     ]
-    assert re.match(r"✗ Run 2 ended after .* ms, not well\.", lines[6])
+    assert re.match(r"✗ Run 2 ended with failures after .* ms\.", lines[6])
     assert lines[7] == r"  plugin 'db' failed in load: ValueError: no\nsuch"
 
 
@@ -159,8 +159,8 @@ def test_a_dead_run_says_where_it_died(journal: Path) -> None:
     code, shown, _ = db_manager("trace", "--journal", journal)
     assert code == 1
     *_, hook, _, verdict, plugins, where = shown.splitlines()
-    assert hook == "00:00:00.003Z  …   start   db                              no end"
-    assert verdict.startswith(f"✗ Run 3 died: process {os.getpid()} left no end")
+    assert hook == "00:00:00.003Z  …   start   db                              unfinished"
+    assert verdict.startswith(f"✗ Run 3 died: process {os.getpid()} ended without a stop")
     assert plugins == "  its plugins: db starting"
     assert where == "  plugin 'db' was in its start hook"
     assert db_manager("trace", "--journal", journal, "--run", "last")[1] == shown
@@ -208,9 +208,9 @@ def test_what_cannot_be_shown_is_said_with_exit_code_2(tmp_path: Path, journal: 
     memory.write_text('[app]\njournal = "memory"\n')
     for arguments, answer in (
         (("--journal", nothing), "there is no such file; start the bot once"),
-        (("--journal", journal, "--run", "9"), "there is no run 9; there are 1 to 3"),
+        (("--journal", journal, "--run", "9"), "there is no run 9, only 1 to 3"),
         (("--config", tmp_path / "no.toml"), "no.toml: there is no such file"),
-        (("--config", memory), "[app] journal keeps no history; give it the path of a file"),
+        (("--config", memory), "[app] journal keeps no history on disk; set it to a file"),
         (("--run", "first"), "'first' is neither a number nor `last`"),
     ):
         code, shown, said = db_manager("trace", *arguments)
@@ -255,7 +255,7 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
     units_path(journal).write_text(lines)
     _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1")
     rolled_back = "rolled back; KeyError: 'x'; update 7, bot.add"
-    waited = "committed; waited 200.0 ms for its connection"
+    waited = "committed; waited 200.0 ms for a connection"
     simply = "00:00:02.000Z      unit 1                         10.0 ms  committed"
     remarkable = [
         f"00:00:03.000Z  !   unit 2                        500.0 ms  {rolled_back}",
@@ -276,7 +276,7 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
 
 
 def test_what_was_open_when_the_process_died_is_told(journal: Path) -> None:
-    """A unit that was reported open and has no end is named after the verdict."""
+    """A unit that was reported open and has not ended is named after the verdict."""
     where = {"update_id": 7, "handler": "bot.add"}
     slow = {"topic": "uow.slow", "unit": 2, "at": 1.0, "duration": 0.4, "correlation": where}
     units_path(journal).write_text(json.dumps({"run": 3, **slow}) + "\n")

@@ -142,11 +142,11 @@ def test_a_payload_that_differs(events: EventRecorder) -> None:
 
 
 def test_an_unwanted_event(events: EventRecorder) -> None:
-    """The failure marks each event that was not to come."""
+    """The failure marks each event that must not come."""
     with pytest.raises(AssertionError) as caught:
         events.assert_none("test_testing.*", update_id=8)
     assert str(caught.value) == (
-        "'test_testing.*'(update_id=8) was not to come; the story was:\n"
+        "'test_testing.*'(update_id=8) must not come; the story was:\n"
         + failure({3: "unwanted", 4: "unwanted"})
     )
 
