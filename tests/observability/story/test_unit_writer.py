@@ -85,7 +85,7 @@ class Warned(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note it."""
-        assert "units are not kept meanwhile" in record.getMessage()
+        assert "units are not recorded until this is fixed" in record.getMessage()
         self.was.set()
 
 
