@@ -232,9 +232,12 @@ class Database:
 
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
+        unit = self._connections.get(connection)
         self.forget(connection)
         try:
             self._leftovers.drop(connection)
+            if unit is not None and unit.read_only:
+                _end_snapshots(connection)
         finally:
             connection.close()
 
@@ -447,6 +450,13 @@ def _one_writer() -> FairQueue[None]:
     place: FairQueue[None] = FairQueue(1)
     place.put_nowait(None)
     return place
+
+
+def _end_snapshots(connection: Connection) -> None:
+    if not (connection.closed or connection.invalidated):
+        driver = connection.connection.driver_connection
+        if isinstance(driver, SqliteConnection):
+            driver.end_snapshots()
 
 
 def _begin_read_only(connection: Connection, level: str | None) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from weakref import WeakSet
 
 import aiosqlite
@@ -18,9 +18,7 @@ import aiosqlite
 from db_manager.errors import TransactionAbortedError
 from db_manager.sqlite_cursor import FIRST_ROWS, SqliteCursor
 from db_manager.sqlite_locks import Patience
-
-#: How SQLAlchemy sets and asks an isolation level: about the connection, outside of transactions.
-_LEVEL: Final = "PRAGMA read_uncommitted"
+from db_manager.sqlite_sql import kind
 
 
 class SqliteConnection(aiosqlite.Connection):
@@ -58,7 +56,7 @@ class SqliteConnection(aiosqlite.Connection):
         self._patience = Patience(lock_timeout)
         #: What the driver's thread does.
         self.crossing: _Call | None = None
-        #: How many transactions ended on it so far.
+        #: How many transactions ended on it so far, statements that commit themselves among them.
         self.ends = 0
         #: The next crossing to the thread begins the transaction, whatever it is for.
         self._begin_next = False
@@ -77,8 +75,12 @@ class SqliteConnection(aiosqlite.Connection):
         )
 
     def begin_snapshot(self) -> None:
-        """Make the next transaction a read-only one whose statements share a snapshot."""
+        """Make the next transactions read-only ones whose statements share a snapshot each."""
         self._begin, self._read_only = "BEGIN", True
+
+    def end_snapshots(self) -> None:
+        """Make the next transactions usual ones again."""
+        self._begin, self._read_only = self._usual
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make a call of aiosqlite's own: of the driver's lane."""
@@ -96,34 +98,21 @@ class SqliteConnection(aiosqlite.Connection):
             Its result.
         """
         in_transaction = self._in_transaction or self._begin_next
-        begins, self._begin_next = self._begin_next, False
+        self._begin_next = False
         call = _Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
-        except (asyncio.CancelledError, GeneratorExit):
-            # Otherwise the statement goes on in its thread and keeps the write lock.
-            call.cancelled = True
-            self._begin_next = begins  # it may not have begun
-            self._interrupt()
-            raise
-        except sqlite3.Error:
-            self._begin_next = begins
+        except BaseException as error:
             self._failed = self._failed or in_transaction
+            # It may not have begun, and some errors end the transaction: what follows would commit
+            # itself.
+            self._begin_next = in_transaction
+            if not isinstance(error, Exception):
+                # Otherwise the statement goes on in its thread and keeps the write lock.
+                call.cancelled = True
+                self._in_transaction = True  # for all that is known here; the end looks
+                self._interrupt()
             raise
-
-    def counting(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """In the driver's thread: call *fn*, and count the transaction that it ends."""
-        begun = self._in_transaction
-        result = fn(*args, **kwargs)
-        # A statement that fails can end the transaction too, but never commits it.
-        if begun and not self._in_transaction:
-            self.ends += 1
-        return result
-
-    def executescript(self, sql_script: str) -> Any:
-        """Run a script; Python commits an open transaction before its first statement."""
-        self.ends += int(self._in_transaction or (self._begin_next and self._begin is not None))
-        return super().executescript(sql_script)
 
     def _interrupt(self) -> None:
         if self._connection is not None:
@@ -135,34 +124,59 @@ class SqliteConnection(aiosqlite.Connection):
 
     def begin_with_next(self) -> None:
         """Begin the transaction in the same crossing as the next statement, on whatever lane."""
-        self._begin_next = not self._in_transaction
+        self._begin_next = self._begin_next or not self._in_transaction
 
     def _of_driver(self, fn: Callable[..., Any], begins: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 -- what follows is the driver's
-        connection = self._conn
-        try:
-            if begins:
-                self._begin_here()
-            if args and isinstance(args[0], str):
-                self._doubt(args[0])
-            if self._patience.is_touched(fn, args):
-                result = self._patience.untouched(connection, fn, *args, **kwargs)
-            elif self._patience.is_statement(fn):
-                result = self._patiently(fn, *args, **kwargs)
-            else:
-                result = fn(*args, **kwargs)
-        finally:
-            self._in_transaction = connection.in_transaction
+        connection, patience = self._conn, self._patience
+        if begins:
+            self._begin_here()
+        else:
+            self._refuse_writes()
+        if patience.is_script(fn):
+            self.ends += 1  # Python commits an open transaction before its first statement
+        sql = args[0] if args and patience.is_statement(fn) else ""
+        if args and isinstance(args[0], str):
+            self._doubt(args[0])
+        call: Callable[..., Any] = fn
+        if patience.is_touched(fn, sql):
+            call = partial(patience.untouched, connection, fn)
+        elif sql:
+            call = partial(self._patiently, fn)
+        result = self._make(sql, call, *args, **kwargs)
         if isinstance(result, sqlite3.Cursor):
             self._unread.add(result)
         return result
 
+    def _make(self, sql: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """In the driver's thread: make *call* for *sql*, and see what it did to the transaction."""
+        connection, what = self._conn, kind(sql)
+        if what == "savepoint" and self._failed:
+            raise sqlite3.OperationalError("a statement failed before this savepoint")
+        begun, failed = connection.in_transaction, True
+        try:
+            result = call(*args, **kwargs)
+            failed = False
+            if what == "undo":
+                self._failed = False
+            return result
+        finally:
+            self._in_transaction = connection.in_transaction
+            if self._begin and not self._in_transaction:
+                # A statement that fails can end the transaction too, but never commits it. Where
+                # none was begun, a statement commits itself, and of many rows those before the
+                # one that failed.
+                self.ends += int(not failed if begun else not what)
+
     def _begin_here(self) -> None:
         connection = self._conn
-        if self._query_only is not self._read_only:
-            connection.execute(f"PRAGMA query_only = {int(self._read_only)}")
-            self._query_only = self._read_only
+        self._refuse_writes()
         if self._begin and not connection.in_transaction and self._begins(connection):
             self._patiently(connection.execute, self._begin)
+
+    def _refuse_writes(self) -> None:
+        if self._query_only is not self._read_only:
+            self._conn.execute(f"PRAGMA query_only = {int(self._read_only)}")
+            self._query_only = self._read_only
 
     def _doubt(self, sql: str) -> None:
         """Refuse writes anew before the next statement, when *sql* may switch that off."""
@@ -181,28 +195,20 @@ class SqliteConnection(aiosqlite.Connection):
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """In the driver's thread: begin when needed, execute, bring the first rows along."""
-        connection = self._conn
-        about_waiting = "busy_timeout" in sql
-        if not about_waiting and not sql.startswith(_LEVEL):
+        connection, what = self._conn, kind(sql)
+        if what not in {"waiting", "level"}:  # about the connection, outside of transactions
             self._begin_here()
         self._doubt(sql)
-        try:
-            if self._failed and sql.startswith("SAVEPOINT"):
-                raise sqlite3.OperationalError("a statement failed before this savepoint")
-            execute = getattr(connection, method)
-            call: Callable[..., Any] = self._patiently
-            if about_waiting:
-                call = partial(self._patience.untouched, connection)
-            cursor: sqlite3.Cursor
-            rows: list[Any]
-            cursor, rows = call(_executed, execute, sql, parameters)
-            if sql.startswith("ROLLBACK TO"):
-                self._failed = False
-            if len(rows) == FIRST_ROWS:
-                self._unread.add(cursor)
-            return cursor, rows
-        finally:
-            self._in_transaction = connection.in_transaction
+        call: Callable[..., Any] = self._patiently
+        if what == "waiting":
+            call = partial(self._patience.untouched, connection)
+        cursor: sqlite3.Cursor
+        rows: list[Any]
+        execute = getattr(connection, method)
+        cursor, rows = self._make(sql, call, _executed, execute, sql, parameters)
+        if len(rows) == FIRST_ROWS:
+            self._unread.add(cursor)
+        return cursor, rows
 
     async def commit(self) -> None:
         """Commit, without a crossing when nothing was begun.
@@ -221,16 +227,17 @@ class SqliteConnection(aiosqlite.Connection):
         await self._end("ROLLBACK")
 
     async def _end(self, sql: str) -> None:
-        self._begin, self._read_only = self._usual
+        self.ends += int(self._begin_next)  # nothing would begin what follows
         self._begin_next = False
         if self._in_transaction or self._unread:
             try:
                 await self.cross(self._end_here, sql)
             finally:
-                self._failed = False  # it is over, whatever became of its COMMIT
+                self._failed = self._begin_next = False  # it is over, whatever became of its COMMIT
 
     def _end_here(self, sql: str) -> None:
         connection = self._conn
+        self.ends += int(connection.in_transaction)
         try:
             # What was not read to its end would keep its snapshot, and the log could only grow.
             for cursor in list(self._unread):
@@ -304,7 +311,7 @@ class _Call:
         connection = self._connection
         connection.crossing = self
         try:
-            return connection.counting(self._fn, *args, **kwargs)
+            return self._fn(*args, **kwargs)
         except sqlite3.Error:
             if self.is_wanted():
                 raise

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from db_manager.sqlite_sql import kind
+
 #: Seconds that SQLite itself waits at a time; it sleeps in C, where nothing wakes it.
 SLICE: Final = 0.05
 #: Calls of the driver that are one statement, which took no effect when it found a lock.
@@ -79,11 +81,13 @@ class Patience:
         """Return True when *fn* of the driver may be called again after it found a lock."""
         return getattr(fn, "__name__", "") in _STATEMENTS
 
-    def is_touched(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        """Return True when the call must not see that SQLite waits in slices."""
-        if args and isinstance(args[0], str) and "busy_timeout" in args[0]:
-            return True
-        return getattr(fn, "__name__", "") in _SCRIPTS
+    def is_script(self, fn: Callable[..., Any]) -> bool:
+        """Return True when *fn* of the driver runs several statements of a text."""
+        return getattr(fn, "__name__", "") == "executescript"
+
+    def is_touched(self, fn: Callable[..., Any], sql: str) -> bool:
+        """Return True when the call for *sql* must not see that SQLite waits in slices."""
+        return kind(sql) == "waiting" or getattr(fn, "__name__", "") in _SCRIPTS
 
     def untouched(
         self, connection: sqlite3.Connection, fn: Callable[..., Any], *args: Any, **kwargs: Any

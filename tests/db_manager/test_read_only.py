@@ -1,6 +1,8 @@
 """Read-only units: what a unit without a transaction refuses, alike on every database."""
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +15,7 @@ from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
 
 SELECT = text("SELECT 1")
+WRITE = "INSERT INTO t VALUES (1)"
 
 
 @pytest.fixture
@@ -68,6 +71,63 @@ async def test_sqlite_refuses_writes_to_the_end_of_the_unit(
             await unit.session.execute(text("PRAGMA query_only = 0"))
             await unit.session.execute(text("CREATE TABLE t (id INTEGER)"))
     assert unit.state == "rolled_back"
+
+
+async def _switch_off(driver: Any) -> None:
+    await driver.execute("PRAGMA query_only = 0")
+    await driver.execute(WRITE)
+
+
+async def _commit_first(driver: Any) -> None:
+    await driver.commit()
+    await driver.execute(WRITE)
+
+
+async def _commit_what_only_read(driver: Any) -> None:
+    await driver.execute("SELECT 1")
+    await driver.commit()
+    await driver.cursor().execute(WRITE)  # as the other lanes do
+
+
+async def _commit_itself(driver: Any) -> None:
+    driver.isolation_level = None
+    try:
+        await driver.execute(WRITE)
+    finally:
+        driver.isolation_level = ""
+
+
+async def _hide_in_a_comment(driver: Any) -> None:
+    await driver.cursor().execute(f"{WRITE} /* busy_timeout */")
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["file", "memory"])
+@pytest.mark.parametrize("read_only", [True, "snapshot"])
+@pytest.mark.parametrize(
+    "write",
+    [_switch_off, _commit_first, _commit_what_only_read, _commit_itself, _hide_in_a_comment],
+)
+async def test_sqlite_refuses_writes_on_the_drivers_lane(
+    sqlite_database: URL,
+    open_database: Callable[..., Database],
+    write: Callable[[Any], Awaitable[None]],
+    read_only: ReadOnly,
+    memory: bool,
+) -> None:
+    """Whatever was done with the bare driver, its next statement cannot write; later units can."""
+    database = open_database(
+        sqlite_database.set(database=":memory:") if memory else sqlite_database
+    )
+    async with UnitOfWork(database) as uow:
+        await uow.session.execute(text("CREATE TABLE t (id INTEGER)"))
+    unit = UnitOfWork(database, read_only=read_only)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        async with unit:
+            await write(await unit.driver())
+    assert unit.state == "rolled_back"
+    async with UnitOfWork(database) as uow:
+        assert (await uow.session.scalars(text("SELECT id FROM t"))).all() == []
+        await uow.session.execute(text(WRITE))
 
 
 async def test_a_snapshot_has_savepoints(database: Database) -> None:

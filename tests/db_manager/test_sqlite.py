@@ -21,6 +21,7 @@ from db_manager.errors import TransactionAbortedError
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.sqlite import SqliteConnection
 from db_manager.sqlite_cursor import FIRST_ROWS
+from db_manager.sqlite_sql import kind
 from db_manager.uow import UnitOfWork
 
 ROWS = FIRST_ROWS * 2 + 500
@@ -240,6 +241,69 @@ async def test_a_savepoint_does_not_cure_what_failed_before_it(database: Databas
                     uow.session.add(Shelf())
     await put_a_book(UnitOfWorkFactory(database))
     assert await books(database) == 1
+
+
+@pytest.mark.parametrize("begin", ["savepoint x", "/* a */ SAVEPOINT x", "; Savepoint x"])
+@pytest.mark.parametrize("core", [False, True], ids=["driver", "core"])
+async def test_a_savepoint_in_any_spelling_does_not_cure_what_failed_before_it(
+    database: Database, begin: str, core: bool
+) -> None:
+    """What failed before a savepoint is not undone by going back to it, however it is spelled."""
+    unit = UnitOfWork(database)
+    with pytest.raises(TransactionAbortedError):
+        async with unit:
+            driver = await unit.driver()
+            with suppress(sqlite3.OperationalError):
+                await driver.execute("INSERT INTO nowhere VALUES (1)")
+            for sql in (begin, "ROLLBACK TO x"):
+                with suppress(sqlite3.OperationalError, OperationalError):
+                    if core:
+                        await unit.connection.execute(text(sql))
+                    else:
+                        await driver.execute(sql)
+    assert unit.state == "rolled_back"
+
+
+@pytest.mark.parametrize("undo", ["rollback to x", "ROLLBACK TRANSACTION TO/**/SAVEPOINT x"])
+async def test_a_savepoint_of_the_bare_driver_cures_what_failed_in_it(
+    database: Database, undo: str
+) -> None:
+    """A part that failed on the driver's lane and was undone there leaves a unit that commits."""
+    async with UnitOfWork(database) as uow:
+        driver = await uow.driver()
+        await driver.execute("SAVEPOINT x")
+        with suppress(sqlite3.OperationalError):
+            await driver.execute("INSERT INTO nowhere VALUES (1)")
+        await driver.execute(undo)
+        await driver.execute("INSERT INTO shelf_test__shelf (books) VALUES (7)")
+    assert uow.state == "committed"
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("PRAGMA busy_timeout", "waiting"),
+        ("/* x */ pragma main . busy_timeout = 5", "waiting"),
+        ("-- x\n;PRAGMA/**/'busy_timeout'(5)", "waiting"),
+        ('PRAGMA "main"."busy_timeout"', "waiting"),
+        ("PRAGMA busy_timeouts", ""),
+        ("INSERT INTO t (busy_timeout) VALUES (5)", ""),
+        ("SELECT 'PRAGMA busy_timeout'", "read"),
+        ("PRAGMA read_uncommitted = 0", "level"),
+        ("PRAGMA user_version = 1", ""),
+        ("SAVEPOINT x", "savepoint"),
+        ("INSERT INTO savepoint VALUES (1)", ""),
+        ("ROLLBACK TO x", "undo"),
+        ("rollback/**/transaction y to x", "undo"),
+        ("ROLLBACK", ""),
+        ("ROLLBACK TRANSACTION tox", ""),
+        ("-- nothing", "read"),
+        ("", "read"),
+    ],
+)
+def test_what_a_statement_is(sql: str, expected: str) -> None:
+    """Its first words decide, in any spelling, and nothing that stands further on."""
+    assert kind(sql) == expected
 
 
 async def test_an_engine_commits_no_failed_transaction(database: Database) -> None:

@@ -275,17 +275,17 @@ async def test_two_that_wait_for_each_other_are_told_at_once(
 ) -> None:
     """Where SQLite does not wait because it could not help, nothing waits for `lock_timeout`."""
     database = open_database(sqlite_database, lock_timeout=30)
-    async with UnitOfWork(database, read_only="snapshot") as uow:
-        driver = await uow.driver()
+    async with database.engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.execute("BEGIN")
         await (await driver.execute("SELECT * FROM t")).fetchall()
         other = await Holder.start(path, "INSERT INTO t VALUES (1)")
         await other.end()
-        await driver.execute("PRAGMA query_only = 0")
         began = time.monotonic()
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             await driver.execute("INSERT INTO t VALUES (2)")
         assert time.monotonic() - began < GRACE
-        await uow.rollback()
 
 
 async def test_a_connect_that_waits_for_a_lock_is_cancelled(

@@ -1,5 +1,6 @@
 """Stranger ends of a unit's transaction than COMMIT by hand: the state fits the rows, U23."""
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
 PENDING, NEXT = 3, 4
+WRITE = f"INSERT INTO hostile_ends__row (id) VALUES ({PENDING})"
 ROWS = Rows("hostile_ends__row")
 
 
@@ -149,6 +151,89 @@ async def _raw_sqlite_commit(uow: UnitOfWork) -> None:
     await driver._execute(driver._conn.commit)
 
 
+async def _sqlite_autocommit_for_a_moment(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    driver.isolation_level = None
+    await driver.execute(WRITE)
+    driver.isolation_level = ""
+
+
+async def _sqlite_autocommit_for_the_core_lane(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    driver.isolation_level = None
+    await uow.connection.execute(text(WRITE))
+    driver.isolation_level = ""
+
+
+async def _sqlite_commit_first(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.commit()
+    await driver.execute(WRITE)
+
+
+async def _sqlite_rollback_first(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.rollback()
+    await driver.executemany(WRITE, [()])
+
+
+async def _sqlite_raw_commit_first(uow: UnitOfWork) -> None:
+    await _raw_sqlite_commit(uow)
+    await (await uow.driver()).execute(WRITE)
+
+
+async def _sqlite_write_after_a_rollback(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.execute("SELECT 1")
+    await uow.connection.run_sync(lambda connection: connection.rollback())
+    await driver.execute_insert(WRITE)
+
+
+async def _sqlite_write_after_a_conflict(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.execute(WRITE)
+    with contextlib.suppress(Exception):
+        await driver.execute(WRITE.replace("INSERT", "INSERT OR ROLLBACK"))
+    await driver.execute(WRITE)
+
+
+async def _sqlite_half_of_many(uow: UnitOfWork) -> None:
+    rows = [(BEFORE,), (2**70,)]
+    await (await uow.driver()).executemany("INSERT INTO hostile_ends__row VALUES (?)", rows)
+
+
+async def _sqlite_script_of_a_cursor(uow: UnitOfWork) -> None:
+    cursor = await (await uow.driver()).execute("SELECT 1")
+    await cursor.executescript(f"BEGIN; {WRITE}")
+
+
+async def _interrupt(uow: UnitOfWork) -> Any:
+    """Give up a statement that writes, once it runs, and swallow that; SQLite undoes it all."""
+    driver, loop = await uow.driver(), asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(None) as scope:
+
+            def started() -> int:
+                loop.call_soon_threadsafe(scope.reschedule, loop.time())
+                return PENDING
+
+            await driver.create_function("started", 0, started)
+            await driver.execute(
+                "INSERT INTO hostile_ends__row WITH RECURSIVE c(x) AS "
+                "(SELECT started() UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+            )
+    return driver
+
+
+async def _sqlite_interrupted(uow: UnitOfWork) -> None:
+    await _interrupt(uow)
+
+
+async def _sqlite_write_after_an_interrupt(uow: UnitOfWork) -> None:
+    driver = await _interrupt(uow)
+    await driver.execute(WRITE)
+
+
 EVERYWHERE: list[Way] = [
     _savepoints_left_open,
     _outer_savepoint_undone_first,
@@ -197,6 +282,20 @@ WAYS: dict[str, list[Way]] = {
         calls("execute_insert", "ROLLBACK"),
         calls("executemany", "COMMIT"),
         executes("INSERT OR ROLLBACK INTO hostile_ends__row VALUES (1)"),
+        executes(f"{WRITE} /* busy_timeout */"),
+        says(f"{WRITE} -- PRAGMA busy_timeout"),
+        says("COMMIT", WRITE),
+        _sqlite_autocommit_for_a_moment,
+        _sqlite_autocommit_for_the_core_lane,
+        _sqlite_commit_first,
+        _sqlite_rollback_first,
+        _sqlite_raw_commit_first,
+        _sqlite_write_after_a_rollback,
+        _sqlite_write_after_a_conflict,
+        _sqlite_half_of_many,
+        _sqlite_script_of_a_cursor,
+        _sqlite_interrupted,
+        _sqlite_write_after_an_interrupt,
     ],
     "asyncmy": [
         *EVERYWHERE,
