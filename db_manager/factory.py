@@ -12,6 +12,7 @@ from db_manager import classify
 from db_manager.database import Database, ReadOnly
 from db_manager.errors import RetriesExhaustedError
 from db_manager.events import UnitRetried
+from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.error_text import tell
 
@@ -71,9 +72,9 @@ class UnitOfWorkFactory:
         """Run `work(uow)` as a whole unit, and again when nothing of it was written.
 
         Retried: serialization failures, deadlocks, lock timeouts, SQLite's BUSY, a connection
-        lost before COMMIT, a server that is not there. Never retried: an unknown outcome, a
-        violated constraint, a cancellation, any other error. Each attempt has a new unit and a
-        new session; callbacks of failed attempts are dropped.
+        lost before COMMIT, a server that is not there. Never retried: an unknown outcome, whatever
+        the error, a violated constraint, a cancellation, any other error. Each attempt has a new
+        unit and a new session; callbacks of failed attempts are dropped.
 
         Args:
             work: Gets the unit; may be called several times.
@@ -96,7 +97,10 @@ class UnitOfWorkFactory:
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
-            retry=tenacity.retry_if_exception(classify.is_retryable),
+            # The error alone does not tell: a statement may have failed after a COMMIT by hand.
+            retry=tenacity.retry_if_exception(
+                lambda error: unit.state is UnitState.ROLLED_BACK and classify.is_retryable(error)
+            ),
             before_sleep=lambda state: self._report(state, unit),
             retry_error_callback=lambda state: _give_up(state, started),
         )

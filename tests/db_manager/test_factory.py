@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from db_manager.config import DatabaseConfig
 from db_manager.database import Database
@@ -187,6 +187,29 @@ async def test_other_errors_are_not_tried_again(
         await uow_factory.run(work)
     assert len(events.topic("uow.begin").events) == 1
     events.assert_none("uow.retry")
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_an_unknown_outcome_is_not_tried_again_whatever_the_error(
+    postgres_database: URL, open_database: Callable[..., Database], driver: str
+) -> None:
+    """After a COMMIT by hand the rows may be there, and a serialization failure changes nothing."""
+    database = open_database(postgres_database.set(drivername=f"postgresql+{driver}"))
+    factory = await with_counters(database)
+    units: list[UnitOfWork] = []
+
+    async def work(uow: UnitOfWork) -> None:
+        units.append(uow)
+        await increment(uow)
+        await (await uow.driver()).execute("COMMIT")
+        await uow.session.execute(text("DO $$ BEGIN RAISE SQLSTATE '40001'; END $$"))
+
+    with pytest.raises(DBAPIError) as raised:
+        await factory.run(work)
+    assert [unit.state for unit in units] == ["outcome_unknown"]
+    assert "ended the transaction" in str(raised.value.__notes__)
+    async with factory() as uow:
+        assert (await uow.session.execute(READ, {"id": 1})).scalar_one() == 1
 
 
 async def test_a_cancellation_is_not_tried_again(
