@@ -31,7 +31,7 @@ from db_manager.leftovers import Leftovers, refuse_writing
 from db_manager.line import FairQueue
 from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
-from db_manager.telling import connection_text, statement_text
+from db_manager.telling import connection_text, said_last
 from lifecycle.bus import EventBus
 
 if TYPE_CHECKING:
@@ -357,9 +357,7 @@ class Database:
                             unit=unit.number,
                             duration=now - unit.began_at,
                             holds_connection=unit.checked_out is not None,
-                            statement=statement_text(str(unit.statement), self.engine.dialect.name)[
-                                :200
-                            ],
+                            statement=said_last(unit.statement, unit.dialect)[:200],
                             correlation=unit.correlation,
                         )
                     )

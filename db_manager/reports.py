@@ -7,7 +7,7 @@ from db_manager import events as facts
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError
 from db_manager.state import UnitState
-from db_manager.telling import statement_text
+from db_manager.telling import said_last
 from db_manager.transaction import Transaction
 from lifecycle.error_text import tell
 
@@ -26,8 +26,7 @@ def describe(unit: "UnitOfWork") -> str:
     if where.update_id is not None:
         parts.append(f"update {where.update_id}")
     parts.append(f"open {time.perf_counter() - unit.began_at:.1f} s")
-    sql = statement_text(str(unit.statement), unit.dialect)
-    if said := " ".join(sql.split()):
+    if said := said_last(unit.statement, unit.dialect):
         parts.append(f"last statement {said[:80]!r}")
     return ", ".join(parts)
 

@@ -53,6 +53,20 @@ def statement_text(sql: str, dialect: str) -> str:
     return _NUMBER.sub("?", shown)
 
 
+def said_last(statement: object, dialect: str) -> str:
+    """Return the last statement of a unit for people, in one line without literals.
+
+    Args:
+        statement: As it was handed to a lane; it becomes a text here, and some have none.
+        dialect: SQLAlchemy's name of the database's language.
+    """
+    try:
+        sql = str(statement)
+    except Exception:  # noqa: BLE001 -- a construct of one dialect only; its text is no reason to fail
+        sql = type(statement).__name__
+    return " ".join(statement_text(sql, dialect).split())
+
+
 def _of_sqlalchemy(error: BaseException) -> Told:
     below = origin(error)
     if type(error) is StatementError:  # no answer of a database: a value that cannot be sent

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import ColumnElement, Integer, event, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.util import await_only
 
 from db_manager.database import Database
@@ -28,7 +29,7 @@ ONE = text("SELECT 1")
 
 
 @asynccontextmanager
-async def held(database: Database, **where: Any) -> Any:
+async def held(database: Database, statement: Any = ONE, **where: Any) -> Any:
     """Hold a connection in a unit of another task for the time of the block; yields the unit."""
     holding: asyncio.Future[UnitOfWork] = asyncio.get_running_loop().create_future()
     enough = asyncio.Event()
@@ -36,7 +37,7 @@ async def held(database: Database, **where: Any) -> Any:
     async def hold() -> None:
         with correlate(**where):
             async with UnitOfWork(database) as uow:
-                await uow.session.execute(ONE)
+                await uow.session.execute(statement)
                 holding.set_result(uow)
                 await enough.wait()
 
@@ -119,6 +120,37 @@ async def test_a_slow_unit_is_warned_about_while_it_is_open(
     assert (slow.correlation.plugin, slow.correlation.unit) == ("notes", holder.number)
     assert slow.duration >= 0.1
     assert len(events.topic("uow.slow").events) == 1
+
+
+class Speechless(ColumnElement[int]):
+    """Means something in the databases under test, and nothing to `str()`."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(Speechless, "sqlite")
+@compiles(Speechless, "postgresql")
+def _compile(_element: Speechless, _compiler: Any, **_: Any) -> str:
+    return "1"
+
+
+async def test_a_statement_without_a_text_harms_nobody(
+    database_url: URL, open_database: Callable[..., Database]
+) -> None:
+    """Who waits, watches or stops is told of a statement that cannot be told by its class."""
+    database = open_database(database_url, slow_unit=0.1, pool_size=1, pool_timeout=0.05)
+    told: asyncio.Queue[UnitSlow] = asyncio.Queue()
+    # Who listened to the end of units as well would have the driver's text in its place.
+    database.bus.subscribe("uow.slow", told.put_nowait)
+    async with held(database, select(Speechless())):
+        assert (await told.get()).statement == "Select"
+        with pytest.raises(PoolExhaustedError) as caught:
+            await use(database)
+        drained = await database.drain(0.01, 5)
+    for said in (*caught.value.holders, *drained.cancelled):
+        assert said.endswith("last statement 'Select'")
+    assert database.open == {}
 
 
 async def test_drain_waits_and_names_the_rest(database: Database, events: EventRecorder) -> None:
