@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,6 +17,7 @@ from sqlalchemy.util.queue import Empty
 
 from db_manager import classify, liveness
 from db_manager import events as facts
+from db_manager.callbacks import report_failure
 from db_manager.deadlines import Deadlines
 from db_manager.errors import (
     DatabaseUnavailableError,
@@ -30,9 +32,11 @@ from db_manager.lanes import need_transaction
 from db_manager.leftovers import Leftovers, refuse_writing
 from db_manager.line import FairQueue
 from db_manager.sqlite import SqliteConnection
+from db_manager.state import UnitState
 from db_manager.statements import Statements
 from db_manager.telling import connection_text, said_last
 from lifecycle.bus import EventBus
+from lifecycle.events import set_correlation
 
 if TYPE_CHECKING:
     from db_manager.held import Held
@@ -113,6 +117,8 @@ class Database:
         self._pool: Pool | None = None
         self._idle: asyncio.Event | None = None
         self._watch: asyncio.TimerHandle | None = None
+        #: Tasks in which the callbacks of abandoned units run.
+        self._consequences: set[asyncio.Task[None]] = set()
         # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
         # waiting in the driver's threads polls, and starves.
         self.writer = _one_writer() if engine.dialect.name == "sqlite" else None
@@ -158,7 +164,7 @@ class Database:
         pool = self.engine.sync_engine.pool
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
-        self._loop, self._pool, self._watch = loop, pool, None
+        self._loop, self._pool, self._watch, self._consequences = loop, pool, None, set()
         self.greenlets, self.deadlines = Greenlets(), Deadlines(loop)
         if self.writer is not None:
             self.writer = _one_writer()
@@ -232,8 +238,7 @@ class Database:
 
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
-        unit = self._connections.get(connection)
-        self.forget(connection)
+        unit = self._connections.pop(connection, None)
         try:
             self._leftovers.drop(connection)
             if unit is not None and unit.read_only:
@@ -242,8 +247,9 @@ class Database:
             connection.close()
 
     def forget(self, connection: Connection) -> None:
-        """Count what is said on *connection* to no unit any more."""
+        """Think no more of *connection*, nor of what its unit left on it: its line was dropped."""
         self._connections.pop(connection, None)
+        self._leftovers.forget(connection)
 
     def free_writer(self) -> None:
         """Let the next unit write, on SQLite."""
@@ -348,7 +354,7 @@ class Database:
         now = time.perf_counter()
         for task, unit in tuple(self.open.items()):
             if task.done():
-                unit.abandon()
+                self._abandon(task, unit)
             elif not unit.warned and now - unit.began_at >= self.settings.slow_unit:
                 unit.warned = True
                 if self.slow.handlers:
@@ -362,6 +368,25 @@ class Database:
                         )
                     )
         self._watch_units(self._loop, self.settings.slow_unit / 2)
+
+    def _abandon(self, task: asyncio.Task[Any], unit: "UnitOfWork") -> None:
+        """End *unit*, whose task is over: nobody is there to raise in, or to run its callbacks."""
+        try:
+            unit.abandon()
+        except Exception as error:  # noqa: BLE001 -- one unit must not end the watch over the others
+            report_failure("the end of an abandoned unit", unit.number, self.bus, error)
+        finally:
+            self.leave(task)
+        if unit.state is UnitState.ROLLED_BACK:
+            loop = asyncio.get_running_loop()
+            running = loop.create_task(_run_callbacks(unit), context=Context())
+            self._consequences.add(running)
+            running.add_done_callback(self._consequences.discard)
+
+    def _abandon_ended(self) -> None:
+        for task, unit in tuple(self.open.items()):
+            if task.done():
+                self._abandon(task, unit)
 
     def _watch_units(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         # In a context of its own: it would keep the variables of whoever came first alive.
@@ -380,7 +405,9 @@ class Database:
         started = time.perf_counter()
         self.state = "stopping"
         waited = len(self.open)
+        self._abandon_ended()
         await self._wait_idle(deadline)
+        self._abandon_ended()
         rest = {
             task: unit for task, unit in self.open.items() if task is not asyncio.current_task()
         }
@@ -416,15 +443,16 @@ class Database:
         if self._loop is not loop:
             self._move_to(loop)
         self.state = "closed"
-        for task, unit in tuple(self.open.items()):
-            if task.done():
-                unit.abandon()
+        self._abandon_ended()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        for engine in (self._reader, self.engine):
-            if engine is not None:
-                await engine.dispose()
+        async with AsyncExitStack() as closing:
+            for engine in (self.engine, self._reader):
+                if engine is not None:
+                    closing.push_async_callback(engine.dispose)
+            if self._consequences:
+                await asyncio.wait(self._consequences)
 
     def pool_levels(self) -> dict[str, float]:
         """Return how many connections are idle, used and allowed, and how many units are open."""
@@ -435,6 +463,13 @@ class Database:
             "used": pool.checkedout(),
             "units": len(self.open),
         }
+
+
+async def _run_callbacks(unit: "UnitOfWork") -> None:
+    set_correlation(unit.correlation)
+    await (
+        unit.run_callbacks()
+    )  # what it returns was reported, and there is no block to raise it from
 
 
 def _no_answer(statement: str | None) -> sqlalchemy.exc.OperationalError:

@@ -85,6 +85,10 @@ class Leftovers:
         if unit is not None and unit.read_only:
             self._left.add(connection)
 
+    def forget(self, connection: Connection) -> None:
+        """Think no more of *connection*: its line was dropped."""
+        self._left.discard(connection)
+
     def drop(self, connection: Connection) -> None:
         """Close *connection*, instead of giving it back, when something was left on it."""
         if connection in self._left:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import pickle
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -372,6 +373,123 @@ async def test_a_forgotten_unit_is_told_at_the_end_of_the_engine(database: Datab
     with pytest.warns(ResourceWarning, match="ended without leaving its unit"):
         await database.dispose()
     assert database.open == {}
+
+
+async def forget_one(database: Database, **options: Any) -> UnitOfWork:
+    """Enter a unit in a task of its own, which ends without leaving it."""
+
+    async def forget() -> UnitOfWork:
+        uow = UnitOfWork(database, **options)
+        await uow.__aenter__()
+        await uow.connection.execute(text("SELECT 1"))
+        return uow
+
+    return await asyncio.create_task(forget())
+
+
+@pytest.mark.filterwarnings("ignore:.*ended without leaving its unit:ResourceWarning")
+async def test_a_drain_ends_a_forgotten_unit_at_once(
+    database_url: URL, open_database: object
+) -> None:
+    """Nobody can leave a unit whose task is over, so a stop does not wait for it."""
+    database: Database = open_database(database_url, slow_unit=60)  # type: ignore[operator]  # the fixture's function
+    uow = await forget_one(database)
+    drained = await asyncio.wait_for(database.drain(3600, 3600), 10)
+    assert (drained.waited, drained.cancelled, uow.state) == (1, (), UnitState.ROLLED_BACK)
+
+
+@pytest.mark.filterwarnings("ignore:.*ended without leaving its unit:ResourceWarning")
+async def test_the_callbacks_of_a_forgotten_unit_run(database: Database) -> None:
+    """after_rollback keeps its promise where no task is left, and a failure is told as ever."""
+    ran: list[tuple[str, int | None]] = []
+
+    def fail() -> None:
+        raise SystemExit
+
+    async def write_down() -> None:
+        await asyncio.sleep(0)
+        ran.append((uow.state, current_correlation().unit))
+
+    async def forget() -> UnitOfWork:
+        forgotten = UnitOfWork(database)
+        await forgotten.__aenter__()
+        forgotten.after_commit(lambda: ran.append(("after a commit", None)))
+        forgotten.after_rollback(fail)
+        forgotten.after_rollback(write_down)
+        return forgotten
+
+    uow = await asyncio.create_task(forget())
+    with EventRecorder(database.bus) as events:
+        await database.dispose()
+        failed = events.assert_event("uow.callback_failed", unit=uow.number)
+    assert str(failed).count("SystemExit") == 1
+    assert ran == [("rolled_back", uow.number)]
+
+
+@pytest.mark.filterwarnings("ignore:.*ended without leaving its unit:ResourceWarning")
+async def test_a_forgotten_unit_that_cannot_be_ended_does_not_end_the_watch(
+    database_url: URL, open_database: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes wrong with one unit is told, and the units after it are watched all the same."""
+    database: Database = open_database(database_url, slow_unit=0.05)  # type: ignore[operator]  # the fixture's function
+    abandon = UnitOfWork.abandon
+
+    def fail(unit: UnitOfWork) -> None:
+        abandon(unit)
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(UnitOfWork, "abandon", fail)
+    with EventRecorder(database.bus) as events:
+        for _ in range(2):
+            uow = await forget_one(database)
+            await events.wait_for("uow.close", unit=uow.number)
+            assert (uow.state, database.open) == (UnitState.ROLLED_BACK, {})
+        failed = events.assert_event("uow.callback_failed")
+    assert "ZeroDivisionError" in str(failed)
+
+
+@pytest.mark.filterwarnings("ignore:.*ended without leaving its unit:ResourceWarning")
+async def test_a_forgotten_reading_unit_leaves_no_connection_behind(
+    database_url: URL, open_database: object
+) -> None:
+    """What was left on a connection is remembered no longer than the connection."""
+    database: Database = open_database(database_url)  # type: ignore[operator]  # the fixture's function
+
+    async def forget() -> weakref.ref[object]:
+        uow = UnitOfWork(database, read_only=True)
+        await uow.__aenter__()
+        leaving = "PRAGMA cache_size = 77" if uow.dialect == "sqlite" else "SET work_mem = '5MB'"
+        await uow.connection.execute(text(leaving))
+        assert uow.checked_out is not None
+        return weakref.ref(uow.checked_out)
+
+    connection = await asyncio.create_task(forget())
+    await database.drain(60, 60)
+    gc.collect()
+    assert connection() is None
+
+
+async def test_an_engine_that_cannot_be_closed_does_not_keep_the_other_open(
+    database_url: URL, open_database: object
+) -> None:
+    """What the engine of the reading units raises as it closes reaches the caller of dispose."""
+    database: Database = open_database(database_url)  # type: ignore[operator]  # the fixture's function
+    closed: list[object] = []
+    async with UnitOfWork(database, read_only=True) as uow:
+        await uow.session.execute(text("SELECT 1"))
+        reading = uow.checked_out
+        assert reading is not None
+
+    def fail(_engine: object) -> None:
+        raise ZeroDivisionError
+
+    event.listen(reading.engine, "engine_disposed", fail)
+    event.listen(database.engine.sync_engine, "engine_disposed", closed.append)
+    with pytest.raises(ZeroDivisionError):
+        await database.dispose()
+    assert closed == [database.engine.sync_engine]
+    event.remove(reading.engine, "engine_disposed", fail)
 
 
 async def numbers(factory: UnitOfWorkFactory) -> AsyncGenerator[int, None]:
