@@ -26,9 +26,15 @@ class Deadline:
         """Forget it: what was waited for has come."""
         self._moment.discard(self)
 
-    def call(self) -> None:
-        """Make the call."""
-        self._callback(*self._args)
+    def call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the call; what it raises is told as of any callback of *loop*."""
+        try:
+            self._callback(*self._args)
+        except Exception as error:  # noqa: BLE001 -- others have their deadline at the same moment
+            name = getattr(self._callback, "__qualname__", type(self._callback).__qualname__)
+            loop.call_exception_handler(
+                {"message": f"{name} failed, as a deadline", "exception": error}
+            )
 
 
 class Deadlines:
@@ -50,7 +56,7 @@ class Deadlines:
 
         Args:
             delay: Seconds.
-            callback: A plain function that does not raise.
+            callback: A plain function; what it raises goes to the loop's exception handler.
             *args: Its arguments.
 
         Returns:
@@ -67,4 +73,4 @@ class Deadlines:
     def _reach(self, number: int) -> None:
         moment = self._moments.pop(number)
         while moment:
-            moment.pop().call()
+            moment.pop().call(self.loop)

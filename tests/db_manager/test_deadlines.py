@@ -77,6 +77,26 @@ async def test_what_is_cancelled_is_not_called() -> None:
     assert called == ["one"]
 
 
+async def test_one_that_raises_takes_no_other_along() -> None:
+    """Every deadline of a moment is called, and what one raised is told by the loop."""
+    loop = asyncio.get_running_loop()
+    told: list[BaseException | None] = []
+    loop.set_exception_handler(lambda _loop, context: told.append(context.get("exception")))
+    deadlines, called = Deadlines(loop), set[int]()
+    over: asyncio.Future[None] = loop.create_future()
+
+    def fail() -> None:
+        raise OSError
+
+    for number in range(10):
+        deadlines.call_later(0, called.add, number)
+        deadlines.call_later(0, fail)
+    deadlines.call_later(2 * GRAIN, over.set_result, None)
+    await over
+    assert called == set(range(10))
+    assert [type(error) for error in told] == [OSError] * 10
+
+
 async def test_an_answer_that_does_not_come_is_given_up(postgres_database: URL) -> None:
     """A statement on asyncpg still ends after `command_timeout`, and its connection serves on."""
     url = postgres_database.set(drivername="postgresql").render_as_string(hide_password=False)
