@@ -52,7 +52,7 @@ async def run_callbacks(
     ending: BaseException | None = None
     interrupted: asyncio.CancelledError | None = None
     for callback in callbacks:
-        call = _Call(callback, unit, bus)
+        call = _Call(callback, unit, bus, asyncio.get_running_loop().time() + deadline)
         running = call.run()
         interrupted = await protect(running, deadline) or interrupted
         if is_left(running):
@@ -64,18 +64,20 @@ async def run_callbacks(
 class _Call:
     """One callback that runs, and what becomes of it."""
 
-    __slots__ = ("_bus", "_callback", "_left", "_unit", "ending")
+    __slots__ = ("_bus", "_callback", "_late_at", "_left", "_unit", "ending")
 
-    def __init__(self, callback: Callback, unit: int, bus: EventBus) -> None:
+    def __init__(self, callback: Callback, unit: int, bus: EventBus, late_at: float) -> None:
         self._callback = callback
         self._unit = unit
         self._bus = bus
+        self._late_at = late_at
         self._left = False
         #: Raised by the callback to end more than itself.
         self.ending: BaseException | None = None
 
     async def run(self) -> None:
         """Run it; what it raises is reported, never raised: in a task it could stop the loop."""
+        raised: BaseException | None = None
         try:
             result = self._callback()
             if inspect.isawaitable(result):
@@ -83,31 +85,40 @@ class _Call:
         except BaseException as error:  # noqa: BLE001 -- reported
             if isinstance(error, (SystemExit, KeyboardInterrupt)):
                 self.ending = error
-            if not self._left:  # else it was reported when it was left behind
-                self._report(error)
+            raised = error
+        if self._left:
+            return  # it was reported when it was left behind
+        # Asked of the clock: it may swallow its cancellation, or be cancelled by something else.
+        late = asyncio.get_running_loop().time() >= self._late_at
+        if late or raised is not None:
+            self._report(raised or asyncio.CancelledError(), late=late)
 
     def leave(self) -> None:
         """Report that it ignores its cancellation."""
         self._left = True
-        self._report(asyncio.CancelledError())
+        self._report(asyncio.CancelledError(), late=True)
 
-    def _report(self, error: BaseException) -> None:
+    def _report(self, error: BaseException, *, late: bool) -> None:
         called = getattr(self._callback, "func", self._callback)  # functools.partial
         # Never its repr(), which may hold values of the user's.
         name = getattr(called, "__qualname__", None) or type(called).__qualname__
-        report_failure(name, self._unit, self._bus, error)
+        report_failure(name, self._unit, self._bus, error, late=late)
 
 
-def report_failure(name: str, unit: int, bus: EventBus, error: BaseException) -> None:
+def report_failure(
+    name: str, unit: int, bus: EventBus, error: BaseException, *, late: bool | None = None
+) -> None:
     """Log and publish that something which a unit called after its end failed.
 
     Args:
         name: What failed.
         unit: Number of the unit.
         bus: Where it is published, as `uow.callback_failed`.
-        error: What it raised; a cancellation means that it did not end in time.
+        error: What it raised.
+        late: It did not end in time; None when a cancellation means that.
     """
     _logger.error("callback %s of unit %d failed", name, unit, exc_info=textless(error))
-    late = isinstance(error, asyncio.CancelledError)
+    if late is None:
+        late = isinstance(error, asyncio.CancelledError)
     said = "did not end in time" if late else tell(error)
     bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))

@@ -128,6 +128,49 @@ async def test_one_that_does_not_end_is_cut_off(
     events.assert_event("uow.callback_failed", error="did not end in time")
 
 
+async def test_one_that_swallows_its_cancellation_is_told_to_be_late(
+    database_url: URL, open_database: Callable[..., Database]
+) -> None:
+    """A callback that had to be cancelled did not end in time, whatever it makes of that."""
+    database = open_database(database_url, exit_timeout=0.05)
+
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    async def raise_another() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError
+
+    with EventRecorder(database.bus) as events:
+        async with UnitOfWork(database) as uow:
+            uow.after_commit(swallow)
+            uow.after_commit(raise_another)
+    failed = events.topic("uow.callback_failed").events
+    assert [event.error for event in failed if isinstance(event, UnitCallbackFailed)] == [
+        "did not end in time"
+    ] * 2
+
+
+async def test_one_that_is_cancelled_by_something_else_is_not_late(
+    uow_factory: UnitOfWorkFactory, events: EventRecorder
+) -> None:
+    """A CancelledError of a callback's own says nothing about time, and is told as what it is."""
+
+    async def wait_for_what_was_given_up() -> None:
+        given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        given_up.cancel()
+        await given_up
+
+    async with uow_factory() as uow:
+        uow.after_commit(wait_for_what_was_given_up)
+    failed = events.assert_event("uow.callback_failed")
+    assert isinstance(failed, UnitCallbackFailed)
+    assert failed.error.startswith("CancelledError")
+
+
 async def test_a_cancellation_waits_for_them(uow_factory: UnitOfWorkFactory) -> None:
     """A task that is cancelled while a callback runs lets all of them end, and is cancelled."""
     steps, running, go_on = Steps(), asyncio.Event(), asyncio.Event()
