@@ -106,16 +106,22 @@ class FairQueue(QueueCommon[T]):
         self._line[waiter] = None
         if first:
             self._line.move_to_end(waiter, last=False)
+        got = False
         try:
-            return await waiter
-        except asyncio.CancelledError:
-            self._line.pop(waiter, None)
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._hand_over(waiter.result())  # handed over while it was cancelled
-            raise
+            item = await waiter
+            got = True
+            return item
         finally:
             if deadline is not None:
                 deadline.cancel()
+            if not got:
+                self._step_out(waiter)
+
+    def _step_out(self, waiter: asyncio.Future[T]) -> None:
+        """Take one out of the line who was cancelled or closed, or whom nothing will come for."""
+        self._line.pop(waiter, None)
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._hand_over(waiter.result())  # handed over meanwhile
 
     def _expire(self, waiter: asyncio.Future[Any]) -> None:
         self._line.pop(waiter, None)
@@ -123,8 +129,24 @@ class FairQueue(QueueCommon[T]):
             waiter.set_exception(Empty())
 
     def fail(self, error: BaseException) -> None:
-        """Raise *error* in everyone who stands in the line now: nothing will come."""
+        """Raise one like *error* in everyone who stands in the line now: nothing will come."""
         line, self._line = self._line, OrderedDict()
         for waiter in line:
             if not waiter.done():
-                waiter.set_exception(error)
+                waiter.set_exception(_another(error))
+
+
+def _another(error: BaseException) -> BaseException:
+    """Return one like *error*, with that as its cause; *error* itself when that cannot be made.
+
+    What several tasks raise gathers the frames of all of them in one traceback, and keeps them.
+    """
+    try:
+        # Without its __init__, whose arguments may be others than those it has handed on.
+        fresh = type(error).__new__(type(error), *error.args)
+        fresh.args = error.args
+        fresh.__dict__.update(error.__dict__)
+    except Exception:  # noqa: BLE001 -- made in a way of its own
+        return error
+    fresh.__cause__ = error
+    return fresh

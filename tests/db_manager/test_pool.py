@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.util.queue import Empty, Full
 
 from db_manager.database import Database
-from db_manager.errors import PoolExhaustedError
+from db_manager.errors import DatabaseUnavailableError, PoolExhaustedError
 from db_manager.events import UnitClosed
 from db_manager.line import FairQueue
 from db_manager.pool import FairQueuePool
@@ -86,6 +88,69 @@ async def test_one_that_was_cancelled_is_passed_over() -> None:
     await settle()
     queue.put_nowait("connection")
     assert await second == "connection"
+
+
+@pytest.mark.parametrize("handed", [False, True])
+async def test_one_that_is_closed_leaves_the_line(handed: bool) -> None:
+    """A coroutine that is closed while it waits takes no connection, and passes on what it has."""
+    queue: FairQueue[str] = FairQueue(1)
+    closed = queue._wait(30)
+    closed.send(None)
+    second = asyncio.create_task(queue._wait(None))
+    await settle()
+    if handed:
+        queue.put_nowait("connection")
+    closed.close()
+    if not handed:
+        queue.put_nowait("connection")
+    assert await asyncio.wait_for(second, 5) == "connection"
+    assert queue.waiting == 0
+
+
+class Peculiar(Exception):  # noqa: N818 -- what it is called does not matter
+    """Can only be made in a way of its own."""
+
+    def __new__(cls, *, reason: str) -> Self:
+        """Make one."""
+        made = super().__new__(cls, reason)
+        made.args = (reason,)
+        return made
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(111, "refused"),
+        DatabaseUnavailableError("gone"),
+        OperationalError("SELECT 1", {}, ValueError("x"), connection_invalidated=True),
+    ],
+)
+async def test_each_of_the_line_is_failed_with_an_error_of_its_own(error: Exception) -> None:
+    """Nobody shares the traceback of another; kind, text, attributes and the cause are the same."""
+    queue: FairQueue[str] = FairQueue(1)
+    waiting = [asyncio.create_task(queue._wait(None)) for _ in range(3)]
+    await settle()
+    queue.fail(error)
+    failed = await asyncio.gather(*waiting, return_exceptions=True)
+    assert len({id(one) for one in (error, *failed)}) == 4
+    for one in failed:
+        assert isinstance(one, type(error))
+        assert (one.args, str(one), one.__dict__) == (error.args, str(error), error.__dict__)
+        assert one.__cause__ is error
+    assert getattr(failed[0], "errno", None) == getattr(error, "errno", None)
+    assert error.__traceback__ is None
+
+
+async def test_an_error_that_cannot_be_made_again_fails_the_line_all_the_same() -> None:
+    """Where there can be only one object, everybody gets that."""
+    queue: FairQueue[str] = FairQueue(1)
+    waiting = [asyncio.create_task(queue._wait(None)) for _ in range(2)]
+    await settle()
+    queue.fail(error := Peculiar(reason="x"))
+    assert await asyncio.gather(*waiting, return_exceptions=True) == [error, error]
 
 
 async def test_the_line_ends_in_time(postgres_database: URL, open_database: Open) -> None:
