@@ -10,16 +10,16 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db_manager.ending_sql import BLANKS
 from db_manager.engine import in_memory
+from db_manager.statements import CALLS
 
 if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork
 
-#: What SQLAlchemy's three ways to call the driver are called as events.
-_CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
 #: Statements that read, that are refused, or that end with their transaction.
 _HARMLESS: Final = re.compile(
-    r"""(?: \s | \( | --[^\n]*\n | /\*.*?\*/ )*
+    rf"""{BLANKS} (?: \( {BLANKS} )*+
     (?: (?: SELECT | WITH | VALUES | TABLE | SHOW | EXPLAIN | DESC | DESCRIBE | FETCH
           | INSERT | UPDATE | DELETE | MERGE | REPLACE
           | SAVEPOINT | RELEASE | ROLLBACK \s+ TO | START \s+ TRANSACTION \s+ WITH ) \b
@@ -31,7 +31,7 @@ _HARMLESS: Final = re.compile(
 )
 #: What leaves something behind inside of a statement that reads, or after it.
 _HIDDEN: Final = re.compile(
-    r"""; \s* [a-z] | := | \b INTO \s+ (?: @ | (?: LOCAL | GLOBAL | TEMP ) )
+    rf"""; {BLANKS} [a-z] | /\*M?! | := | \b INTO \s+ (?: @ | (?: LOCAL | GLOBAL | TEMP ) )
     | \b (?: set_config | setseed | (?: pg_ (?: try_ )? advisory_lock (?: _shared )? )
            | get_lock | load_extension | dblink_connect ) "? \s* \(""",
     re.VERBOSE | re.IGNORECASE,
@@ -72,7 +72,7 @@ class Leftovers:
             return
         self._engines.add(engine)
         if not in_memory(engine.url):
-            for name in _CALLS:
+            for name in CALLS:
                 event.listen(engine.sync_engine, name, self._look)
 
     def _look(self, _cursor: object, sql: str, *rest: Any) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from db_manager.uow import UnitOfWork
 
 #: SQLAlchemy's three ways to call the driver: events of its dialect, and methods of that name.
-_CALLS = ("do_execute", "do_execute_no_params", "do_executemany")
+CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
 
 
 class Statements:
@@ -43,7 +43,7 @@ class Statements:
 
     def listen(self, engine: AsyncEngine) -> None:
         """Count the statements of *engine* from now on."""
-        for name in _CALLS:
+        for name in CALLS:
             event.listen(engine.sync_engine, name, _Call(self, name).answer)
 
     def time(self, sql: str, context: Any, call: Callable[[], object]) -> None:

@@ -222,6 +222,12 @@ async def test_a_stream_that_is_left_half_read_keeps_no_snapshot(
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", True),
         ("BEGIN", True),
         ("ROLLBACK", True),
+        ("/* a */ SELECT 1", False),
+        ("/* a */ PREPARE p AS /* b */ SELECT 1", True),
+        ("SELECT 1; /* c */ SET search_path = x", True),
+        ("SELECT 1; -- c\nSET search_path = x", True),
+        ("/* a /* b */ SELECT */ SET search_path = x", True),  # PostgreSQL nests them
+        ("SELECT 1 /*! INTO @a */", True),
     ],
 )
 def test_what_leaves_something_is_known_by_its_words(sql: str, leaves: bool) -> None:
