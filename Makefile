@@ -25,8 +25,8 @@ test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL.
 # Units, runtime and observers on SQLite; what starts processes or waits for deadlines is left out.
 QUICK = uow lanes endings callbacks factory statements giving_back read_only database pool engine \
 	sqlite schema plugin middleware \
-	application managed machine wiring hooks context recorder journal bus \
-	logs forms metrics spans setup timeline units testing stories
+	application managed machine wiring tasks context recorder journal bus \
+	logs forms metrics spans setup timeline unit_writer unit_reader
 quick: $(VENV)/.dev ## Run the tests of units, runtime and observers on SQLite, in under a minute.
 	$(BIN)/python -m pytest -q -rfE -k "not postgres and not asyncpg and not psycopg" \
 		$(foreach name,$(QUICK),$(shell find tests -name test_$(name).py))

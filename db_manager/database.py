@@ -36,7 +36,7 @@ from db_manager.state import UnitState
 from db_manager.statements import Statements
 from db_manager.telling import connection_text, said_last
 from lifecycle.bus import EventBus
-from lifecycle.events import set_correlation
+from lifecycle.correlation import set_correlation
 
 if TYPE_CHECKING:
     from db_manager.held import Held
