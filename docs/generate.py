@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ from lifecycle.event import EVENT_TYPES
 from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("docs/architecture.md", "docs/configuration.md", "docs/events.md")
+DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/configuration.md", "docs/events.md")
+ROOMS = ("lifecycle", "db_manager", "observability")
 PACKAGES = {"lifecycle": lifecycle.events, "db_manager": db_manager.events}
 
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -45,6 +47,7 @@ def rendered(text: str) -> str:
         "topics": topics,
         "events": events,
         "states": states,
+        "directions": directions,
         "rooms": rooms,
     }
     return _PART.sub(lambda part: f"{part[1]}\n{parts[part[2]]()}\n\n{part[3]}", text)
@@ -75,23 +78,39 @@ def events() -> str:
     return "\n\n".join(_section(event) for event in catalogue())
 
 
+def directions() -> str:
+    """Return who may import whom, from the top down: the packages, and the rooms of each."""
+    packages = " > ".join(_layers(None)).replace(" | ", ", ")
+    lines = [packages] + [
+        f"{package}: {' > '.join(_layers(package)).replace(' | ', ', ')}"
+        for package in ROOMS
+        if _layers(package)
+    ]
+    wrapped = [textwrap.fill(line, 92, subsequent_indent="    ") for line in lines]
+    return "\n".join(["```text", *wrapped, "```"])
+
+
 def rooms() -> str:
     """Return a table for each package: its rooms, from the top down, with what each is."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
     tables = []
-    for package in ("lifecycle", "db_manager", "observability"):
+    for package in ROOMS:
         sentences = {path.stem: _sentence(path) for path in (ROOT / package).glob("[!_]*.py")}
         sentences |= {path.parent.name: _sentence(path) for path in _fronts(package)}
-        layers = [c["layers"] for c in contracts if c.get("containers") == [package]]
-        order = re.findall(r"\w+", " ".join(layers[0])) if layers else sorted(sentences)
-        lines = [f"### `{package}`", ""]
-        if layers:
-            lines += [f"`{' > '.join(layers[0]).replace(' | ', ', ')}`", ""]
-        lines += ["| room | what it is |", "| --- | --- |"]
+        order = re.findall(r"\w+", " ".join(_layers(package))) or sorted(sentences)
+        lines = [f"### `{package}`", "", "| room | what it is |", "| --- | --- |"]
         lines += [f"| `{room}` | {sentences[room]} |" for room in order if room in sentences]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def _layers(package: str | None) -> list[str]:
+    """Return the layers of a package, or of the packages, as import-linter holds them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    containers = None if package is None else [package]
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers" and contract.get("containers") == containers:
+            return list(contract["layers"])
+    return []
 
 
 def _fronts(package: str) -> Iterator[Path]:
