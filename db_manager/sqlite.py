@@ -15,9 +15,10 @@ from weakref import WeakSet
 
 import aiosqlite
 
+from db_manager.ending_sql import ENDS, ending
 from db_manager.errors import TransactionAbortedError
 from db_manager.sqlite_cursor import FIRST_ROWS, SqliteCursor
-from db_manager.sqlite_locks import Patience
+from db_manager.sqlite_locks import Patience, is_repeatable
 from db_manager.sqlite_sql import kind
 
 
@@ -84,6 +85,8 @@ class SqliteConnection(aiosqlite.Connection):
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make a call of aiosqlite's own: of the driver's lane."""
+        if self._patience.is_script(fn):
+            self.ends += 1  # Python commits an open transaction before its first statement
         return await self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
 
     async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -110,9 +113,16 @@ class SqliteConnection(aiosqlite.Connection):
             if not isinstance(error, Exception):
                 # Otherwise the statement goes on in its thread and keeps the write lock.
                 call.cancelled = True
+                self.ends += int(self._may_end(args))  # later than anybody looks
                 self._in_transaction = True  # for all that is known here; the end looks
                 self._interrupt()
             raise
+
+    def _may_end(self, args: tuple[Any, ...]) -> bool:
+        """Return True when a call with *args* that nobody waits for may commit something."""
+        if self._connection is not None and not self._begins(self._connection):
+            return True
+        return any(isinstance(sql, str) and ending(sql) in ENDS for sql in args)
 
     def _interrupt(self) -> None:
         if self._connection is not None:
@@ -132,13 +142,11 @@ class SqliteConnection(aiosqlite.Connection):
             self._begin_here()
         else:
             self._refuse_writes()
-        if patience.is_script(fn):
-            self.ends += 1  # Python commits an open transaction before its first statement
         sql = args[0] if args and patience.is_statement(fn) else ""
         if args and isinstance(args[0], str):
             self._doubt(args[0])
         call: Callable[..., Any] = fn
-        if patience.is_touched(fn, sql):
+        if patience.is_touched(fn, sql) or (sql and not is_repeatable(args[1:])):
             call = partial(patience.untouched, connection, fn)
         elif sql:
             call = partial(self._patiently, fn)
@@ -188,10 +196,16 @@ class SqliteConnection(aiosqlite.Connection):
         return getattr(connection, "asked", "") is not None
 
     def _patiently(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        connection = self._conn
+        before = connection.total_changes
+
+        def has_sense() -> bool:  # of many rows, those before the lock are written
+            return self._is_wanted() and connection.total_changes == before
+
         try:
             return fn(*args, **kwargs)
         except sqlite3.OperationalError as error:
-            return self._patience.again(partial(fn, *args, **kwargs), error, self._is_wanted)
+            return self._patience.again(partial(fn, *args, **kwargs), error, has_sense)
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """In the driver's thread: begin when needed, execute, bring the first rows along."""
@@ -200,7 +214,7 @@ class SqliteConnection(aiosqlite.Connection):
             self._begin_here()
         self._doubt(sql)
         call: Callable[..., Any] = self._patiently
-        if what == "waiting":
+        if what == "waiting" or not is_repeatable((parameters,)):
             call = partial(self._patience.untouched, connection)
         cursor: sqlite3.Cursor
         rows: list[Any]

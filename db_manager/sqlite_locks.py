@@ -54,9 +54,9 @@ class Patience:
         """Make *call* again until it finds no lock.
 
         Args:
-            call: What failed, and took no effect.
+            call: What failed.
             error: What it failed with.
-            wanted: Tells whether somebody still waits.
+            wanted: Tells whether somebody still waits, and it took no effect.
 
         Returns:
             The result of *call*.
@@ -115,6 +115,15 @@ class Patience:
     def _wait_in_slices(self, connection: sqlite3.Connection) -> None:
         milliseconds = int(min(SLICE, self.seconds) * 1000)
         connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+
+def is_repeatable(parameters: tuple[Any, ...]) -> bool:
+    """Return True when a statement with *parameters* can be made again: an iterator is used up.
+
+    Args:
+        parameters: What the driver gets beside the statement: values, or rows of them, or nothing.
+    """
+    return not any(hasattr(given, "__next__") for given in parameters)
 
 
 def _is_lock(error: sqlite3.OperationalError) -> bool:

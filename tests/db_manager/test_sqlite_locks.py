@@ -4,8 +4,9 @@ import asyncio
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -286,6 +287,74 @@ async def test_two_that_wait_for_each_other_are_told_at_once(
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             await driver.execute("INSERT INTO t VALUES (2)")
         assert time.monotonic() - began < GRACE
+
+
+@pytest.mark.parametrize("lane", ["connection", "cursor"])
+async def test_no_row_of_an_iterator_is_lost_in_a_wait(
+    sqlite_database: URL, open_database: Open, tmp_path: Path, lane: str
+) -> None:
+    """What was taken from an iterator before a lock was met is written as well."""
+    other = str(tmp_path / "other")
+    holder = await Holder.start(other, "CREATE TABLE o (id INTEGER)", "BEGIN IMMEDIATE")
+    database = open_database(sqlite_database, lock_timeout=30)
+    loop, taken = asyncio.get_running_loop(), asyncio.Event()
+
+    def numbers() -> Iterator[tuple[int]]:
+        for number in range(5):
+            loop.call_soon_threadsafe(taken.set)
+            yield (number,)
+
+    async def write() -> list[int]:
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            await driver.execute(f"ATTACH '{other}' AS other")
+            at = driver if lane == "connection" else driver.cursor()
+            await at.executemany("INSERT INTO o VALUES (?)", numbers())
+            return [row[0] for row in await driver.execute_fetchall("SELECT id FROM o")]
+
+    task = asyncio.create_task(write())
+    await taken.wait()
+    await asyncio.sleep(3 * SLICE)
+    await holder.end()
+    assert await task == [0, 1, 2, 3, 4]
+
+
+class Contended(list[tuple[int]]):
+    """Rows, after the first of which another process has the lock, the first time only."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__([(1,), (2,)])
+        self._other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def __iter__(self) -> Iterator[tuple[int]]:
+        """Yield the rows."""
+        if self._other.in_transaction:
+            self._other.execute("ROLLBACK")
+            yield from super().__iter__()
+            return
+        yield self[0]
+        self._other.execute("BEGIN IMMEDIATE")
+        yield self[1]
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        self._other.close()
+
+
+async def test_no_row_is_written_twice_because_of_a_wait(
+    sqlite_database: URL, open_database: Open, path: str
+) -> None:
+    """Many rows that commit themselves are not begun anew when a later one meets a lock."""
+    database = open_database(sqlite_database, lock_timeout=30)
+    with closing(Contended(path)) as rows:
+        async with database.engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await driver.executemany("INSERT INTO t VALUES (?)", rows)
+    async with UnitOfWork(database) as uow:
+        assert (await uow.session.scalars(text("SELECT id FROM t"))).all() == [1]
 
 
 async def test_a_connect_that_waits_for_a_lock_is_cancelled(

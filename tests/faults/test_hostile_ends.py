@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -234,6 +235,23 @@ async def _sqlite_write_after_an_interrupt(uow: UnitOfWork) -> None:
     await driver.execute(WRITE)
 
 
+async def _sqlite_cancelled_while_it_commits_itself(uow: UnitOfWork) -> None:
+    driver, loop = await uow.driver(), asyncio.get_running_loop()
+    driver.isolation_level = None
+    try:
+        async with asyncio.timeout(None) as scope:
+
+            def slow() -> int:
+                loop.call_soon_threadsafe(scope.reschedule, loop.time())
+                time.sleep(0.1)  # longer than the unit lives
+                return PENDING
+
+            await driver.create_function("slow", 0, slow)
+            await driver.execute("INSERT INTO hostile_ends__row VALUES (slow())")
+    finally:
+        driver.isolation_level = ""
+
+
 EVERYWHERE: list[Way] = [
     _savepoints_left_open,
     _outer_savepoint_undone_first,
@@ -296,6 +314,7 @@ WAYS: dict[str, list[Way]] = {
         _sqlite_script_of_a_cursor,
         _sqlite_interrupted,
         _sqlite_write_after_an_interrupt,
+        _sqlite_cancelled_while_it_commits_itself,
     ],
     "asyncmy": [
         *EVERYWHERE,
