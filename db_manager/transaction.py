@@ -248,6 +248,8 @@ class Transaction(Held):
             finally:
                 self._ends = getattr(self._driver, "ends", 0)
             self._undone = self._undone or ours
+        if self.drove and not ours:
+            self.drop()  # what the block has of the driver would commit each statement by itself
 
     def _look(self) -> None:
         """Notice that somebody ended the transaction at the bare driver; asks nobody."""

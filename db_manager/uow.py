@@ -364,13 +364,13 @@ class UnitOfWork:
             f"task {self.owner_name!r} ended without leaving its unit",
             "enter units by `async with` only",
         )
-        warnings.warn(str(error), ResourceWarning, stacklevel=2)
         transaction = self._transaction
         transaction.error = error
         transaction.give_up()
         self._database.leave(self._owner)
-        report_end(self, transaction, self._database, error)
+        self._tell(error)
         end_correlation(self._scope)
+        warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may be an error
 
     async def _end(self, exc: BaseException | None) -> None:
         """End the unit; *exc* is what left the block, and reaches the caller by itself."""
@@ -392,14 +392,19 @@ class UnitOfWork:
         else:
             interrupted = await self._finish()
         self._database.leave(self._owner)
-        report_end(self, transaction, self._database, transaction.error if exc is None else exc)
-        if transaction.listener_error is not None:
-            late = transaction.listener_error
-            report_failure("a listener of SQLAlchemy's", self.number, self._database.bus, late)
+        self._tell(transaction.error if exc is None else exc)
         if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
         end_correlation(self._scope)
         self._raise(exc, interrupted)
+
+    def _tell(self, error: BaseException | None) -> None:
+        """Publish how the unit ended, and what a listener raised on the way."""
+        transaction, database = self._transaction, self._database
+        report_end(self, transaction, database, error)
+        if transaction.listener_error is not None:
+            late = transaction.listener_error
+            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
 
     def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
         """Raise what the caller has to know, when *exc* is not what reaches it by itself."""

@@ -11,6 +11,7 @@ import pytest
 from psycopg.sql import SQL
 from sqlalchemy import Integer, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from support.accounting import accounted
 from support.ends import BEFORE, Rows, Way
@@ -41,15 +42,20 @@ def says(*statements: Any) -> Way:
     async def way(uow: UnitOfWork) -> None:
         driver = await uow.driver()
         for sql in statements:
-            if hasattr(driver, "is_in_transaction"):
-                await driver.execute(sql)
-                continue
-            opened = driver.cursor()
-            async with await opened if inspect.isawaitable(opened) else opened as cursor:
-                await cursor.execute(sql)
+            await say(driver, sql)
 
     way.__name__ = f"says {statements}"
     return way
+
+
+async def say(driver: Any, sql: Any) -> None:
+    """Let a driver's connection execute *sql*, whichever driver it is."""
+    if hasattr(driver, "is_in_transaction"):
+        await driver.execute(sql)
+        return
+    opened = driver.cursor()
+    async with await opened if inspect.isawaitable(opened) else opened as cursor:
+        await cursor.execute(sql)
 
 
 def executes(sql: str) -> Way:
@@ -183,11 +189,20 @@ async def _sqlite_raw_commit_first(uow: UnitOfWork) -> None:
     await (await uow.driver()).execute(WRITE)
 
 
-async def _sqlite_write_after_a_rollback(uow: UnitOfWork) -> None:
+async def _write_after_a_rollback(uow: UnitOfWork) -> None:
     driver = await uow.driver()
-    await driver.execute("SELECT 1")
+    await say(driver, "SELECT 1")
     await uow.connection.run_sync(lambda connection: connection.rollback())
-    await driver.execute_insert(WRITE)
+    await say(driver, WRITE)
+
+
+async def _write_after_a_failed_flush(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await say(driver, WRITE)
+    with contextlib.suppress(IntegrityError):
+        uow.session.add_all([Ended(id=PENDING), Ended(id=PENDING)])
+        await uow.session.flush()
+    await say(driver, WRITE)
 
 
 async def _sqlite_write_after_a_conflict(uow: UnitOfWork) -> None:
@@ -253,6 +268,8 @@ async def _sqlite_cancelled_while_it_commits_itself(uow: UnitOfWork) -> None:
 
 
 EVERYWHERE: list[Way] = [
+    _write_after_a_rollback,
+    _write_after_a_failed_flush,
     _savepoints_left_open,
     _outer_savepoint_undone_first,
     _core_savepoint_left_open,
@@ -308,7 +325,6 @@ WAYS: dict[str, list[Way]] = {
         _sqlite_commit_first,
         _sqlite_rollback_first,
         _sqlite_raw_commit_first,
-        _sqlite_write_after_a_rollback,
         _sqlite_write_after_a_conflict,
         _sqlite_half_of_many,
         _sqlite_script_of_a_cursor,
