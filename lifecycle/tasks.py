@@ -38,8 +38,8 @@ class Interrupt:
 
 
 def abandoned() -> list[str]:
-    """Return the names of the work that ignored its cancellation and still runs."""
-    return sorted(map(name_of, _abandoned))
+    """Return the names of the work that ignored its cancellation and still runs; in any thread."""
+    return sorted(map(name_of, list(_abandoned)))  # a copy: the loop goes on meanwhile
 
 
 def name_of(task: asyncio.Task[Any]) -> str:

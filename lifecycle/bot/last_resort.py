@@ -14,14 +14,22 @@ from typing import Final
 from lifecycle.bot.in_flight import Work
 from lifecycle.tasks import abandoned, name_of, name_of_work
 
-#: Seconds beyond its time that a stop, and what `asyncio.run` waits for after it, are given.
+#: Seconds beyond its time that a stop is given, and that an end of the process has in any case.
 LAST_WORDS: Final = 1.0
-#: Seconds between two looks at what is left.
+#: Seconds between two looks at the process.
 _LOOK: Final = 0.1
+#: Looks in a row that see the same before it is believed: it lasts `LAST_WORDS`.
+_LOOKS: Final = 10
 #: What `asyncio.run` waits for at its end, when everything else has ended.
 _LOOPS_OWN: Final = ("shutdown_default_executor", "shutdown_asyncgens")
 #: In the name of the thread in which asyncio waits for those of its executor.
 _WAITS_FOR_OTHERS: Final = "_do_shutdown"
+#: Where the main thread is while `asyncio.run` ends, and while the interpreter waits for threads.
+_RUN_ENDS: Final = asyncio.Runner.close.__code__
+_INTERPRETER_ENDS: Final = threading._shutdown.__code__  # type: ignore[attr-defined]  # noqa: SLF001 -- nothing public says that it ends
+
+#: Returns the names of what keeps the process.
+Naming = Callable[[], list[str]]
 
 _log = logging.getLogger("lifecycle")
 
@@ -30,9 +38,12 @@ class LastResort:
     """Watches one stop from a thread of its own; nothing happens when it ends in time.
 
     The process ends with exit code 1 in two cases. The stop itself is not over a second after its
-    time: the event loop is blocked. Or it is over, `grace` has passed, and `asyncio.run` waits for
-    tasks that ignore their cancellation or for threads. A program that goes on after the bot is
-    none of these.
+    time: Python code blocks the event loop. Or it is over, its time is too, and the process ends,
+    but cannot: `asyncio.run` waits for tasks that ignore their cancellation or for threads, or the
+    interpreter does for threads. An end has a second in any case.
+
+    The watch is over for good as soon as a program goes on: for a second after the stop the main
+    thread neither leaves `asyncio.run` nor the interpreter.
 
     Args:
         grace: Seconds that the stop may take.
@@ -47,7 +58,6 @@ class LastResort:
         self._in_flight = in_flight
         self._flush = flush
         self._loop = asyncio.get_running_loop()
-        self._caller = asyncio.current_task()
         self._over = False
         self._main = threading.current_thread() is threading.main_thread()
         self._wake, self._wakes = os.pipe()
@@ -70,45 +80,60 @@ class LastResort:
         os.close(self._wake)
         # The end of a loop in another thread is not the end of the process.
         if told and self._main:
-            self._watch(time.monotonic() + self._grace)
+            names = self._watch(time.monotonic() + self._grace)
+            if names is not None:
+                self._end(names)
 
-    def _watch(self, deadline: float) -> None:
-        seen = None  # since when something is left
-        while not self._loop.is_closed() or not threading.main_thread().is_alive():
-            now = time.monotonic()
-            left = self._left() if self._over else self._stopping(late=now > deadline + LAST_WORDS)
-            seen = (seen or now) if left else None
-            patient = seen is None or (self._over and now < seen + LAST_WORDS)
-            if not patient and (now > deadline or abandoned()):
-                self._end(left)
+    def _watch(self, deadline: float) -> Naming | None:
+        """Return what names that which keeps the process; None when the program goes on."""
+        before, looks = False, 0
+        while True:
             time.sleep(_LOOK)
+            with suppress(Exception):  # the process changes under the eyes: one look that fails
+                late = time.monotonic() - deadline
+                if not (self._over or self._loop.is_closed()):
+                    if late > LAST_WORDS:
+                        return self._stopping
+                    continue
+                names = self._ending()
+                ends = names is not None
+                before, looks = ends, looks + 1 if ends is before else 1
+                if looks >= _LOOKS and (not ends or late > 0 or abandoned()):
+                    return names
 
-    def _stopping(self, *, late: bool) -> list[str]:
-        """Return what the stop waits for, when it is late."""
-        if not late:
-            return []
+    def _ending(self) -> Naming | None:
+        """Return what names that which the end of the process waits for; None when it goes on."""
+        main = threading.main_thread()
+        if not main.is_alive():
+            return _threads
+        frame = sys._current_frames().get(main.ident or 0)  # noqa: SLF001 -- documented
+        while frame is not None:
+            if frame.f_code is _INTERPRETER_ENDS:
+                return _threads
+            if frame.f_code is _RUN_ENDS and not self._loop.is_closed():
+                return self._tasks
+            frame = frame.f_back
+        return None
+
+    def _stopping(self) -> list[str]:
+        """Return what the stop waits for."""
         doing = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 -- documented
         return [*map(str, self._in_flight()), *abandoned(), f"the main thread (in {_where(doing)})"]
 
-    def _left(self) -> list[str]:
-        """Return what the end of the process waits for; nothing when it is not ending."""
-        if not threading.main_thread().is_alive():
-            return _threads() or ["the interpreter"]
+    def _tasks(self) -> list[str]:
+        """Return the tasks that `asyncio.run` waits for, or the threads when there are none."""
         tasks = asyncio.all_tasks(self._loop)
         others = [task for task in tasks if not name_of_work(task).endswith(_LOOPS_OWN)]
-        if (
-            not tasks
-            or (self._caller is not None and not self._caller.done())
-            or not all(task.cancelling() for task in others)
-        ):
-            return []
         handled = {work.task: str(work) for work in self._in_flight()}
         return sorted(handled.get(task) or name_of(task) for task in others) or _threads()
 
-    def _end(self, left: list[str]) -> None:
+    def _end(self, names: Naming) -> None:
         backup = threading.Timer(3 * LAST_WORDS, os._exit, (1,))  # should what follows hang, too
         backup.daemon = True
         backup.start()
+        left = ["something"]
+        with suppress(Exception):
+            left = names()
         with suppress(Exception):
             _log.critical("ending the process: %s did not stop", ", ".join(left))
         with suppress(Exception):
@@ -125,13 +150,14 @@ class LastResort:
 def _threads() -> list[str]:
     """Return the threads that the interpreter waits for, and what they do."""
     frames = sys._current_frames()  # noqa: SLF001 -- documented
-    return [
+    waited_for = [
         f"thread {thread.name} (in {_where(frames.get(thread.ident or 0))})"
         for thread in threading.enumerate()
         if not thread.daemon
         and thread is not threading.main_thread()
         and _WAITS_FOR_OTHERS not in thread.name
     ]
+    return waited_for or ["the interpreter"]
 
 
 def _where(frame: FrameType | None) -> str:

@@ -23,10 +23,11 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
     drain short. Several bots in one process are stopped by the same signal. The cancellation of
     this call means the same as a signal.
 
-    After one of them the process ends within `[app] grace`, give or take a second: what ignores
-    its cancellation then (a handler, a callback, a task, a thread of `run_in_executor`) is named
-    in the log, and the exit code is 1. A hook that does is waited for one second only. A program
-    that goes on after this call is left alone.
+    A program that ends with this call does so within `[app] grace` after one of them, give or take
+    a second: what ignores its cancellation then (a handler, a callback, a task, a thread of
+    `run_in_executor`) is named in the log, and the exit code is 1. A hook that does is waited for
+    one second only. A program that goes on for a second after this call is left alone for good.
+    C code that does not return hears no signal.
 
     Args:
         app: The application; its `[app] drain` is the time for updates in flight.

@@ -69,7 +69,7 @@ def told_to_stop(stop: Callable[[], None], hint: Callable[[], None]) -> Iterator
 
     Args:
         stop: Called in the event loop.
-        hint: Called at once, also while the loop is blocked; it takes no lock.
+        hint: Called at once, also while Python code blocks the loop; it takes no lock.
     """
     loop = asyncio.get_running_loop()
     listeners = _listeners.get(loop)

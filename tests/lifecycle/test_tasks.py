@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lifecycle.errors import HookTimeoutError
-from lifecycle.tasks import Interrupt, call, in_hook
+from lifecycle.tasks import Interrupt, abandoned, call, in_hook, leave_behind
 
 
 async def test_work_ends_with_the_task_that_waits() -> None:
@@ -75,3 +75,26 @@ async def test_only_a_running_hook_is_a_hook() -> None:
     task = await call(work(), 30)
     asked.set()
     assert not await task
+
+
+async def test_what_was_left_behind_is_told_while_it_changes() -> None:
+    """Another thread may ask for the names while the loop leaves more work behind."""
+    waiting = asyncio.Event()
+
+    class Meddler(asyncio.Task[bool]):
+        """Leaves more work behind when it is asked for its name."""
+
+        def get_name(self) -> str:
+            more = asyncio.create_task(waiting.wait(), name="more")
+            tasks.append(more)
+            leave_behind(more)
+            return "meddler"
+
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[bool]] = [Meddler(waiting.wait(), loop=loop) for _ in range(2)]
+    for task in tuple(tasks):
+        leave_behind(task)
+    assert abandoned() == ["meddler", "meddler"]
+    waiting.set()
+    await asyncio.gather(*tasks)
+    assert abandoned() == []

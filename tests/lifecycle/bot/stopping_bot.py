@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lifecycle.event import Event
 from lifecycle.events import AppDrained
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
+from lifecycle.tasks import leave_behind
 
 ADA = 7
 
@@ -72,6 +74,14 @@ class Holder(Plugin):
             await for_ever()
 
 
+class Nameless(asyncio.Task[None]):
+    """A task that does not say its name."""
+
+    def get_name(self) -> str:
+        """Raise."""
+        raise RuntimeError("no name")
+
+
 async def for_ever() -> None:
     """Ignore every cancellation."""
     while True:
@@ -80,6 +90,7 @@ async def for_ever() -> None:
 
 
 held_tasks: list[asyncio.Task[None]] = []
+own_pool = ThreadPoolExecutor(thread_name_prefix="mine")
 
 
 def deaf(app: Application, dispatcher: Dispatcher) -> None:  # noqa: C901 -- one after the other
@@ -97,6 +108,12 @@ def deaf(app: Application, dispatcher: Dispatcher) -> None:  # noqa: C901 -- one
         await message.answer("working")
         await work
 
+    @dispatcher.message(Command("pool"))
+    async def pooling_handler(message: Message) -> None:
+        work = asyncio.get_running_loop().run_in_executor(own_pool, stuck)
+        await message.answer("working")
+        await work
+
     @dispatcher.message(Command("thread"))
     async def starting_handler(message: Message) -> None:
         threading.Thread(target=stuck, name="mine").start()
@@ -105,6 +122,11 @@ def deaf(app: Application, dispatcher: Dispatcher) -> None:  # noqa: C901 -- one
     @dispatcher.message(Command("task"))
     async def leaving_handler(message: Message) -> None:
         held_tasks.append(asyncio.create_task(for_ever()))
+        await message.answer("working")
+
+    @dispatcher.message(Command("nameless"))
+    async def hiding_handler(message: Message) -> None:
+        leave_behind(Nameless(for_ever(), loop=asyncio.get_running_loop()))
         await message.answer("working")
 
     @dispatcher.message(Command("subscriber"))
@@ -164,11 +186,35 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
         await asyncio.Event().wait()
 
     deaf(app, dispatcher)
+    if slow == "cancels":
+        await cancel_and_go_on(app, run_polling(app, dispatcher, bot))
+        asyncio.get_running_loop().run_in_executor(None, write, Path(folder) / "written")
+        return
     await run_polling(app, dispatcher, bot)
     if slow == "goes on":
         await bot.send_message(ADA, "going on")
         await bot.get_updates(timeout=30)
         await bot.session.close()
+
+
+async def cancel_and_go_on(app: Application, polling: Coroutine[Any, Any, None]) -> None:
+    """Cancel the run as soon as it has begun, and go on until nobody watches any more."""
+    started = asyncio.Event()
+    app.bus.subscribe("app.started", lambda _: started.set())
+    running = asyncio.create_task(polling)
+    await started.wait()
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    for thread in threading.enumerate():
+        if thread.name == "last resort":
+            await asyncio.to_thread(thread.join, 10)
+
+
+def write(file: Path) -> None:
+    """Take two seconds to write a file."""
+    time.sleep(2)
+    file.touch()
 
 
 def serve() -> None:

@@ -1,11 +1,14 @@
 """A process that was told to stop ends, whatever in it does not want to."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 
 from lifecycle import Application
 from lifecycle.bot import run_polling
@@ -19,8 +22,10 @@ HANDLER = "deaf.<locals>"
     [
         ("handler", f"update 1 (__main__.{HANDLER}.deaf_handler)"),
         ("executor", "thread asyncio_0 (in stuck)"),
+        ("pool", "thread mine_0 (in stuck)"),
         ("thread", "thread mine (in stuck)"),
         ("task", "for_ever"),
+        ("nameless", "something"),
         (
             "subscriber",
             f"subscriber __main__.{HANDLER}.publishing_handler.<locals>.deaf_subscriber",
@@ -79,21 +84,33 @@ async def test_a_program_that_goes_on_is_left_alone(
     assert child.stderr == ""
 
 
-async def test_nothing_is_left_of_a_stop_that_nobody_asked_for(server: BotApiServer) -> None:
-    """A bot that ends by itself leaves no thread and no descriptor."""
-    import threading  # noqa: PLC0415 -- only here
+async def test_the_end_of_a_program_that_went_on_is_its_own(run_child: Callable[..., Any]) -> None:
+    """After a run that was cancelled the process ends in its own time, with all its work done."""
+    child = await run_child(slow="cancels", drain=0.1, grace=0.3)
+    assert await child.exit_code() == 0
+    assert child.stderr == ""
+    assert (child.folder / "written").exists()
 
-    from aiogram.client.session.aiohttp import AiohttpSession  # noqa: PLC0415 -- the same
-    from aiogram.client.telegram import TelegramAPIServer  # noqa: PLC0415 -- the same
 
+@pytest.mark.parametrize("way", ["stop_polling", "cancel"])
+async def test_a_run_leaves_no_thread(server: BotApiServer, way: str) -> None:
+    """Nobody watches a program that goes on: grace is ten seconds, the threads end before."""
+    before = set(threading.enumerate())
     dispatcher = Dispatcher()
     bot = Bot(server.token, AiohttpSession(api=TelegramAPIServer.from_base(server.url)))
     running = asyncio.create_task(run_polling(Application([]), dispatcher, bot))
     await server.wait(
         lambda: [c for c in server.calls if c.method == "getUpdates"] or None, "getUpdates", 5
     )
-    [watch] = [each for each in threading.enumerate() if each.name == "last resort"][-1:]
-    await dispatcher.stop_polling()
-    await running
-    watch.join(5)
-    assert not watch.is_alive()
+    ours = [each for each in set(threading.enumerate()) - before if each.name.startswith("last ")]
+    assert ours
+    if way == "cancel":
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    else:
+        await dispatcher.stop_polling()
+        await running
+    for thread in ours:
+        await asyncio.to_thread(thread.join, 9)
+        assert not thread.is_alive()
