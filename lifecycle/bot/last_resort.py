@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from queue import SimpleQueue
 from types import FrameType
 from typing import Final
 
@@ -35,7 +36,7 @@ _log = logging.getLogger("lifecycle")
 
 
 class LastResort:
-    """Watches one stop from a thread of its own; nothing happens when it ends in time.
+    """Watches one stop from threads of its own; nothing happens when it ends in time.
 
     The process ends with exit code 1 in two cases. The stop itself is not over a second after its
     time: Python code blocks the event loop. Or it is over, its time is too, and the process ends,
@@ -60,29 +61,34 @@ class LastResort:
         self._loop = asyncio.get_running_loop()
         self._over = False
         self._main = threading.current_thread() is threading.main_thread()
-        self._wake, self._wakes = os.pipe()
-        self._told = False
-        threading.Thread(target=self._wait, name="last resort", daemon=True).start()
+        self._told: SimpleQueue[bool] = SimpleQueue()
+        self._verdict: SimpleQueue[Naming | None] = SimpleQueue()
+        # Both now: an interpreter that ends starts no thread any more.
+        try:
+            threading.Thread(target=self._speak, name="last words", daemon=True).start()
+            threading.Thread(target=self._judge, name="last resort", daemon=True).start()
+        except RuntimeError:
+            self._verdict.put(None)
+            raise
 
     def told_to_stop(self) -> None:
         """Let the time run; called from a signal handler, too: it takes no lock."""
-        if not self._told:
-            self._told = True
-            os.write(self._wakes, b"!")
+        self._told.put(True)  # noqa: FBT003 -- SimpleQueue.put takes an item
 
     def over(self) -> None:
         """Say that the stop has ended; what was never told to stop is watched no more."""
-        self._over = self._told = True
-        os.close(self._wakes)
+        self._over = True
+        self._told.put(False)  # noqa: FBT003 -- the same
 
-    def _wait(self) -> None:
-        told = os.read(self._wake, 1)
-        os.close(self._wake)
+    def _judge(self) -> None:
+        names = None
         # The end of a loop in another thread is not the end of the process.
-        if told and self._main:
+        if self._told.get() and self._main:
             names = self._watch(time.monotonic() + self._grace)
-            if names is not None:
-                self._end(names)
+        self._verdict.put(names)
+        if names is not None:
+            time.sleep(3 * LAST_WORDS)
+            os._exit(1)  # the last words hang, too
 
     def _watch(self, deadline: float) -> Naming | None:
         """Return what names that which keeps the process; None when the program goes on."""
@@ -127,10 +133,11 @@ class LastResort:
         handled = {work.task: str(work) for work in self._in_flight()}
         return sorted(handled.get(task) or name_of(task) for task in others) or _threads()
 
-    def _end(self, names: Naming) -> None:
-        backup = threading.Timer(3 * LAST_WORDS, os._exit, (1,))  # should what follows hang, too
-        backup.daemon = True
-        backup.start()
+    def _speak(self) -> None:
+        """Say what keeps the process, and end it."""
+        names = self._verdict.get()
+        if names is None:
+            return
         left = ["something"]
         with suppress(Exception):
             left = names()

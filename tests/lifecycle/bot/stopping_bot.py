@@ -191,6 +191,8 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
         asyncio.get_running_loop().run_in_executor(None, write, Path(folder) / "written")
         return
     await run_polling(app, dispatcher, bot)
+    if slow == "no more threads":
+        threading.Thread.start = refuse  # type: ignore[method-assign,assignment]  # as an ending interpreter
     if slow == "goes on":
         await bot.send_message(ADA, "going on")
         await bot.get_updates(timeout=30)
@@ -209,6 +211,11 @@ async def cancel_and_go_on(app: Application, polling: Coroutine[Any, Any, None])
     for thread in threading.enumerate():
         if thread.name == "last resort":
             await asyncio.to_thread(thread.join, 10)
+
+
+def refuse(_: threading.Thread) -> None:
+    """Start no thread."""
+    raise RuntimeError("can't create new thread at interpreter shutdown")
 
 
 def write(file: Path) -> None:

@@ -46,6 +46,16 @@ async def test_what_does_not_end_is_named(
     child.journal()
 
 
+async def test_the_end_needs_no_new_thread(run_child: Callable[..., Any]) -> None:
+    """A process that can start no thread any more, as an interpreter that ends, is ended too."""
+    child = await run_child(slow="no more threads", drain=0.2, grace=1.0)
+    await child.ada.say("/task")
+    await child.says("working")
+    child.terminate()
+    assert await asyncio.wait_for(child.exit_code(), 10) == 1
+    assert "ending the process: for_ever did not stop" in child.stderr
+
+
 async def test_a_task_of_a_plugin_that_does_not_end(run_child: Callable[..., Any]) -> None:
     """It fails its plugin's stop, and is left behind: the process ends without it."""
     child = await run_child(drain=0.2, grace=1.0)
