@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import SimpleQueue
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 from lifecycle.bot.in_flight import Work
 from lifecycle.tasks import abandoned, name_of, name_of_work
@@ -36,12 +36,13 @@ _log = logging.getLogger("lifecycle")
 
 
 class LastResort:
-    """Watches one stop from threads of its own; nothing happens when it ends in time.
+    """Watches a run, the block: its stop, and the end of the process, from threads of its own.
 
-    The process ends with exit code 1 in two cases. The stop itself is not over a second after its
-    time: Python code blocks the event loop. Or it is over, its time is too, and the process ends,
-    but cannot: `asyncio.run` waits for tasks that ignore their cancellation or for threads, or the
-    interpreter does for threads. An end has a second in any case.
+    Nothing happens when both come in time, else the process ends with exit code 1. The stop is not
+    over a second after its time: Python code blocks the event loop. Or it is over, its time is
+    too, and the process ends, but cannot: `asyncio.run` waits for tasks that ignore their
+    cancellation or for threads, or the interpreter does for threads. An end has a second in any
+    case.
 
     The watch is over for good as soon as a program goes on: for a second after the stop the main
     thread neither leaves `asyncio.run` nor the interpreter.
@@ -50,6 +51,9 @@ class LastResort:
         grace: Seconds that the stop may take.
         in_flight: Returns what is being handled, for people.
         flush: Called before the end.
+
+    Raises:
+        RuntimeError: No thread can be started.
     """
 
     def __init__(
@@ -71,11 +75,14 @@ class LastResort:
             self._verdict.put(None)
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
     def told_to_stop(self) -> None:
         """Let the time run; called from a signal handler, too: it takes no lock."""
         self._told.put(True)  # noqa: FBT003 -- SimpleQueue.put takes an item
 
-    def over(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Say that the stop has ended; what was never told to stop is watched no more."""
         self._over = True
         self._told.put(False)  # noqa: FBT003 -- the same

@@ -41,18 +41,18 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
         ExceptionGroup: Plugins or shutdown hooks did not end well.
     """
     polling = _Polling(attached(app, dispatcher), bot, options)
-    task = asyncio.create_task(polling.run(), name="run_polling")
-    last_resort = polling.last_resort()
+    with (
+        polling.last_resort() as last_resort,
+        told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop),
+    ):
+        # Not before: a bot that polls is one that hears signals.
+        task = asyncio.create_task(polling.run(), name="run_polling")
 
-    def cancelled() -> None:
-        last_resort.told_to_stop()
-        polling.stop(task)
+        def cancelled() -> None:
+            last_resort.told_to_stop()
+            polling.stop(task)
 
-    try:
-        with told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop):
-            await outlast(task, cancelled)
-    finally:
-        last_resort.over()
+        await outlast(task, cancelled)
     if not task.cancelled():
         task.result()
 

@@ -74,8 +74,9 @@ def told_to_stop(stop: Callable[[], None], hint: Callable[[], None]) -> Iterator
     loop = asyncio.get_running_loop()
     listeners = _listeners.get(loop)
     if listeners is None:
-        listeners = _listeners[loop] = _Listeners(loop)
+        listeners = _Listeners(loop)
         listeners.install()
+        _listeners[loop] = listeners
     key = object()
     listeners.stops[key], listeners.hints[key] = stop, hint
     try:

@@ -102,6 +102,33 @@ async def test_the_end_of_a_program_that_went_on_is_its_own(run_child: Callable[
     assert (child.folder / "written").exists()
 
 
+@pytest.mark.parametrize("missing", ["last words", "last resort"])
+async def test_no_bot_polls_unseen(
+    server: BotApiServer, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Where the threads that watch cannot be started nothing runs, and nothing is left."""
+    start, before = threading.Thread.start, set(threading.enumerate())
+    started: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == missing:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    dispatcher, app = Dispatcher(), Application([])
+    bot = Bot(server.token, AiohttpSession(api=TelegramAPIServer.from_base(server.url)))
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        await run_polling(app, dispatcher, bot)
+    monkeypatch.undo()
+    assert "run_polling" not in {task.get_name() for task in asyncio.all_tasks()}
+    for thread in started:
+        thread.join(5)
+    assert set(threading.enumerate()) <= before
+    assert server.calls == []
+
+
 @pytest.mark.parametrize("way", ["stop_polling", "cancel"])
 async def test_a_run_leaves_no_thread(server: BotApiServer, way: str) -> None:
     """Nobody watches a program that goes on: grace is ten seconds, the threads end before."""
