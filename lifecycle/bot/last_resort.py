@@ -34,6 +34,9 @@ Naming = Callable[[], list[str]]
 
 _log = logging.getLogger("lifecycle")
 
+#: Of this process: the end of one is the end of all.
+_watching: set["LastResort"] = set()
+
 
 class LastResort:
     """Watches a run, the block: its stop, and the end of the process, from threads of its own.
@@ -50,7 +53,7 @@ class LastResort:
     Args:
         grace: Seconds that the stop may take.
         in_flight: Returns what is being handled, for people.
-        flush: Called before the end.
+        flush: Called before the end, whichever run of the process is the one that ends it.
 
     Raises:
         RuntimeError: No thread can be started.
@@ -74,6 +77,7 @@ class LastResort:
         except RuntimeError:
             self._verdict.put(None)
             raise
+        _watching.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +96,8 @@ class LastResort:
         # The end of a loop in another thread is not the end of the process.
         if self._told.get() and self._main:
             names = self._watch(time.monotonic() + self._grace)
+        if names is None:
+            _watching.discard(self)
         self._verdict.put(names)
         if names is not None:
             time.sleep(3 * LAST_WORDS)
@@ -150,15 +156,18 @@ class LastResort:
             left = names()
         with suppress(Exception):
             _log.critical("ending the process: %s did not stop", ", ".join(left))
-        with suppress(Exception):
-            self._flush()
-        for handler in logging.getLogger().handlers:
+        _flush_logs()  # before journals, which may take what time there is
+        for each in list(_watching):
             with suppress(Exception):
-                handler.flush()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
+                each._flush()  # noqa: SLF001 -- of this class
+        _flush_logs()
         os._exit(1)
+
+
+def _flush_logs() -> None:
+    for write in (*logging.getLogger().handlers, sys.stdout, sys.stderr):
+        with suppress(Exception):
+            write.flush()
 
 
 def _threads() -> list[str]:

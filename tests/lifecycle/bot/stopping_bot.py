@@ -25,6 +25,7 @@ from aiogram.types import Message
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.bot.dispatcher import attached
+from lifecycle.bot.last_resort import LastResort
 from lifecycle.event import Event
 from lifecycle.events import AppDrained
 from lifecycle.plugins.context import PluginContext
@@ -190,7 +191,8 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
         await cancel_and_go_on(app, run_polling(app, dispatcher, bot))
         asyncio.get_running_loop().run_in_executor(None, write, Path(folder) / "written")
         return
-    await run_polling(app, dispatcher, bot)
+    with LastResort(60, list, (Path(folder) / "flushed").touch):  # as of a second bot
+        await run_polling(app, dispatcher, bot)
     if slow == "no more threads":
         threading.Thread.start = refuse  # type: ignore[method-assign,assignment]  # as an ending interpreter
     if slow == "goes on":

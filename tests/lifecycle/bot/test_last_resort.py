@@ -68,7 +68,7 @@ async def test_a_task_of_a_plugin_that_does_not_end(run_child: Callable[..., Any
 
 
 async def test_a_blocked_loop_does_not_keep_the_process(run_child: Callable[..., Any]) -> None:
-    """Nobody can be stopped in order then: the process ends, and the next start says it died."""
+    """Nobody can be stopped in order: what every run has in line is written, the process ends."""
     child = await run_child(drain=0.2, grace=1.0)
     await child.ada.say("/block")
     await child.says("working")
@@ -76,6 +76,7 @@ async def test_a_blocked_loop_does_not_keep_the_process(run_child: Callable[...,
     assert await asyncio.wait_for(child.exit_code(), 10) == 1
     handler = f"update 1 (__main__.{HANDLER}.blocking_handler)"
     assert f"{handler}, the main thread (in stuck) did not stop" in child.stderr
+    assert (child.folder / "flushed").exists()
 
 
 async def test_a_program_that_goes_on_is_left_alone(
