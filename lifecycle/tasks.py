@@ -1,11 +1,12 @@
 """Runs one piece of a plugin's work in a task of its own, under a deadline."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
-from lifecycle.errors import HookTimeoutError
+from lifecycle.errors import HookTimeoutError, LifecycleError
 
 T = TypeVar("T")
 
@@ -142,6 +143,32 @@ async def outlast(task: asyncio.Task[Any], on_cancel: Callable[[], None]) -> Non
             on_cancel()
     if cancelled is not None:
         raise cancelled from None if task.cancelled() else task.exception()
+
+
+@contextmanager
+def cancellations_told(what: str) -> Iterator[None]:
+    """Let no `CancelledError` of the block look like a cancellation of the running task.
+
+    Work that cancels a task of its own and waits for it ends in one, and who runs that work would
+    take itself for cancelled.
+
+    Args:
+        what: Whose work it is, for people.
+
+    Raises:
+        LifecycleError: The block ended in a `CancelledError`, and nobody had cancelled the running
+            task meanwhile.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling() > before:
+            raise
+        raise LifecycleError(
+            f"{what} ended in CancelledError, and nobody had cancelled it"
+        ) from error
 
 
 async def end(task: asyncio.Task[Any], deadline: float) -> None:

@@ -12,6 +12,7 @@ from lifecycle.bot.last_resort import LastResort
 from lifecycle.bot.signals import told_to_stop
 from lifecycle.bot.traffic import Phase, Traffic
 from lifecycle.error_text import tell_text
+from lifecycle.errors import LifecycleError
 from lifecycle.tasks import outlast
 
 
@@ -39,6 +40,8 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
     Raises:
         PluginFailedError: A plugin did not start.
         ExceptionGroup: Plugins or shutdown hooks did not end well.
+        LifecycleError: A hook of aiogram's ended in a `CancelledError` of its own, or somebody
+            else cancelled the polling.
     """
     polling = _Polling(attached(app, dispatcher), bot, options)
     with (
@@ -55,6 +58,10 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
         await outlast(task, cancelled)
     if not task.cancelled():
         task.result()
+    elif not polling.told_to_stop:
+        raise LifecycleError(
+            "the polling was cancelled, and neither a signal nor the caller of run_polling did it"
+        )
 
 
 class _Polling:

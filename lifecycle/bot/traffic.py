@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from lifecycle.application import Application
 from lifecycle.bot.in_flight import InFlight
 from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
-from lifecycle.tasks import PATIENCE, call
+from lifecycle.tasks import PATIENCE, call, cancellations_told
 
 Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
 
@@ -134,7 +134,8 @@ class Traffic(BaseMiddleware):
         try:
             self.provide(kwargs.get("bot"))
             await self.app.start()
-            await self._emit_startup(*args, **kwargs)
+            with cancellations_told("a startup hook"):
+                await self._emit_startup(*args, **kwargs)
         except BaseException as error:
             self.phase = Phase.STOPPING
             await self.unload_after(error)
@@ -153,7 +154,8 @@ class Traffic(BaseMiddleware):
                     try:
                         called = hook.call(*args, **{**kwargs, "router": router})
                         name = f"shutdown hook {_name(hook.callback)}"
-                        await call(called, max(time_over - _now(), PATIENCE), name=name)
+                        with cancellations_told(name):
+                            await call(called, max(time_over - _now(), PATIENCE), name=name)
                     except Exception as error:  # noqa: BLE001 -- all are called, then all is raised
                         error.add_note(f"in the shutdown hook {_name(hook.callback)} of {router}")
                         errors.append(error)

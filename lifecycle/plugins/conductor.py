@@ -14,7 +14,7 @@ from lifecycle.events import AppStarted, AppStopped, AppStopping
 from lifecycle.plugins.machine import State
 from lifecycle.plugins.managed import ManagedPlugin
 from lifecycle.plugins.recorder import Recorder
-from lifecycle.tasks import Interrupt
+from lifecycle.tasks import Interrupt, cancellations_told
 
 _log = logging.getLogger("lifecycle")
 
@@ -238,7 +238,8 @@ class Conductor:
             try:
                 pending = self._closers.pop()()
                 if inspect.isawaitable(pending):
-                    await pending
+                    with cancellations_told("an observer"):
+                        await pending
             except Exception as error:  # noqa: BLE001 -- an observer does not change how a run ends
                 _log.warning("an observer did not end well", exc_info=textless(error))
         try:

@@ -29,7 +29,7 @@ from lifecycle.plugins.plugin import Health, Plugin
 from lifecycle.plugins.recorder import Recorder
 from lifecycle.plugins.services import ServiceRegistry
 from lifecycle.printable import without_token
-from lifecycle.tasks import Interrupt, call
+from lifecycle.tasks import Interrupt, call, cancellations_told
 
 #: Hooks that deal with files and servers, and with no update: the text of their errors is told.
 _OPENING: Final = ("load", "start")
@@ -192,7 +192,7 @@ class ManagedPlugin:
             return Health(healthy=False, error=f"is {self.state}")
         begun = _now()
         try:
-            with correlate(plugin=self.name):
+            with correlate(plugin=self.name), cancellations_told("the check"):
                 details = await call(self.plugin.health(context), limit)
         except Exception as error:  # noqa: BLE001 -- the answer, not a fault of ours
             return Health(healthy=False, error=tell_text(error), duration=_now() - begun)

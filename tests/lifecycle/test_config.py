@@ -275,15 +275,17 @@ async def test_observers_that_fail_do_not_hide_each_other(
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: bad\nVersion: 1\n")
     (installed / "entry_points.txt").write_text(
         "[db_manager.observers]\nends = bad_observers:ends\nbegins = bad_observers:begins\n"
+        "cancels = bad_observers:cancels\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "bad_observers.py").write_text(BAD_OBSERVERS)
-    app = Application([], config={"ends": {}})
+    app = Application([], config={"ends": {}, "cancels": {}})
     await app.start()
     await app.unload()
-    assert caplog.messages == ["an observer did not end well"]
+    assert caplog.messages == ["an observer did not end well"] * 2
     assert "OSError: raised in bad_observers:" in caplog.text
     assert "hunter2" not in caplog.text
+    assert "CancelledError: raised in bad_observers:" in caplog.text
     app = Application([], config={"ends": {}, "begins": {"port": 1}})
     with pytest.raises(ConfigError, match="port 1"):
         await app.start()
@@ -310,7 +312,16 @@ def test_an_observer_that_cannot_be_imported(
 
 
 BAD_OBSERVERS = """
+import asyncio
+
 import lifecycle
+
+
+def cancels(app, section):
+    async def close():
+        raise asyncio.CancelledError
+
+    return close
 
 
 def ends(app, section):

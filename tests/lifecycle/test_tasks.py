@@ -4,8 +4,15 @@ import asyncio
 
 import pytest
 
-from lifecycle.errors import HookTimeoutError
-from lifecycle.tasks import Interrupt, abandoned, call, in_hook, leave_behind
+from lifecycle.errors import HookTimeoutError, LifecycleError
+from lifecycle.tasks import (
+    Interrupt,
+    abandoned,
+    call,
+    cancellations_told,
+    in_hook,
+    leave_behind,
+)
 
 
 async def test_work_ends_with_the_task_that_waits() -> None:
@@ -98,3 +105,50 @@ async def test_what_was_left_behind_is_told_while_it_changes() -> None:
     waiting.set()
     await asyncio.gather(*tasks)
     assert abandoned() == []
+
+
+async def cancels_its_own() -> None:
+    """End in the CancelledError of a task of one's own."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_an_error() -> None:
+    """It says whose it is; that of a task that was cancelled before is no excuse for it."""
+    told = r"^work ended in CancelledError, and nobody had cancelled it$"
+    with pytest.raises(LifecycleError, match=told) as caught, cancellations_told("work"):
+        await cancels_its_own()
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+
+    begun = asyncio.Event()
+
+    async def cancelled_before() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with cancellations_told("work"):
+                await cancels_its_own()
+
+    waiting = asyncio.create_task(cancelled_before())
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(LifecycleError, match=told):
+        await waiting
+
+
+async def test_a_cancellation_that_was_asked_for_stays_one() -> None:
+    """Whoever cancels the running task gets the CancelledError."""
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        with cancellations_told("work"):
+            begun.set()
+            await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(work())
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -372,6 +372,52 @@ async def test_failing_shutdown_hook_skips_nobody() -> None:
     assert steps[-1] == "notes unload"
 
 
+async def cancels_its_own() -> None:
+    """End in the CancelledError of a task of one's own."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def test_a_shutdown_hook_that_ends_in_a_cancellation_skips_nobody(
+    server: BotApiServer,
+) -> None:
+    """It is an error of that hook: the others are called, and the run raises it."""
+    steps: list[str] = []
+    app, dispatcher = Application([], config=CONFIG), Dispatcher()
+    dispatcher.shutdown.register(cancels_its_own)
+    dispatcher.shutdown.register(lambda: steps.append("second hook"))
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    await polls(server)
+    await dispatcher.stop_polling()
+    with pytest.raises(LifecycleError, match="cancels_its_own ended in CancelledError"):
+        await running
+    assert steps == ["second hook"]
+
+
+async def test_a_startup_hook_that_ends_in_a_cancellation_is_an_error(
+    server: BotApiServer,
+) -> None:
+    """The bot did not run, and its caller is told."""
+    steps: list[str] = []
+    app, dispatcher = Application([Steps("notes", steps)], config=CONFIG), Dispatcher()
+    dispatcher.startup.register(cancels_its_own)
+    with pytest.raises(LifecycleError, match="a startup hook ended in CancelledError"):
+        await run_polling(app, dispatcher, make_bot(server))
+    assert steps[-2:] == ["notes stop", "notes unload"]
+
+
+async def test_a_run_that_a_stranger_cancels_is_an_error(server: BotApiServer) -> None:
+    """Neither a signal nor the caller ended it: it does not look like a run that ended well."""
+    app, dispatcher = Application([], config=CONFIG), Dispatcher()
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    await polls(server)
+    [poller] = [each for each in asyncio.all_tasks() if "Dispatcher._polling" in repr(each)]
+    poller.cancel()
+    with pytest.raises(LifecycleError, match="the polling was cancelled, and neither"):
+        await running
+
+
 async def test_cancelled_shutdown_still_stops_the_plugins() -> None:
     """Whoever cancels the shutdown cuts the drain short; plugins are stopped all the same."""
     steps: list[str] = []

@@ -127,19 +127,25 @@ async def test_health_asks_every_plugin_within_its_limit() -> None:
             del context
             if self.name == "raises":
                 raise RuntimeError("no pulse")
+            if self.name == "cancels":
+                raise asyncio.CancelledError
             if self.name == "hangs":
                 await asyncio.Event().wait()
             return {"pulse": 60}
 
-    app = Application([Sick(name) for name in ("well", "raises", "hangs")])
+    app = Application([Sick(name) for name in ("well", "raises", "cancels", "hangs")])
     assert (await app.health())["well"].error == "is unloaded"
     async with app:
         health = await app.health(timeout=0.01)
     assert {name: each.healthy for name, each in health.items()} == {
         "well": True,
         "raises": False,
+        "cancels": False,
         "hangs": False,
     }
     assert health["well"].details == {"pulse": 60}
     assert health["raises"].error == "RuntimeError: no pulse"
+    assert health["cancels"].error == (
+        "LifecycleError: the check ended in CancelledError, and nobody had cancelled it"
+    )
     assert health["hangs"].error == "HookTimeoutError: did not end within 0.01 s"
