@@ -77,7 +77,7 @@ class _Polling:
     async def run(self) -> None:
         """Load, poll until told to stop, give everything back."""
         traffic, bot = self._traffic, self._bot
-        traffic.phase = Phase.STARTING
+        traffic.begin()
         # Raised inside of start_polling it would leave those who called stop_polling waiting.
         traffic.keeps_failure = True
         try:

@@ -127,10 +127,14 @@ class Traffic(BaseMiddleware):
         finally:
             pop_correlation(scope)
 
-    async def startup(self, *args: Any, **kwargs: Any) -> None:
-        """Start the application, then call the startup hooks; take back when one fails."""
+    def begin(self) -> None:
+        """Know nothing of an earlier run."""
         self.phase = Phase.STARTING
         self.failure = None
+
+    async def startup(self, *args: Any, **kwargs: Any) -> None:
+        """Start the application, then call the startup hooks; take back when one fails."""
+        self.begin()
         try:
             self.provide(kwargs.get("bot"))
             await self.app.start()

@@ -486,6 +486,34 @@ async def test_failing_shutdown_hook_lets_stop_polling_return(server: BotApiServ
         await running
 
 
+async def test_a_run_tells_no_failure_of_the_one_before(server: BotApiServer) -> None:
+    """A run that ends before its startup knows nothing of an earlier shutdown."""
+
+    class Fails(Plugin):
+        name = "fails"
+        broken = False
+
+        async def load(self, context: PluginContext) -> None:  # noqa: ARG002 -- the hook's signature
+            if self.broken:
+                raise ValueError("no luck")
+
+    def fail() -> None:
+        raise RuntimeError("shutdown")
+
+    plugin = Fails()
+    app, dispatcher = Application([plugin], config=CONFIG), Dispatcher()
+    dispatcher.shutdown.register(fail)
+    running = asyncio.create_task(run_polling(app, dispatcher, make_bot(server)))
+    await polls(server)
+    await dispatcher.stop_polling()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await running
+    plugin.broken = True
+    with pytest.raises(PluginFailedError) as caught:
+        await run_polling(app, dispatcher, make_bot(server))
+    assert not hasattr(caught.value, "__notes__")
+
+
 async def test_errors_of_plugins_that_stop_are_never_lost(server: BotApiServer) -> None:
     """A plugin's failed stop is raised, or a note of the error that made everything stop."""
 
