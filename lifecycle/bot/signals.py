@@ -39,14 +39,25 @@ class _Listeners:
                 signal.siginterrupt(number, False)  # noqa: FBT003 -- as asyncio does; takes positions only
 
     def remove(self) -> None:
-        """Leave the handlers that were there before."""
+        """Leave the handlers that were there before; asyncio's loop has no other in between.
+
+        `remove_signal_handler` sets the default, which kills. To block the signal meanwhile is of
+        no use: it is sent to the process, and another thread takes it.
+        """
+        handlers = getattr(self._loop, "_signal_handlers", {})
         for number, before in self._before.items():
-            self._loop.remove_signal_handler(number)
             of_loop = self._of_loop[number]
             if of_loop is not None:
                 self._loop.add_signal_handler(number, of_loop._callback, *of_loop._args)  # noqa: SLF001 -- a handle says by nothing else what it calls
-            elif before is not None:  # else a program in C has set it
+            elif before is None or number not in handlers:
+                self._loop.remove_signal_handler(number)
+                if before is not None:  # else a program in C has set it
+                    signal.signal(number, before)
+            else:
                 signal.signal(number, before)
+                del handlers[number]
+                if not handlers:
+                    signal.set_wakeup_fd(-1)
 
     def _stop_all(self) -> None:
         for stop in list(self.stops.values()):

@@ -185,6 +185,39 @@ async def test_a_bot_can_run_again_after_both(servers: list[BotApiServer]) -> No
             await asyncio.gather(*(bot.task for bot in bots))
 
 
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, "function", "loop"])
+async def test_the_default_is_never_in_between(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal at the very end of a run does not kill a program that has its own handler."""
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
+    own = (lambda *_: None) if handler == "function" else handler
+    set_handler = signal.signal
+    sets: list[Any] = []
+
+    def spy(number: int, handler: Any) -> Any:
+        if number == signal.SIGTERM:
+            sets.append(handler)
+        return set_handler(number, handler)
+
+    if handler == "loop":
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+    else:
+        signal.signal(signal.SIGTERM, own)
+    try:
+        with told_to_stop(lambda: None, lambda: None):
+            monkeypatch.setattr(signal, "signal", spy)
+        assert sets
+        assert signal.SIG_DFL not in sets
+        assert handler == "loop" or (sets == [own] and signal.set_wakeup_fd(-1) == -1)
+        # Nothing of ours is left in the loop: an end of it would set the default.
+        assert loop.remove_signal_handler(signal.SIGTERM) is (handler == "loop")
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, "function", "loop"])
 async def test_the_handlers_of_the_program_come_back(handler: Any) -> None:
     """What had been there for SIGTERM is there again, also one of the event loop."""
