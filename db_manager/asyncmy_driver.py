@@ -1,43 +1,17 @@
-"""asyncmy's connection, with a deadline for answers and an eye for ends of transactions."""
+"""asyncmy's connection, with a deadline for answers."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from asyncmy.constants.SERVER_STATUS import SERVER_STATUS_IN_TRANS
 from asyncmy.errors import OperationalError
 
+from db_manager.asyncmy_ends import WatchedConnection
 from db_manager.deadlines import Deadlines
-from db_manager.ending_sql import commits_first, ending, runs_others
-
-if TYPE_CHECKING:
-
-    class Connection:
-        """What we use of asyncmy's connection; its own types leave it out."""
-
-        _proto: Any
-        _transport: Any
-        _result: Any
-
-        def __init__(self, **kwargs: Any) -> None: ...
-        async def connect(self) -> object: ...  # noqa: D102 -- asyncmy's
-        async def query(self, sql: Any, unbuffered: bool = False) -> Any: ...  # noqa: D102, FBT001, FBT002 -- as above
-        async def next_result(self, unbuffered: bool = False) -> Any: ...  # noqa: D102, FBT001, FBT002 -- as above
-        async def autocommit(self, value: bool) -> None: ...  # noqa: D102, FBT001 -- as above
-        async def begin(self) -> None: ...  # noqa: D102 -- as above
-        async def commit(self) -> None: ...  # noqa: D102 -- as above
-        async def rollback(self) -> None: ...  # noqa: D102 -- as above
-        async def _fill_buffer(self, need: int) -> None: ...
-
-else:
-    from asyncmy.connection import Connection
-
-#: The server understood nothing of the statement, and did nothing.
-_PARSE_ERROR: Final = 1064
 
 
-class PatientConnection(Connection):
-    """Gives its line up when an answer does not come, and counts the transactions that end.
+class PatientConnection(WatchedConnection):
+    """Gives its line up when an answer does not come.
 
     asyncmy's own `read_timeout` costs a task for each answer on Python 3.11.
 
@@ -46,89 +20,10 @@ class PatientConnection(Connection):
         **kwargs: For asyncmy.
     """
 
-    #: How many transactions were ended on it so far.
-    ends = 0
-    #: How many were committed by a statement that is about something else.
-    implicit_commits = 0
-
     def __init__(self, *, answer_timeout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._answer_timeout = answer_timeout
-        self._begun = False
-        self._said = ""
         self._deadlines = Deadlines(asyncio.get_running_loop())
-
-    async def query(self, sql: Any, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
-        """Send a statement and wait for its answer."""
-        self._said = said = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
-        if self._begun and ending(said):
-            self.ends += 1  # now: its answer may be lost
-            self._begun = False
-        try:
-            rows = await super().query(sql, unbuffered)
-        except Exception as error:
-            self._doubt(error)
-            raise
-        if not unbuffered:  # the server says it after the last row
-            self._see()
-        return rows
-
-    async def next_result(self, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
-        """Wait for the next answer to a statement that has several."""
-        rows = await super().next_result(unbuffered)
-        if not unbuffered:
-            self._see()
-        return rows
-
-    def _see(self) -> None:
-        """Count the transaction that was there and is there no more."""
-        # Of the answer itself: asyncmy's `server_status` passes over an answer of 0.
-        begun = bool(self._result.server_status & SERVER_STATUS_IN_TRANS)
-        if self._begun and not begun:
-            self._count()
-        self._begun = begun
-
-    def _doubt(self, error: Exception) -> None:
-        """Count the transaction that a statement may have ended before it failed."""
-        of_grammar = error.args[:1] == (_PARSE_ERROR,)
-        if (
-            self._begun
-            and not of_grammar
-            and (commits_first(self._said) or runs_others(self._said))
-        ):
-            self._count()
-            self._begun = False
-
-    def _count(self) -> None:
-        if commits_first(self._said):
-            self.implicit_commits += 1
-        else:  # by a procedure for example, nobody knows which way
-            self.ends += 1
-
-    async def begin(self) -> None:
-        """Begin; what was begun before is committed."""
-        self.ends += self._begun
-        self._begun = True
-        await super().begin()
-
-    async def commit(self) -> None:
-        """Commit."""
-        self.ends += self._begun
-        self._begun = False
-        await super().commit()
-
-    async def rollback(self) -> None:
-        """Roll back."""
-        self.ends += self._begun
-        self._begun = False
-        await super().rollback()
-
-    async def autocommit(self, value: bool) -> None:  # noqa: FBT001 -- asyncmy's signature
-        """Let each statement commit itself, or not; the former commits what was begun."""
-        if value:
-            self.ends += self._begun
-            self._begun = False
-        await super().autocommit(value)
 
     async def _fill_buffer(self, need: int) -> None:
         """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test)."""

@@ -101,7 +101,7 @@ def transaction_id(connection: PoolProxiedConnection, driver: object) -> int | N
 
 
 def is_aborted(connection: PoolProxiedConnection, driver: Any) -> bool:
-    """Return True when a statement failed that went past SQLAlchemy, on PostgreSQL.
+    """Return True when a statement failed that went past SQLAlchemy, and undid the transaction.
 
     psycopg knows it from the last answer. Our own asyncpg connection hears it in the answer to
     COMMIT; the stock one does not look, so that the server has to be asked before. Runs inside a
@@ -115,6 +115,8 @@ def is_aborted(connection: PoolProxiedConnection, driver: Any) -> bool:
         InterfaceError: It is a connection to SQLite that somebody closed, which undid its
             transaction; SQLAlchemy would skip its COMMIT in silence.
     """
+    if getattr(driver, "failed", False):  # MariaDB undid what was before it, and would go on
+        return True
     if hasattr(driver, "pgconn"):
         return bool(driver.pgconn.transaction_status == _INERROR)
     if isinstance(driver, SqliteConnection) and driver.closed:

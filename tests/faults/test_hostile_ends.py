@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asyncmy.cursors import Cursor, SSCursor
 from psycopg.sql import SQL
 from sqlalchemy import Integer, event, text
 from sqlalchemy.engine import URL
@@ -23,8 +24,8 @@ from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
-PENDING, NEXT = 3, 4
 WRITE = f"INSERT INTO hostile_ends__row (id) VALUES ({PENDING})"
+PENDING, NEXT, ALONE = 3, 4, 5
 ROWS = Rows("hostile_ends__row")
 
 
@@ -104,6 +105,29 @@ def pipelines(*statements: Any) -> Way:
     return way
 
 
+def prepares(*statements: str) -> Way:
+    """Return the way of who prepares *statements* with asyncmy and executes them."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.driver()
+        for sql in statements:
+            await (await driver.prepare(sql)).execute()
+
+    way.__name__ = f"prepares {statements}"
+    return way
+
+
+def leaves_unread(sql: str, cursor: type[Cursor] = Cursor) -> Way:
+    """Return the way of who executes *sql* with a cursor of asyncmy's and reads no answer."""
+
+    async def way(uow: UnitOfWork) -> None:
+        uow.unread = (await uow.driver()).cursor(cursor)  # type: ignore[attr-defined]  # it lives
+        await uow.unread.execute(sql)  # type: ignore[attr-defined]  # as above
+
+    way.__name__ = f"leaves unread {sql} by {cursor.__name__}"
+    return way
+
+
 async def _savepoints_left_open(uow: UnitOfWork) -> None:
     await uow.session.begin_nested()
     uow.session.add(Ended(id=PENDING))
@@ -147,6 +171,19 @@ async def _psycopg_autocommit(uow: UnitOfWork) -> None:
 
 async def _mariadb_autocommit(uow: UnitOfWork) -> None:
     await (await uow.driver()).autocommit(True)  # noqa: FBT003 -- asyncmy's signature
+
+
+async def _mariadb_autocommit_for_a_while(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.autocommit(True)  # noqa: FBT003 -- as above
+    await driver.query(f"INSERT INTO hostile_ends__row VALUES ({ALONE})")
+    await driver.autocommit(False)  # noqa: FBT003 -- as above
+
+
+async def _mariadb_reconnects(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    driver.close()
+    await driver.ping()
 
 
 async def _closed(uow: UnitOfWork) -> None:
@@ -267,6 +304,7 @@ async def _sqlite_cancelled_while_it_commits_itself(uow: UnitOfWork) -> None:
         driver.isolation_level = ""
 
 
+ALONE_SQL = f"INSERT INTO hostile_ends__row VALUES ({ALONE})"
 EVERYWHERE: list[Way] = [
     _write_after_a_rollback,
     _write_after_a_failed_flush,
@@ -357,12 +395,41 @@ WAYS: dict[str, list[Way]] = {
         says("CALL hostile_rolls_back()"),
         says("DROP TABLE hostile_nobody"),
         says("SET @@session.autocommit = 1"),
+        _mariadb_autocommit_for_a_while,
+        _mariadb_reconnects,
+        executes("SET LOCAL autocommit=1"),
+        executes("SET @x=1, autocommit=1"),
+        executes("SET STATEMENT max_statement_time=9 FOR COMMIT"),
+        says("SET autocommit=1", ALONE_SQL, "SET autocommit=0"),
+        says("SET @@autocommit=1", ALONE_SQL, "SET @@autocommit=0"),
+        says(f"SET autocommit=1; {ALONE_SQL}; SET autocommit=0"),
+        says(f"{ALONE_SQL}; COMMIT; BEGIN"),
+        says("SELECT 1; COMMIT AND CHAIN"),
+        says("CALL hostile_writes()"),
+        *map(prepares, ["COMMIT", "ROLLBACK", "ROLLBACK AND CHAIN", "CALL hostile_shows()"]),
+        prepares("COMMIT", "BEGIN"),
+        prepares("CALL hostile_commits_fails()"),
+        *(
+            leaves_unread(sql, cursor)
+            for cursor in (Cursor, SSCursor)
+            for sql in (
+                f"{ALONE_SQL}; COMMIT",
+                f"SELECT 1; {ALONE_SQL}; COMMIT",
+                "SELECT 1; ROLLBACK",
+                "SELECT 1; ROLLBACK AND CHAIN",
+                "SELECT 1; SELECT 2; COMMIT; nonsense",
+                "CALL hostile_shows()",
+                "SELECT '; COMMIT'; SELECT 2",
+            )
+        ),
     ],
 }
 PROCEDURES = {
     "commits": "COMMIT;",
     "rolls_back": "ROLLBACK;",
     "commits_fails": "COMMIT; SIGNAL SQLSTATE '45000';",
+    "shows": "SELECT 1; COMMIT; SELECT 2;",
+    "writes": f"{ALONE_SQL}; COMMIT;",
 }
 
 

@@ -1,10 +1,12 @@
 """A MariaDB (or MySQL) server that is given: a database for each test on it."""
 
+import contextlib
 import itertools
 import os
 import time
 
 import asyncmy
+from asyncmy.errors import OperationalError
 from sqlalchemy.engine import URL, make_url
 
 ENVIRONMENT = "DB_MANAGER_TEST_MARIADB_URL"
@@ -43,7 +45,8 @@ class MariaDatabases:
             f"SELECT id FROM information_schema.processlist WHERE db = '{url.database}'"
         )
         for (number,) in rows:
-            await self._execute(f"KILL {number}")
+            with contextlib.suppress(OperationalError):  # it ended meanwhile
+                await self._execute(f"KILL {number}")
         await self._execute(f"DROP DATABASE IF EXISTS {url.database}")
 
     async def _execute(self, sql: str) -> list[tuple[int]]:
