@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
 import asyncpg
 
 from db_manager.deadlines import Deadlines
-from db_manager.ending_sql import ENDS, ending
+from db_manager.ending_sql import ENDS, SPOIL, ending, ends_later
 from db_manager.errors import TransactionAbortedError
 
 
@@ -36,14 +37,32 @@ class CheckedConnection(asyncpg.Connection):
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
         said = ending(query)
-        if said in ENDS:
+        if said in ENDS or ends_later(query):
             self.ends += 1  # now: its answer may be lost
-        status: str = await super().execute(query, *args, timeout=timeout)
+        try:
+            status: str = await super().execute(query, *args, timeout=timeout)
+        except Exception as error:
+            await self.spoil(error)
+            raise
         if said == "COMMIT" and status == "ROLLBACK":
             raise TransactionAbortedError
         if status == "COMMIT" and not said:  # of a script
             self.ends += 1
         return status
+
+    async def spoil(self, error: Exception) -> None:
+        """Let the server refuse the transaction of a statement that failed at its client.
+
+        The server does not know of it, and would commit without it, or the first half of an
+        `executemany`. It is the one that keeps book of savepoints, so it is told.
+
+        Args:
+            error: What the statement failed with; one of the server's own needs nothing more.
+        """
+        answered = getattr(error, "severity", None) is not None
+        if not answered and not self.is_closed() and self.is_in_transaction():
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
+                await super().execute(SPOIL)
 
 
 def _counting(name: str) -> Any:
@@ -51,15 +70,33 @@ def _counting(name: str) -> Any:
     method = getattr(asyncpg.Connection, name)
 
     @wraps(method)
-    def count(self: CheckedConnection, query: str, *args: Any, **kwargs: Any) -> Any:
+    def count(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
+        query = args[0] if args else kwargs.get("query", kwargs.get("command", ""))
         self.ends += ending(query) in ENDS  # now: its answer may be lost
-        return method(self, query, *args, **kwargs)
+        return method(self, *args, **kwargs)
 
     return count
 
 
-for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval", "prepare"):
+def _watching(name: str) -> Any:
+    """Return the same, with an eye for a failure that the server knows nothing of."""
+    counted = _counting(name)
+
+    @wraps(counted)
+    async def watch(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await counted(self, *args, **kwargs)
+        except Exception as error:
+            await self.spoil(error)
+            raise
+
+    return watch
+
+
+for _name in ("cursor", "prepare"):
     setattr(CheckedConnection, _name, _counting(_name))
+for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval"):
+    setattr(CheckedConnection, _name, _watching(_name))
 
 
 class _PatientLoop(Deadlines):

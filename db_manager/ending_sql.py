@@ -49,6 +49,8 @@ _AUTOCOMMIT: Final = _compile(
 )
 #: What ends a transaction on every database; BEGIN does so on MariaDB alone.
 ENDS: Final = frozenset({"COMMIT", "END", "ABORT", "ROLLBACK", "PREPARE TRANSACTION"})
+#: What PostgreSQL refuses in every transaction, in words for its log; nothing is committed then.
+SPOIL: Final = 'RELEASE SAVEPOINT "a statement failed before it was sent"'
 #: What commits the transaction before it, on MariaDB, and also when it fails itself.
 _COMMITS_FIRST: Final = _compile(
     rf"""{_BEGIN}

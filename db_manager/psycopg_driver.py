@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import psycopg
@@ -10,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
 from db_manager.deadlines import Deadline, Deadlines
-from db_manager.ending_sql import ENDS, ending
+from db_manager.ending_sql import ENDS, SPOIL, ending, ends_later
 
 #: The server owes no answer: whoever waits now waits for a notification.
 _OWES_NOTHING: Final = frozenset(
@@ -25,17 +26,60 @@ class _Cursor(psycopg.AsyncCursor[Any]):
     """Counts an end of a transaction before it is sent: its answer may be lost."""
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._tell(query)
+        try:
+            return await super().execute(query, *args, **kwargs)
+        except Exception:
+            await self._spoil()
+            raise
+
+    async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
+        self._tell(query)
+        try:
+            await super().executemany(query, *args, **kwargs)
+        except Exception:
+            await self._spoil()
+            raise
+
+    async def stream(self, query: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        self._tell(query)
+        try:
+            async with aclosing(super().stream(query, *args, **kwargs)) as rows:  # type: ignore[type-var]  # a generator
+                async for row in rows:
+                    yield row
+        except Exception:
+            await self._spoil()
+            raise
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        self._tell(statement)
+        return super().copy(statement, *args, **kwargs)
+
+    def _tell(self, query: object) -> None:
         sql = query if isinstance(query, str) else _text(query)
-        if ending(sql) in ENDS:
+        if ending(sql) in ENDS or ends_later(sql):
             self.connection.ends += 1  # type: ignore[attr-defined]  # it is a PatientConnection
-        return await super().execute(query, *args, **kwargs)
+
+    async def _spoil(self) -> None:
+        """Let the server refuse the transaction of a statement that failed at its client.
+
+        The server does not know of it, and would commit without it, or the first half of an
+        `executemany`. It is the one that keeps book of savepoints, so it is told.
+        """
+        connection = self.connection
+        piped = connection.pgconn.pipeline_status and not connection.autocommit
+        if piped or connection.pgconn.transaction_status == TransactionStatus.INTRANS:
+            with suppress(psycopg.Error):
+                await super().execute(SPOIL)
 
 
 def _text(query: object) -> str:
     """Return the SQL of a *query* that is no string, or of its beginning."""
     if isinstance(query, bytes):
         return query.decode(errors="replace")
-    return query.as_string(None) if isinstance(query, Composable) else ""
+    if isinstance(query, Composable):
+        return query.as_string(None)
+    return "?".join(getattr(query, "strings", ()))  # of a template string
 
 
 class PatientConnection(psycopg.AsyncConnection[Any]):
@@ -101,6 +145,11 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         elif self._begun and status == TransactionStatus.IDLE:  # a pipeline is ACTIVE meanwhile
             self._begun = False
             self.ends += 1
+
+    async def set_autocommit(self, value: bool) -> None:  # noqa: FBT001 -- psycopg's signature
+        """Let each statement commit itself, or not; what is said meanwhile cannot be undone."""
+        self.ends += value and not self.autocommit
+        await super().set_autocommit(value)
 
     async def commit(self) -> None:
         """Commit."""

@@ -24,8 +24,8 @@ from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
-WRITE = f"INSERT INTO hostile_ends__row (id) VALUES ({PENDING})"
 PENDING, NEXT, ALONE = 3, 4, 5
+WRITE = f"INSERT INTO hostile_ends__row (id) VALUES ({PENDING})"
 ROWS = Rows("hostile_ends__row")
 
 
@@ -163,6 +163,32 @@ async def _driver_transaction(uow: UnitOfWork) -> None:
 async def _psycopg_executemany(uow: UnitOfWork) -> None:
     async with (await uow.driver()).cursor() as cursor:
         await cursor.executemany("COMMIT", [()])
+
+
+def runs_through(method: str, sql: str, *args: Any) -> Way:
+    """Return the way of who says *sql* by a *method* of a psycopg cursor, or an asyncpg cursor."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.driver()
+        if method == "cursor":
+            _ = [row async for row in driver.cursor(sql)]
+        elif method == "copy":
+            async with driver.cursor().copy(sql):
+                pass
+        elif method == "stream":
+            _ = [row async for row in driver.cursor().stream(sql)]
+        else:
+            await getattr(driver.cursor(), method)(sql, *args)
+
+    way.__name__ = f"runs {sql} through {method}"
+    return way
+
+
+async def _psycopg_autocommit_for_a_while(uow: UnitOfWork) -> None:
+    driver = await uow.driver()
+    await driver.set_autocommit(True)
+    await driver.execute(ALONE_SQL)
+    await driver.set_autocommit(False)
 
 
 async def _psycopg_autocommit(uow: UnitOfWork) -> None:
@@ -328,6 +354,11 @@ POSTGRES: list[Way] = [
     executes("DO $$ BEGIN COMMIT; END $$"),
     says("COMMIT AND CHAIN"),
     says("ROLLBACK AND CHAIN"),
+    says("SELECT 1; COMMIT; BEGIN"),
+    says("SELECT 1; ROLLBACK AND CHAIN"),
+    says("/* a /* b */ c */ ROLLBACK AND CHAIN"),
+    says("-- a\rROLLBACK AND CHAIN"),
+    says("; ROLLBACK AND CHAIN"),
 ]
 WAYS: dict[str, list[Way]] = {
     "asyncpg": [
@@ -336,11 +367,20 @@ WAYS: dict[str, list[Way]] = {
         *(calls(name, "COMMIT", "BEGIN") for name in ("fetch", "fetchval", "fetchrow")),
         calls("executemany", "ROLLBACK", "BEGIN"),
         calls("fetch", "ROLLBACK", "BEGIN"),
+        runs_through("cursor", "COMMIT AND CHAIN"),
+        runs_through("cursor", "ROLLBACK AND CHAIN"),
     ],
     "psycopg": [
         *(EVERYWHERE + POSTGRES),
         _psycopg_executemany,
         _psycopg_autocommit,
+        _psycopg_autocommit_for_a_while,
+        runs_through("executemany", "COMMIT AND CHAIN", [()]),
+        runs_through("executemany", "ROLLBACK AND CHAIN", [()]),
+        runs_through("stream", "COMMIT AND CHAIN"),
+        runs_through("stream", "ROLLBACK AND CHAIN"),
+        runs_through("copy", "COMMIT AND CHAIN"),
+        runs_through("copy", "ROLLBACK AND CHAIN"),
         pipelines("COMMIT", "BEGIN"),
         pipelines(SQL("COMMIT"), SQL("BEGIN")),
         pipelines(b"ROLLBACK", b"BEGIN"),

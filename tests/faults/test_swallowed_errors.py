@@ -1,7 +1,7 @@
 """A block that swallowed an error never commits the rest in silence, on any database: U14."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -129,3 +129,44 @@ async def test_plain_begin_loses_the_rest_in_silence(postgres_database: URL) -> 
         await plain.dispose()
         with pytest.raises(AssertionError):
             assert await names(database) == {"one"}
+
+
+async def halve(uow: UnitOfWork) -> None:
+    """Send many rows at the bare driver of PostgreSQL, of which the last cannot be sent."""
+    driver: Any = await uow.driver()
+    many = [(number, str(number)) for number in range(10, 40_000)]
+    if hasattr(driver, "is_in_transaction"):
+        sql = "INSERT INTO swallowed__row VALUES ($1, $2)"
+        await driver.executemany(sql, [*many, (object(), "")])
+    else:
+        sql = "INSERT INTO swallowed__row VALUES (%s, %s)"
+        await driver.cursor().executemany(sql, [*many[:9], (object(), "")])
+
+
+async def misspell(uow: UnitOfWork) -> None:
+    """Give a value that cannot be sent to the bare driver of PostgreSQL."""
+    driver: Any = await uow.driver()
+    sign = "$1" if hasattr(driver, "is_in_transaction") else "%s"
+    values = [object()] if sign == "$1" else [[object()]]
+    await driver.execute(f"INSERT INTO swallowed__row VALUES ({sign}, 'one')", *values)
+
+
+@pytest.mark.parametrize("block", [halve, misspell], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("safe", [True, False], ids=["in a savepoint", "in no savepoint"])
+@pytest.mark.parametrize("url", ["asyncpg", "psycopg"], indirect=True)
+async def test_what_failed_at_the_client_counts_as_well(
+    url: URL, block: Block, safe: bool, row: Row
+) -> None:
+    """U14: the server is told of it, so that nothing is committed, or all but the savepoint."""
+    async with accounted(url) as database:
+        await make_table(database)
+        unit = UnitOfWork(database)
+        with suppress(TransactionAbortedError):
+            async with unit:
+                await unit.session.execute(INSERT, FIRST)
+                with suppress(Exception):
+                    async with unit.savepoint() if safe else nullcontext():
+                        await block(unit)
+        assert unit.state is (UnitState.COMMITTED if safe else UnitState.ROLLED_BACK)
+        assert await names(database) == ({"one"} if safe else set())
+    row("U14", load=f"{url.drivername}: {block.__name__} swallowed", result=unit.state)
