@@ -71,14 +71,16 @@ class Guard:
         Raises:
             UnitOfWorkStateError: The block of the unit tried.
         """
-        send = self.send_commit
-        if self.instead:
-            send = self.instead.pop(connection, send)
         transaction = self.lent.get(connection)
         if transaction is None:
-            send(connection)
+            self._send(connection)
         else:
-            transaction.commit_by(send)
+            transaction.commit_by(self._send)
+
+    def _send(self, connection: PoolProxiedConnection) -> None:
+        # Asked only now: a COMMIT that was refused has used up no fault.
+        send = self.instead.pop(connection, None) if self.instead else None
+        (send or self.send_commit)(connection)
 
     def roll_back(self, connection: PoolProxiedConnection) -> None:
         """Send ROLLBACK; SQLAlchemy does so in the middle of a unit after a failed flush."""
