@@ -26,7 +26,10 @@ MYSQL_UNDONE: Final = frozenset({1020, 1205, 1213})
 #: MariaDB: too many connections, cannot connect, shutting down.
 MYSQL_UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
 #: MariaDB: the connection is gone.
-MYSQL_LOST: Final = frozenset({1317, 2006, 2013, 2055})
+MYSQL_LOST: Final = frozenset({2006, 2013, 2055})
+#: MariaDB: KILL QUERY. The connection serves on, somebody wanted the statement to end, and whether
+#: a COMMIT was through already it does not say.
+_MYSQL_KILLED: Final = 1317
 
 _MYSQL_CLIENT: Final = 2
 #: The log was written, and nobody knows whether it is on the disk.
@@ -149,7 +152,7 @@ def commit_is_undone(error: BaseException) -> bool:
         # PgBouncer says 08P01 when its server is gone.
         return state not in LOST and not state.startswith("08")
     if number := errno(error):  # those from 2000 on are the client's: it waited in vain
-        return number not in MYSQL_LOST and number // 1000 != _MYSQL_CLIENT
+        return number != _MYSQL_KILLED and number // 1000 != _MYSQL_CLIENT
     if _driver(origin(error)) == "sqlite3":
         return getattr(origin(error), "sqlite_errorcode", 0) not in _SQLITE_UNSURE
     return _refusal(error) != ""  # asyncpg's client sent nothing

@@ -78,11 +78,26 @@ def test_sqlstate_decides(sqlstate: str, *, retryable: bool) -> None:
 
 @pytest.mark.parametrize(
     ("number", "retryable"),
-    [(1213, True), (1205, True), (1020, True), (2013, True), (1062, False), (1064, False)],
+    [
+        (1213, True),
+        (1205, True),
+        (1020, True),
+        (2013, True),
+        (1062, False),
+        (1064, False),
+        (1317, False),
+    ],
 )
 def test_mariadb_numbers_decide(number: int, *, retryable: bool) -> None:
     """MariaDB's deadlocks, lock timeouts and lost connections are worth another try."""
     assert classify.is_retryable(wrapped(MariaDbError(number, "said"))) is retryable
+
+
+def test_a_killed_statement_leaves_its_connection() -> None:
+    """KILL QUERY of MariaDB ends a statement and no connection; of a COMMIT it says nothing."""
+    killed = wrapped(MariaDbError(1317, "interrupted"))
+    assert not classify.is_disconnect(killed)
+    assert not classify.commit_is_undone(killed)
 
 
 @pytest.mark.parametrize(
