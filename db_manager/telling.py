@@ -17,6 +17,13 @@ from lifecycle.error_text import LONGEST, Told, add_reader, reader_of
 #: Where a text, a comment or a quoted body may begin.
 _TEXT: Final = re.compile(r"'|--|/\*|\$\w*\$")
 _MYSQL_TEXT: Final = re.compile(r"'|\"|--|/\*|#")
+#: SQLite takes a name in double quotes that it does not know for a text; not where only a name may
+#: stand: before or behind a dot, and behind these words.
+_SQLITE_TEXT: Final = re.compile(
+    r"""(?: \. | \b(?:FROM|INTO|JOIN|UPDATE|TABLE)\s+ ) "[^"]*" | "[^"]*" (?=\.)
+    | (?P<text> ' | " | -- | /\* )""",
+    re.VERBOSE | re.IGNORECASE,
+)
 #: Characters of a statement that the line of an error has.
 _SHOWN: Final = 80
 #: A number that is no part of a name or of a placeholder.
@@ -45,10 +52,13 @@ def statement_text(sql: str, dialect: str) -> str:
 
     Args:
         sql: The statement.
-        dialect: SQLAlchemy's name of it: MariaDB takes double quotes for a text.
+        dialect: SQLAlchemy's name of it: MariaDB takes double quotes for a text, and so may SQLite.
     """
-    text = _MYSQL_TEXT if dialect in {"mysql", "mariadb"} else _TEXT
-    begin = text.search(sql)
+    if dialect == "sqlite":
+        texts = (found for found in _SQLITE_TEXT.finditer(sql) if found["text"])
+        begin = next(texts, None)
+    else:
+        begin = (_MYSQL_TEXT if dialect in {"mysql", "mariadb"} else _TEXT).search(sql)
     shown = sql if begin is None else f"{sql[: begin.start()]}…"
     return _NUMBER.sub("?", shown)
 
@@ -76,7 +86,8 @@ def _of_sqlalchemy(error: BaseException) -> Told:
         name, facts = reader(below)
         sql = getattr(error, "statement", None)
         if sql and not any(fact.startswith("table ") for fact in facts):
-            dialect = "mysql" if reader is _of_mysql else ""
+            in_sqlite = type(below).__module__ == "sqlite3"
+            dialect = "mysql" if reader is _of_mysql else "sqlite" if in_sqlite else ""
             facts.append(f"in {' '.join(statement_text(sql, dialect).split())[:_SHOWN]!r}")
         return name, facts
     code = getattr(error, "code", None)

@@ -121,6 +121,22 @@ def test_a_statement_is_shown_without_literals(sql: str, shown: str) -> None:
     assert statement_text(sql, "postgresql") == shown
 
 
+@pytest.mark.parametrize(
+    ("sql", "shown"),
+    [
+        ('SELECT x FROM t WHERE name = "ada secret"', "SELECT x FROM t WHERE name = …"),
+        ('SELECT "user"."order" FROM "user" AS u', 'SELECT "user"."order" FROM "user" AS u'),
+        ('INSERT INTO "user" VALUES ("ada")', 'INSERT INTO "user" VALUES (…'),
+        ("SELECT 'a' || \"b\"", "SELECT …"),
+        ('SELECT "open', "SELECT …"),
+        ("SELECT 1 -- c", "SELECT ? …"),
+    ],
+)
+def test_sqlite_takes_an_unknown_name_for_a_text(sql: str, shown: str) -> None:
+    """A double quote ends the statement where a text may stand, and not where only a name may."""
+    assert statement_text(sql, "sqlite") == shown
+
+
 def test_mariadb_has_more_ways_to_write_a_text() -> None:
     """There a double quote begins a text, and # a comment; names are in backticks."""
     assert statement_text('SELECT `user`.x FROM t WHERE a = "c"', "mysql") == (

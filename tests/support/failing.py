@@ -162,7 +162,7 @@ sending("no_table", f"SELECT 1 FROM nowhere WHERE name = '{CANARY}' AND id = {NU
 sending("comment", f"SELECT 1 FROM nowhere -- {CANARY}\n")
 sending("quote_in_text", f"SELECT 1 FROM nowhere WHERE name = 'x' {CANARY} 'y'")
 sending("dollars", f"SELECT 1 FROM nowhere WHERE name = $a${CANARY}$a$", *POSTGRES)
-sending("double_quotes", f'SELECT 1 FROM nowhere WHERE name = "{CANARY}"', "asyncmy")
+sending("double_quotes", f'SELECT 1 FROM nowhere WHERE name = "{CANARY}"', "asyncmy", "aiosqlite")
 sending("raised", "SELECT told_raise(:v, 'P0001')", *POSTGRES, v=CANARY)
 sending("raised_as_unique", "SELECT told_raise(:v, '23505')", *POSTGRES, v=CANARY)
 sending("raised_as_lost", "SELECT told_raise(:v, '57P01')", *POSTGRES, v=CANARY)
