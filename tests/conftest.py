@@ -1,5 +1,6 @@
 """Fixtures for all tests: a real PostgreSQL, a database for each test, long or short faults."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="short",
         help="full runs the fault matrix with all its numbers (make faults)",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hears_interrupts() -> None:
+    """Hear SIGINT: a shell starts background jobs with it ignored, and children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
