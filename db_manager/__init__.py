@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     )
     from db_manager.factory import UnitOfWorkFactory
     from db_manager.middleware import DatabaseData
+    from db_manager.open_unit import UnitState
     from db_manager.plugin import DatabasePlugin
     from db_manager.resolving import resolve
-    from db_manager.state import UnitState
     from db_manager.uow import UnitOfWork
 
 _MODULES = {
@@ -58,9 +58,9 @@ _MODULES = {
     ),
     "factory": ("UnitOfWorkFactory",),
     "middleware": ("DatabaseData",),
+    "open_unit": ("UnitState",),
     "plugin": ("DatabasePlugin",),
     "resolving": ("resolve",),
-    "state": ("UnitState",),
     "uow": ("UnitOfWork",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -31,21 +31,15 @@ from db_manager.greenlets import Greenlets
 from db_manager.lanes import need_transaction
 from db_manager.leftovers import Leftovers, refuse_writing
 from db_manager.line import FairQueue
+from db_manager.open_unit import OpenUnit, UnitState
 from db_manager.sqlite import SqliteConnection
-from db_manager.state import UnitState
 from db_manager.statements import Statements
 from db_manager.telling import connection_text, said_last
 from lifecycle.bus import EventBus
 from lifecycle.correlation import set_correlation
 
-if TYPE_CHECKING:
-    from db_manager.held import Held
-    from db_manager.uow import UnitOfWork
-
 #: Name of the engine's execution option that leads from an engine to its Database.
 OPTION: Final = "db_manager"
-
-ReadOnly = Literal[False, True, "snapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +83,7 @@ class Database:
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
         #: The open unit of each task: a task has at most one.
-        self.open: dict[asyncio.Task[Any], UnitOfWork] = {}
+        self.open: dict[asyncio.Task[Any], OpenUnit] = {}
         self.state: Literal["open", "stopping", "closed"] = "open"
         #: The engines that have no connection and get none, and why.
         self.lost: dict[AsyncEngine, str] = {}
@@ -109,7 +103,7 @@ class Database:
         self.in_place = engine.dialect.driver in {"asyncpg", "aiosqlite"}
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
-        self._connections: dict[Connection, UnitOfWork] = {}
+        self._connections: dict[Connection, OpenUnit] = {}
         self._leftovers = Leftovers(self._connections)
         self._statements = Statements(engine.url, self._connections, self.answered)
         self._counts = False
@@ -134,7 +128,7 @@ class Database:
 
     # -- the life of a unit ---------------------------------------------------------------
 
-    def enter(self, unit: "UnitOfWork", task: asyncio.Task[Any]) -> None:
+    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
         """Let *unit* in.
 
         Raises:
@@ -176,7 +170,7 @@ class Database:
         if self._idle is not None and not self.open:
             self._idle.set()
 
-    def connect(self, unit: "UnitOfWork", held: "Held") -> Connection:
+    def connect(self, unit: OpenUnit) -> Connection:
         """Check a connection out for *unit*; runs inside a greenlet.
 
         Raises:
@@ -191,10 +185,10 @@ class Database:
             connection = self._check_out_holding(unit, writer)
         finally:
             unit.waited = time.perf_counter() - asked
-        held.holds_writer = writer is not None
+        unit.holds_writer = writer is not None
         return connection
 
-    def _check_out_holding(self, unit: "UnitOfWork", writer: object) -> Connection:
+    def _check_out_holding(self, unit: OpenUnit, writer: object) -> Connection:
         try:
             return self._check_out(unit)
         except BaseException:
@@ -202,7 +196,7 @@ class Database:
                 self.free_writer()
             raise
 
-    def _check_out(self, unit: "UnitOfWork") -> Connection:
+    def _check_out(self, unit: OpenUnit) -> Connection:
         engine = self._reading_engine() if unit.read_only else self.engine
         if self.lost and engine in self.lost:
             raise DatabaseUnavailableError(self.lost[engine])
@@ -221,7 +215,7 @@ class Database:
             self._leftovers.watch(engine)
         return connection
 
-    def make_ready(self, connection: Connection, unit: "UnitOfWork", level: str | None) -> None:
+    def make_ready(self, connection: Connection, unit: OpenUnit, level: str | None) -> None:
         """Set the isolation level of *connection*, and let it refuse writes; inside a greenlet.
 
         Args:
@@ -265,15 +259,13 @@ class Database:
             event.listen(self._reader.sync_engine, "checkout", refuse_writing)
         return self._reader
 
-    def _enter_writer(self, unit: "UnitOfWork", writer: FairQueue[None]) -> None:
+    def _enter_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
         try:
             writer.get(timeout=self.settings.pool_timeout)
         except Empty:
             raise self._exhausted(unit) from None
 
-    def _exhausted(
-        self, waiter: "UnitOfWork", engine: AsyncEngine | None = None
-    ) -> PoolExhaustedError:
+    def _exhausted(self, waiter: OpenUnit, engine: AsyncEngine | None = None) -> PoolExhaustedError:
         pool: Any = engine.sync_engine.pool if engine else None
         refusal = getattr(pool, "refusal", "")
         size = (
@@ -288,7 +280,7 @@ class Database:
         error = PoolExhaustedError(
             size,
             pool.timeout() if pool else self.settings.pool_timeout,
-            [unit.describe() for unit in holders],
+            [unit.describe(self.engine.dialect.name) for unit in holders],
             what="connections" if pool else "SQLite's one writer",
             refusal=refusal,
         )
@@ -332,7 +324,8 @@ class Database:
         # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
         if unit is not None and connection is not None and context.statement is not None:
             wrong = silence or context.sqlalchemy_exception or error
-            unit.statement_failed(wrong)
+            unit.statements += 1
+            unit.mark_failed(wrong)
             if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, wrong)
             if classify.sqlstate(error) == classify.NO_TRANSACTION:
@@ -363,13 +356,13 @@ class Database:
                             unit=unit.number,
                             duration=now - unit.began_at,
                             holds_connection=unit.checked_out is not None,
-                            statement=said_last(unit.statement, unit.dialect)[:200],
+                            statement=said_last(unit.statement, self.engine.dialect.name)[:200],
                             correlation=unit.correlation,
                         )
                     )
         self._watch_units(self._loop, self.settings.slow_unit / 2)
 
-    def _abandon(self, task: asyncio.Task[Any], unit: "UnitOfWork") -> None:
+    def _abandon(self, task: asyncio.Task[Any], unit: OpenUnit) -> None:
         """End *unit*, whose task is over: nobody is there to raise in, or to run its callbacks."""
         try:
             unit.abandon()
@@ -411,7 +404,7 @@ class Database:
         rest = {
             task: unit for task, unit in self.open.items() if task is not asyncio.current_task()
         }
-        named = tuple(unit.describe() for unit in rest.values())
+        named = tuple(unit.describe(self.engine.dialect.name) for unit in rest.values())
         for task in rest:
             task.cancel()
         if rest:
@@ -465,7 +458,7 @@ class Database:
         }
 
 
-async def _run_callbacks(unit: "UnitOfWork") -> None:
+async def _run_callbacks(unit: OpenUnit) -> None:
     set_correlation(unit.correlation)
     await (
         unit.run_callbacks()

@@ -9,10 +9,10 @@ import tenacity
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager import classify
-from db_manager.database import Database, ReadOnly
+from db_manager.database import Database
 from db_manager.errors import RetriesExhaustedError
 from db_manager.events import UnitRetried
-from db_manager.state import UnitState
+from db_manager.open_unit import ReadOnly, UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.error_text import tell
 

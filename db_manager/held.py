@@ -1,12 +1,13 @@
 """What a unit has of the database, from its first statement to its end."""
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.connection import UnitConnection
+from db_manager.database import Database
 from db_manager.driver import begin_for_driver, is_autocommit, is_in_the_middle, terminate
 from db_manager.errors import (
     TransactionAbortedError,
@@ -15,12 +16,8 @@ from db_manager.errors import (
 )
 from db_manager.guard import Guard, Guarded
 from db_manager.lanes import refuse
+from db_manager.open_unit import OpenUnit
 from db_manager.session import UnitSession
-from db_manager.state import UnitState
-
-if TYPE_CHECKING:
-    from db_manager.database import Database
-    from db_manager.uow import UnitOfWork
 
 
 class Held(Guarded):
@@ -37,35 +34,25 @@ class Held(Guarded):
         "_database",
         "_driver",
         "_ends",
+        "_isolation_level",
         "_lent",
         "_pooled",
         "_ready",
         "_unit",
-        "connection",
         "core",
         "drove",
-        "failed",
-        "holds_writer",
-        "isolation_level",
         "listener_error",
         "savepoints",
         "session",
-        "state",
     )
 
-    def __init__(
-        self, unit: "UnitOfWork", database: "Database", isolation_level: str | None
-    ) -> None:
+    def __init__(self, unit: OpenUnit, database: Database, isolation_level: str | None) -> None:
         self._unit = unit
         self._database = database
-        self.isolation_level = isolation_level
-        self.state = UnitState.NEW
-        self.connection: Connection | None = None
+        self._isolation_level = isolation_level
         self.session: UnitSession | None = None
         self.core: UnitConnection | None = None
-        #: The first statement error, kept in case the block swallows it.
-        self.failed: BaseException | None = None
-        #: What was before each savepoint: the marks of the callbacks, and `failed`.
+        #: What was before each savepoint: the marks of the callbacks, and what had failed.
         self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] | None = None
         #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
         #: connection was given back; it is reported and changes nothing.
@@ -76,37 +63,39 @@ class Held(Guarded):
         self._driver: Any = None
         self._ends = self._cuts = 0
         self._lent: dict[PoolProxiedConnection, Guarded] = {}
-        self._ready = self.holds_writer = self.drove = False
+        self._ready = self.drove = False
 
     # -- on the way to the database -------------------------------------------------------
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
-        connection = self.connection
+        unit = self._unit
+        connection = unit.checked_out
         if connection is None:
-            self._unit.check()
+            unit.check()
             try:
                 connection = self._check_out()
             except BaseException as error:
-                self.mark_failed(error)  # the block may swallow it, and lose the statement
+                unit.mark_failed(error)  # the block may swallow it, and lose the statement
                 raise
         elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
             raise self.mark_undone("the connection of this unit was given up")
         elif not self._ready:
-            raise TransactionAbortedError from self.failed
+            raise TransactionAbortedError from unit.failed
         return connection
 
     def _check_out(self) -> Connection:
+        unit, database = self._unit, self._database
         # Held before anything else is waited for: a cancellation leaves it to the unit's end.
-        self.connection = connection = self._database.connect(self._unit, self)
+        unit.checked_out = connection = database.connect(unit)
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
         self._driver = driver = pooled.driver_connection
         self._ends = getattr(driver, "ends", 0)
         self._cuts = getattr(driver, "implicit_commits", 0)
-        self._database.make_ready(connection, self._unit, self.isolation_level)
-        if not self._unit.read_only and is_autocommit(pooled):
+        database.make_ready(connection, unit, self._isolation_level)
+        if not unit.read_only and is_autocommit(pooled):
             self.drop()  # it may be this connection's alone, from an earlier use
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
@@ -121,21 +110,16 @@ class Held(Guarded):
         except BaseException as error:
             # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
             # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
-            self.mark_failed(error)
+            self._unit.mark_failed(error)
             self.drop()
             raise
 
     # -- what must not be committed any more ----------------------------------------------
 
-    def mark_failed(self, error: BaseException) -> None:
-        """Remember the first failed statement of the block."""
-        if self.state is UnitState.ACTIVE and self.failed is None:
-            self.failed = error
-
     def mark_undone(self, what: str) -> TransactionEndedError:
         """Remember that everything so far is undone because of *what*, and return the error."""
         error = TransactionEndedError(what, undone=True)
-        self.mark_failed(error)
+        self._unit.mark_failed(error)
         return error
 
     def refuse(self, what: str) -> NoReturn:
@@ -147,14 +131,14 @@ class Held(Guarded):
         try:
             refuse(self._unit, what)
         except UnitOfWorkStateError as error:
-            self.mark_failed(error)
+            self._unit.mark_failed(error)
             raise
 
     # -- letting go -----------------------------------------------------------------------
 
     def drop(self) -> None:
         """Close the connection instead of giving it back: nobody knows what is open on it."""
-        connection = self.connection
+        connection = self._unit.checked_out
         if connection is None or connection.closed or connection.invalidated:
             return
         try:
@@ -174,8 +158,8 @@ class Held(Guarded):
             self.drop()
         self._stop_guarding()
         try:
-            if self.connection is not None:
-                self._database.give_back(self.connection)
+            if self._unit.checked_out is not None:
+                self._database.give_back(self._unit.checked_out)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
@@ -187,18 +171,20 @@ class Held(Guarded):
             self._pooled = None
 
     def _let_go(self) -> None:
-        if self.holds_writer:
-            self.holds_writer = False
+        unit = self._unit
+        if unit.holds_writer:
+            unit.holds_writer = False
             self._database.free_writer()
         self._stop_guarding()
-        self.session = self.core = self.connection = self._driver = None
+        self.session = self.core = unit.checked_out = self._driver = None
 
     def hang_up(self) -> None:
         """Drop the line without a word; outside of a greenlet, so nobody waits."""
+        connection = self._unit.checked_out
         try:
-            if self.connection is not None:
-                self._database.forget(self.connection)
-                terminate(self.connection)
+            if connection is not None:
+                self._database.forget(connection)
+                terminate(connection)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
             self.listener_error = self.listener_error or error
         finally:

@@ -1,6 +1,7 @@
 """What the lanes of a unit have in common: what they need of it, and what they refuse."""
 
-from typing import Any, Final, NoReturn, Protocol
+from abc import abstractmethod
+from typing import Any, Final, NoReturn
 
 from sqlalchemy import DDL, TextClause
 from sqlalchemy.engine import Connection
@@ -11,58 +12,50 @@ from sqlalchemy.sql.expression import TextualSelect
 from db_manager.ending_sql import ending
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
+from db_manager.open_unit import OpenUnit
 
 #: What carries SQL that somebody wrote out.
 _PLAIN: Final = (TextClause, TextualSelect, DDL)
 
 
-class Unit(Protocol):
-    """What a lane needs of its unit."""
+class Unit(OpenUnit):
+    """What a lane needs of its unit, beside its books."""
 
-    #: The last statement, for people who ask what the unit is doing.
-    statement: object
-
-    @property
-    def state(self) -> str:
-        """Where the unit is in its life."""
+    __slots__ = ()
 
     @property
+    @abstractmethod
     def engine(self) -> AsyncEngine:
         """The engine of its database."""
 
     @property
+    @abstractmethod
     def connection(self) -> AsyncConnection:
         """Its Core lane."""
 
     @property
-    def read_only(self) -> object:
-        """True for a unit that commits each statement by itself."""
-
-    @property
+    @abstractmethod
     def greenlets(self) -> Greenlets:
         """Where SQLAlchemy's synchronous core runs."""
 
-    @property
-    def checked_out(self) -> Connection | None:
-        """The unit's connection, when it has one already."""
-
+    @abstractmethod
     async def driver(self) -> Any:
         """Return the driver's own connection, with the transaction begun."""
 
-    def check(self) -> None:
-        """Raise unless the unit is active and the running task owns it."""
-
+    @abstractmethod
     def connect(self) -> Connection:
         """Return the unit's connection, checked out now when it is the first use."""
 
+    @abstractmethod
     def savepoint_made(self, savepoint: object) -> None:
         """Remember what was before *savepoint*."""
 
+    @abstractmethod
     def savepoint_undone(self, savepoint: object) -> None:
-        """Forget what was since *savepoint*."""
+        """Forget what was since *savepoint*: its callbacks, and what failed."""
 
 
-def refuse(unit: Unit, what: str) -> NoReturn:
+def refuse(unit: OpenUnit, what: str) -> NoReturn:
     """Raise: *what* would end the transaction, which belongs to the unit."""
     raise UnitOfWorkStateError(
         unit.state,
@@ -72,7 +65,7 @@ def refuse(unit: Unit, what: str) -> NoReturn:
     )
 
 
-def refuse_end(unit: Unit, statement: object) -> None:
+def refuse_end(unit: OpenUnit, statement: object) -> None:
     """Raise when *statement* is a COMMIT or a ROLLBACK in plain SQL.
 
     Raises:
@@ -87,7 +80,7 @@ def refuse_end(unit: Unit, statement: object) -> None:
         refuse(unit, word)
 
 
-def need_transaction(unit: Unit, what: str) -> None:
+def need_transaction(unit: OpenUnit, what: str) -> None:
     """Raise when *unit* commits each statement by itself: *what* is a part of a transaction.
 
     Some databases could do it all the same, and others not; a unit is one thing on all of them.

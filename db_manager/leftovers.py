@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
@@ -12,10 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.ending_sql import BLANKS
 from db_manager.engine import in_memory
+from db_manager.open_unit import OpenUnit
 from db_manager.statements import CALLS
-
-if TYPE_CHECKING:
-    from db_manager.uow import UnitOfWork
 
 #: Statements that read, that are refused, or that end with their transaction.
 _HARMLESS: Final = re.compile(
@@ -58,7 +56,7 @@ class Leftovers:
         units: The unit of each connection that is checked out.
     """
 
-    def __init__(self, units: "Mapping[Connection, UnitOfWork]") -> None:
+    def __init__(self, units: Mapping[Connection, OpenUnit]) -> None:
         self._units = units
         self._engines: set[AsyncEngine] = set()
         self._left: set[Connection] = set()

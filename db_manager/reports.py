@@ -1,72 +1,45 @@
-"""What a unit tells: its begin and its end as events, and who it is in words."""
+"""Tells the bus of a unit's begin and of its end."""
 
 import time
-from typing import TYPE_CHECKING
 
 from db_manager import events as facts
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError
-from db_manager.state import UnitState
-from db_manager.telling import said_last
-from db_manager.transaction import Transaction
+from db_manager.open_unit import OpenUnit, UnitState
 from lifecycle.error_text import tell
 
-if TYPE_CHECKING:
-    from db_manager.uow import UnitOfWork
 
-
-def describe(unit: "UnitOfWork") -> str:
-    """Return who *unit* is, for people: plugin, handler, update, age, last statement."""
-    where = unit.correlation
-    parts = [f"unit {unit.number}"]
-    if where.plugin:
-        parts.append(f"plugin {where.plugin}")
-    if where.handler:
-        parts.append(f"handler {where.handler}")
-    if where.update_id is not None:
-        parts.append(f"update {where.update_id}")
-    parts.append(f"open {time.perf_counter() - unit.began_at:.1f} s")
-    if said := said_last(unit.statement, unit.dialect):
-        parts.append(f"last statement {said[:80]!r}")
-    return ", ".join(parts)
-
-
-def report_begin(unit: "UnitOfWork", database: Database) -> None:
+def report_begin(unit: OpenUnit, database: Database) -> None:
     """Publish that *unit* was entered."""
     database.began.publish(
         facts.UnitBegun(unit=unit.number, attempt=unit.attempt, read_only=bool(unit.read_only))
     )
 
 
-def report_end(
-    unit: "UnitOfWork", transaction: Transaction, database: Database, error: BaseException | None
-) -> None:
+def report_end(unit: OpenUnit, database: Database, error: BaseException | None) -> None:
     """Publish how *unit* ended, and that it is over, if somebody listens.
 
     Args:
-        unit: The unit.
-        transaction: Its transaction, which is over and given back.
+        unit: The unit, which is over and has given everything back.
         database: Where the channels are.
         error: What ended it.
     """
-    if transaction.state is UnitState.COMMITTED:
+    if unit.state is UnitState.COMMITTED:
         if database.committed.handlers:
             database.committed.publish(facts.UnitCommitted(unit=unit.number))
-    elif transaction.state is UnitState.ROLLED_BACK:
+    elif unit.state is UnitState.ROLLED_BACK:
         if database.rolled_back.handlers:
-            _report_rollback(unit, transaction, database, error)
+            _report_rollback(unit, database, error)
     elif database.unknown.handlers:
         database.unknown.publish(
-            facts.UnitOutcomeUnknown(
-                unit=unit.number, reason=_reason(transaction), xid=transaction.xid
-            )
+            facts.UnitOutcomeUnknown(unit=unit.number, reason=_reason(unit), xid=unit.xid)
         )
     if database.ended.handlers:
         database.ended.publish(
             facts.UnitClosed(
                 unit=unit.number,
-                outcome=transaction.state.value,  # type: ignore[arg-type]  # a final state
-                cause=transaction.cause,
+                outcome=unit.state.value,  # type: ignore[arg-type]  # a final state
+                cause=unit.cause,
                 error=_said(error),
                 duration=time.perf_counter() - unit.began_at,
                 statements=unit.statements,
@@ -77,24 +50,22 @@ def report_end(
         )
 
 
-def _report_rollback(
-    unit: "UnitOfWork", transaction: Transaction, database: Database, error: BaseException | None
-) -> None:
+def _report_rollback(unit: OpenUnit, database: Database, error: BaseException | None) -> None:
     database.rolled_back.publish(
         facts.UnitRolledBack(
             unit=unit.number,
-            cause=transaction.cause or "error",
+            cause=unit.cause or "error",
             error=_said(error),
-            rollback_error=_said(transaction.rollback_error),
+            rollback_error=_said(unit.rollback_error),
         )
     )
 
 
-def _reason(transaction: Transaction) -> str:
-    lost = transaction.error
+def _reason(unit: OpenUnit) -> str:
+    lost = unit.error
     if isinstance(lost, CommitOutcomeUnknownError):
         return lost.reason
-    return _said(transaction.ended)
+    return _said(unit.ended)
 
 
 def _said(error: BaseException | None) -> str:

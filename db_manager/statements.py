@@ -3,19 +3,17 @@
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.events import UnitStatement
+from db_manager.open_unit import OpenUnit
 from db_manager.telling import statement_text
 from lifecycle.bus import Channel
 from lifecycle.error_text import tell
-
-if TYPE_CHECKING:
-    from db_manager.uow import UnitOfWork
 
 #: SQLAlchemy's three ways to call the driver: events of its dialect, and methods of that name.
 CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
@@ -34,9 +32,7 @@ class Statements:
         answered: The channel of `database.statement`.
     """
 
-    def __init__(
-        self, url: URL, units: "Mapping[Connection, UnitOfWork]", answered: Channel
-    ) -> None:
+    def __init__(self, url: URL, units: Mapping[Connection, OpenUnit], answered: Channel) -> None:
         self._url = url
         self._units = units
         self._answered = answered
@@ -67,9 +63,7 @@ class Statements:
         if self._answered.handlers:
             self._report(unit, context.root_connection, sql, duration)
 
-    def fail(
-        self, unit: "UnitOfWork", connection: Connection, sql: str, error: BaseException
-    ) -> None:
+    def fail(self, unit: OpenUnit, connection: Connection, sql: str, error: BaseException) -> None:
         """Report that the statement that *unit* sent last was refused, or not answered.
 
         Args:
@@ -82,7 +76,7 @@ class Statements:
             self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, tell(error))
 
     def _report(
-        self, unit: "UnitOfWork", connection: Connection, sql: str, duration: float, error: str = ""
+        self, unit: OpenUnit, connection: Connection, sql: str, duration: float, error: str = ""
     ) -> None:
         words = sql.split(None, 1)
         self._answered.publish(

@@ -1,7 +1,6 @@
 """The unit of work: one transaction, one task, one truth about how it ended."""
 
 import asyncio
-import itertools
 import time
 import warnings
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.callbacks import Callback, Callbacks, report_failure, run_callbacks
 from db_manager.connection import UnitConnection
-from db_manager.database import Database, ReadOnly
+from db_manager.database import Database
 from db_manager.deaf import Deaf
 from db_manager.errors import (
     TransactionAbortedError,
@@ -24,18 +23,17 @@ from db_manager.errors import (
 )
 from db_manager.events import Cause
 from db_manager.greenlets import Greenlets, Spawned, Worker
+from db_manager.lanes import Unit
+from db_manager.open_unit import ReadOnly, UnitState, task_name
 from db_manager.protect import is_left, protect
-from db_manager.reports import describe, report_begin, report_end
+from db_manager.reports import report_begin, report_end
 from db_manager.session import UnitSession
-from db_manager.state import UnitState
 from db_manager.transaction import Transaction
 from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
 from lifecycle.error_text import tell
 
-_numbers = itertools.count(1)
 
-
-class UnitOfWork:
+class UnitOfWork(Unit):
     """One transaction: committed at the end of its block, rolled back when the block raises.
 
         async with UnitOfWork(engine) as uow:
@@ -56,26 +54,13 @@ class UnitOfWork:
     """
 
     __slots__ = (
-        "__weakref__",
         "_callbacks",
         "_database",
-        "_late_at",
-        "_owner",
+        "_held",
+        "_isolation_level",
+        "_resolvable",
         "_scope",
-        "_task",
-        "_transaction",
-        "attempt",
-        "began_at",
-        "correlation",
-        "database_time",
         "defer_callbacks",
-        "number",
-        "read_only",
-        "sent_at",
-        "statement",
-        "statements",
-        "waited",
-        "warned",
     )
 
     def __init__(
@@ -91,33 +76,17 @@ class UnitOfWork:
                 "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
                 "use `engine.connect()`, or read_only=True for statements that only read"
             )
-        self._database = database = Database.of(engine)
-        self._transaction = Transaction(
-            self,
-            database,
-            isolation_level=isolation_level,
-            resolvable=database.settings.resolvable if resolvable is None else resolvable,
-        )
+        super().__init__(read_only)
+        self._database = Database.of(engine)
+        self._isolation_level = isolation_level
+        self._resolvable = resolvable
+        self._held: Transaction | None = None  # before its first use
         self._callbacks: Callbacks | None = None
-        self._owner: asyncio.Task[Any] | None = None
-        self._task: asyncio.Task[Any] | None = None  # the owner; at the end the task that ends it
+        self.defer_callbacks = False
         self._scope: Scope
-        self.number = next(_numbers)
-        self.read_only: ReadOnly = read_only
-        self.attempt = 1
-        self.correlation = current_correlation()
-        self.statements = 0
-        self.statement: object = ""  # the last one; turned into text only when somebody asks
-        self.database_time = self.sent_at = self.began_at = self.waited = self._late_at = 0.0
-        self.warned = self.defer_callbacks = False
 
     def __repr__(self) -> str:
         return f"<UnitOfWork {self.number} {self.state} statements={self.statements}>"
-
-    @property
-    def state(self) -> UnitState:
-        """Where the unit is in its life; `committed` only if the server said so."""
-        return self._transaction.state
 
     # -- the block ------------------------------------------------------------------------
 
@@ -129,7 +98,7 @@ class UnitOfWork:
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another event loop.
         """
-        if self._transaction.state is not UnitState.NEW:
+        if self.state is not UnitState.NEW:
             raise UnitOfWorkStateError(
                 self.state, "it cannot be entered again", "make a new one for each block"
             )
@@ -137,8 +106,8 @@ class UnitOfWork:
         if task is None:
             raise UnitOfWorkTaskError("none", "none")
         database.enter(self, task)
-        self._owner = self._task = task
-        self._transaction.state = UnitState.ACTIVE
+        self.owner = self.task = task
+        self.state = UnitState.ACTIVE
         self.began_at = time.perf_counter()
         self.correlation = replace(current_correlation(), unit=self.number)
         self._scope = set_correlation(self.correlation)
@@ -161,16 +130,15 @@ class UnitOfWork:
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
             CancelledError: The task was cancelled while the unit ended; `state` tells how.
         """
-        transaction = self._transaction
-        if transaction.state is UnitState.ACTIVE:
+        if self.state is UnitState.ACTIVE:
             await self._end(exc)
-        elif exc is None and transaction.cause != "explicit" and transaction.error is not None:
-            raise transaction.error  # it was given up while nobody was in the block
+        elif exc is None and self.cause != "explicit" and self.error is not None:
+            raise self.error  # it was given up while nobody was in the block
 
     async def rollback(self) -> None:
         """Undo everything and end the unit now; the rest of the block cannot use it any more."""
         self.check()
-        self._transaction.cause = "explicit"
+        self.cause = "explicit"
         await self._end(None)
 
     # -- the lanes ------------------------------------------------------------------------
@@ -238,13 +206,12 @@ class UnitOfWork:
             TransactionAbortedError: A statement of the part failed and the part swallowed it.
             UnitOfWorkStateError: The unit is `read_only=True`: it has no transaction.
         """
-        transaction = self._transaction
-        failed = transaction.failed
+        failed = self.failed
         nested = await self.session.begin_nested()
         try:
             yield self
-            if transaction.failed is not failed:
-                raise TransactionAbortedError from transaction.failed  # noqa: TRY301 -- undone below
+            if self.failed is not failed:
+                raise TransactionAbortedError from self.failed  # noqa: TRY301 -- undone below
             await nested.commit()
         except BaseException as error:
             try:
@@ -283,19 +250,18 @@ class UnitOfWork:
 
     # -- for the lanes and the database ---------------------------------------------------
 
-    def check(self) -> None:
-        """Raise unless the unit is active and the running task owns it.
-
-        Raises:
-            UnitOfWorkStateError: The unit is not active.
-            UnitOfWorkTaskError: Another task owns it.
-        """
-        if self._transaction.state is not UnitState.ACTIVE:
-            raise UnitOfWorkStateError(
-                self.state, "it cannot be used now", "use it inside its `async with` block"
+    @property
+    def _transaction(self) -> Transaction:
+        """What it has of the database, made at the first use: an empty unit needs none."""
+        if self._held is None:
+            resolvable = self._resolvable
+            self._held = Transaction(
+                self,
+                self._database,
+                isolation_level=self._isolation_level,
+                resolvable=self._database.settings.resolvable if resolvable is None else resolvable,
             )
-        if asyncio.current_task() is not self._task:
-            raise UnitOfWorkTaskError(self.owner_name, _name(asyncio.current_task()))
+        return self._held
 
     @property
     def engine(self) -> AsyncEngine:
@@ -307,53 +273,23 @@ class UnitOfWork:
         """Where SQLAlchemy's synchronous core runs."""
         return self._database.greenlets
 
-    @property
-    def checked_out(self) -> Connection | None:
-        """The connection of the unit, when it has one."""
-        return self._transaction.connection
-
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
         return self._transaction.connect()
-
-    @property
-    def owner_name(self) -> str:
-        """Name of the task that entered the unit."""
-        return _name(self._owner)
-
-    @property
-    def is_late(self) -> bool:
-        """True when its end took longer than `exit_timeout`."""
-        return time.perf_counter() >= self._late_at
-
-    def statement_failed(self, error: BaseException) -> None:
-        """Count a failed statement, and remember it in case the block swallows its error."""
-        self.statements += 1
-        self._transaction.mark_failed(error)
 
     def savepoint_made(self, savepoint: object) -> None:
         """Remember what was before *savepoint*."""
         transaction = self._transaction
         if transaction.savepoints is None:
             transaction.savepoints = {}
-        transaction.savepoints[savepoint] = (self._registered().mark(), transaction.failed)
+        transaction.savepoints[savepoint] = (self._registered().mark(), self.failed)
 
     def savepoint_undone(self, savepoint: object) -> None:
         """Forget what was since *savepoint*: its callbacks, and what failed."""
-        transaction = self._transaction
-        known = transaction.savepoints or {}
+        known = self._transaction.savepoints or {}
         if self.state is UnitState.ACTIVE and savepoint in known:
-            mark, transaction.failed = known.pop(savepoint)
+            mark, self.failed = known.pop(savepoint)
             self._registered().drop_since(mark)
-
-    @property
-    def dialect(self) -> str:
-        """SQLAlchemy's name of the database's language."""
-        return self._database.engine.dialect.name
-
-    def describe(self) -> str:
-        """Return who this unit is, for people: plugin, handler, update, age, last statement."""
-        return describe(self)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -364,74 +300,64 @@ class UnitOfWork:
             f"task {self.owner_name!r} ended without leaving its unit",
             "enter units by `async with` only",
         )
-        transaction = self._transaction
-        transaction.error = error
-        transaction.give_up()
-        self._database.leave(self._owner)
+        self.error = error
+        self._transaction.give_up()
         self._tell(error)
         end_correlation(self._scope)
         warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may be an error
 
     async def _end(self, exc: BaseException | None) -> None:
         """End the unit; *exc* is what left the block, and reaches the caller by itself."""
-        transaction, task = self._transaction, asyncio.current_task()
-        if exc is None and task is not self._owner:
-            transaction.error = UnitOfWorkTaskError(self.owner_name, _name(task))
-        if exc is None and transaction.error is None and transaction.has_to_connect:
-            # The wait for a connection is a statement's: with its own limit, and cancellable.
-            try:
-                await self.greenlets.run(transaction.connect)
-            except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
-                transaction.error = wrong
-        error = transaction.error if exc is None else exc
-        if error is not None and not transaction.cause:
-            transaction.cause = self._cause_of(error)
+        transaction = self._held
+        if exc is None:
+            self._look_at_task()
+            if transaction is not None and self.error is None and transaction.has_to_connect:
+                await self._connect_for_flush(transaction)
+        self._decide(exc)
         interrupted: BaseException | None = None
-        if transaction.untouched:
-            transaction.state = UnitState.ROLLED_BACK if transaction.cause else UnitState.COMMITTED
+        if transaction is None or transaction.untouched:
+            self.state = UnitState.ROLLED_BACK if self.cause else UnitState.COMMITTED
         else:
-            interrupted = await self._finish()
-        self._database.leave(self._owner)
-        self._tell(transaction.error if exc is None else exc)
+            interrupted = await self._finish(transaction)
+        self._tell(exc)
         if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
         end_correlation(self._scope)
         self._raise(exc, interrupted)
 
-    def _tell(self, error: BaseException | None) -> None:
-        """Publish how the unit ended, and what a listener raised on the way."""
-        transaction, database = self._transaction, self._database
-        report_end(self, transaction, database, error)
-        if transaction.listener_error is not None:
-            late = transaction.listener_error
-            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
+    def _look_at_task(self) -> None:
+        task = asyncio.current_task()
+        if task is not self.owner:
+            self.error = UnitOfWorkTaskError(self.owner_name, task_name(task))
 
-    def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
-        """Raise what the caller has to know, when *exc* is not what reaches it by itself."""
-        transaction = self._transaction
-        if exc is not None:
-            self._note(exc)
-        if isinstance(interrupted, (SystemExit, KeyboardInterrupt)):
-            raise interrupted  # of a callback: it ends more than this unit
-        error = interrupted if transaction.error is None else transaction.error
-        if exc is None and error is not None:
-            raise error
+    async def _connect_for_flush(self, transaction: Transaction) -> None:
+        """Wait for a connection as a statement does: with its own limit, and cancellable."""
+        try:
+            await self.greenlets.run(transaction.connect)
+        except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
+            self.error = wrong
 
-    def _note(self, exc: BaseException) -> None:
-        wrong, ended = self._transaction.rollback_error, self._transaction.ended
-        if wrong is not None:
-            exc.add_note(f"the rollback failed as well: {tell(wrong)}")
-        if ended is not None:
-            exc.add_note(str(ended))
+    def _decide(self, exc: BaseException | None) -> None:
+        """Roll back for what left the block, or keeps the unit from being committed."""
+        error = self.error if exc is None else exc
+        if error is not None and not self.cause:
+            self.cause = self._cause_of(error)
 
-    async def _finish(self) -> asyncio.CancelledError | None:
+    def _cause_of(self, error: BaseException) -> Cause:
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled"
+        if isinstance(error, self._database.settings.control_flow):
+            return "control_flow"
+        return "error"
+
+    async def _finish(self, transaction: Transaction) -> asyncio.CancelledError | None:
         """End the transaction, deaf to cancellations; return the one that came meanwhile."""
-        transaction, interrupted, expired = self._transaction, None, False
+        interrupted, expired = None, False
         patience = self._database.settings.exit_timeout
-        self._late_at = time.perf_counter() + patience
+        transaction.late_at = time.perf_counter() + patience
         worker = self.greenlets.take()
         awaited = worker.begin(transaction.finish)
-        if worker.busy and transaction.state is UnitState.COMMITTING and self._database.in_place:
+        if worker.busy and self.state is UnitState.COMMITTING and self._database.in_place:
             deaf = Deaf()
             deadline = self._database.deadlines.call_later(patience, deaf.expire)
             awaited = await worker.advance(awaited, deaf.wait)
@@ -442,7 +368,7 @@ class UnitOfWork:
             interrupted = (
                 await protect(
                     ending,
-                    max(0.0, self._late_at - time.perf_counter()),
+                    max(0.0, transaction.late_at - time.perf_counter()),
                     give_up=transaction.give_up,
                     cancelled=expired,
                 )
@@ -456,15 +382,17 @@ class UnitOfWork:
         return interrupted
 
     async def _finish_alone(self, worker: Worker | Spawned, awaited: Any) -> None:
-        self._task = asyncio.current_task()  # the session may flush, which asks who owns it
+        self.task = asyncio.current_task()  # the session may flush, which asks who owns it
         await worker.finish(awaited)
 
-    def _cause_of(self, error: BaseException) -> Cause:
-        if isinstance(error, asyncio.CancelledError):
-            return "cancelled"
-        if isinstance(error, self._database.settings.control_flow):
-            return "control_flow"
-        return "error"
+    def _tell(self, exc: BaseException | None) -> None:
+        """Publish how it ended, now that nothing is held any more."""
+        database, transaction = self._database, self._held
+        database.leave(self.owner)
+        report_end(self, database, self.error if exc is None else exc)
+        if transaction is not None and transaction.listener_error is not None:
+            late = transaction.listener_error
+            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
 
     async def run_callbacks(self) -> BaseException | None:
         """Run the callbacks of the outcome, each under the deadline of an exit.
@@ -483,6 +411,22 @@ class UnitOfWork:
             database.settings.exit_timeout,
         )
 
+    def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
+        """Raise what the caller has to know, when *exc* is not what reaches it by itself.
 
-def _name(task: asyncio.Task[Any] | None) -> str:
-    return task.get_name() if task is not None else "none"
+        `SystemExit` and `KeyboardInterrupt` of a callback come first, because they end more than
+        this unit; then the block's own error, then ours, then the cancellation.
+        """
+        if exc is not None:
+            self._note(exc)
+        if isinstance(interrupted, (SystemExit, KeyboardInterrupt)):
+            raise interrupted
+        error = interrupted if self.error is None else self.error
+        if exc is None and error is not None:
+            raise error
+
+    def _note(self, exc: BaseException) -> None:
+        if self.rollback_error is not None:
+            exc.add_note(f"the rollback failed as well: {tell(self.rollback_error)}")
+        if self.ended is not None:
+            exc.add_note(str(self.ended))

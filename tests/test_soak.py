@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from support.fuzzing import Block
 from support.postgres import Databases, PostgresServer
 
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 
 #: More than the greenlets that a database keeps, so that the first round makes them all.
 TASKS = 150
@@ -81,7 +81,7 @@ async def test_a_lie_would_be_seen(sqlite_database: URL, monkeypatch: pytest.Mon
         try:
             await run(block)
         finally:
-            block.unit._transaction.state = UnitState.COMMITTED
+            block.unit.state = UnitState.COMMITTED
 
     monkeypatch.setattr(Block, "run", lie)
     soak = await soak_shortly(None, sqlite_database)  # type: ignore[arg-type]  # SQLite alone

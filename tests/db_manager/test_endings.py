@@ -29,8 +29,8 @@ from db_manager.errors import (
 )
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.guard import Guard
+from db_manager.open_unit import UnitState
 from db_manager.resolving import resolve
-from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.correlation import current_correlation
 from observability.testing import EventRecorder
@@ -310,7 +310,7 @@ async def test_a_unit_that_wrote_nothing_is_resolved_as_such(postgres_database: 
     unit = UnitOfWork(engine, resolvable=True)
     async with unit:
         await unit.session.execute(text("SELECT 1"))
-    assert unit._transaction.xid == 0
+    assert unit.xid == 0
     error = CommitOutcomeUnknownError(unit.number, "no answer in time", 0)
     assert "it had written nothing" in str(error)
     assert await resolve(engine, error) == "wrote_nothing"
@@ -459,7 +459,11 @@ async def test_a_forgotten_reading_unit_leaves_no_connection_behind(
     async def forget() -> weakref.ref[object]:
         uow = UnitOfWork(database, read_only=True)
         await uow.__aenter__()
-        leaving = "PRAGMA cache_size = 77" if uow.dialect == "sqlite" else "SET work_mem = '5MB'"
+        leaving = (
+            "PRAGMA cache_size = 77"
+            if database_url.get_backend_name() == "sqlite"
+            else "SET work_mem = '5MB'"
+        )
         await uow.connection.execute(text(leaving))
         assert uow.checked_out is not None
         return weakref.ref(uow.checked_out)

@@ -13,7 +13,8 @@ from sqlalchemy.pool import QueuePool
 from support.suspension import cancel_everywhere
 
 from db_manager.base import Base
-from db_manager.database import Database, ReadOnly
+from db_manager.database import Database
+from db_manager.open_unit import ReadOnly
 from db_manager.uow import UnitOfWork
 from observability.testing import EventRecorder
 

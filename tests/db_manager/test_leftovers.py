@@ -10,9 +10,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from db_manager.database import Database, ReadOnly
+from db_manager.database import Database
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.leftovers import leaves_something
+from db_manager.open_unit import ReadOnly
 from db_manager.sqlite_cursor import FIRST_ROWS
 from db_manager.uow import UnitOfWork
 
@@ -82,7 +83,7 @@ async def test_state_of_the_session_does_not_survive_a_read_only_unit(
         async with UnitOfWork(database, read_only=read_only) as uow:
             with suppress(DBAPIError):
                 await uow.connection.exec_driver_sql(leave)
-            if uow._transaction.failed is not None:
+            if uow.failed is not None:
                 await uow.rollback()
         async with UnitOfWork(database, read_only=read_only) as uow:
             after = await uow.connection.scalar(text(ask))

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db_manager.asyncmy_driver import PatientConnection
 from db_manager.database import Database
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 

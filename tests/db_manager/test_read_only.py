@@ -9,9 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from db_manager.database import Database, ReadOnly
+from db_manager.database import Database
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.factory import UnitOfWorkFactory
+from db_manager.open_unit import ReadOnly
 from db_manager.uow import UnitOfWork
 
 SELECT = text("SELECT 1")
@@ -156,7 +157,7 @@ async def test_what_postgresql_refuses_without_a_transaction_says_so(
             async with unit:
                 await getattr(unit, lane).stream(SELECT)
         assert unit.state == "rolled_back"
-        assert isinstance(unit._transaction.failed, DBAPIError)
+        assert isinstance(unit.failed, DBAPIError)
     async with UnitOfWork(database, read_only="snapshot") as uow:
         stream = await getattr(uow, lane).stream(SELECT)
         assert [row async for row in stream] == [(1,)]

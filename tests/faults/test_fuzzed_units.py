@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from support.accounting import accounted
 from support.fuzzing import Block, Fuzz, judge, kill_backends
 
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]
@@ -95,5 +95,5 @@ async def test_a_lie_would_be_seen(
     async with accounted(sqlite_database) as database:
         block = Block(1, UnitOfWork(database), random.Random(1))
         block.new_part()
-        block.error, block.unit._transaction.state = ValueError(), state
+        block.error, block.unit.state = ValueError(), state
         assert judge(block, there).startswith(lie)

@@ -20,7 +20,7 @@ from support.ends import BEFORE, Rows, Way
 from db_manager.base import Base
 from db_manager.database import Database
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]

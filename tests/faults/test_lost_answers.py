@@ -18,8 +18,8 @@ from support.proxy import PostgresProxy
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError
 from db_manager.factory import UnitOfWorkFactory
+from db_manager.open_unit import UnitState
 from db_manager.resolving import resolve
-from db_manager.state import UnitState
 from db_manager.uow import UnitOfWork
 
 EXIT_TIMEOUT = 0.5

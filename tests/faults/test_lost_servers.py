@@ -18,7 +18,7 @@ from support.proxy import PostgresProxy
 
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 #: Seconds in which work goes on after a crash: the criterion of U9 and B3.

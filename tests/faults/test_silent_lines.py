@@ -19,7 +19,7 @@ from db_manager import engine
 from db_manager.database import Database
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.factory import UnitOfWorkFactory
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 STATEMENT_TIMEOUT, ANSWER_MARGIN = 0.3, 0.2

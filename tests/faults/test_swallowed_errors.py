@@ -15,7 +15,7 @@ from support.accounting import accounted
 from db_manager.base import Base
 from db_manager.database import Database
 from db_manager.errors import CommitOutcomeUnknownError, TransactionAbortedError
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 Row = Callable[..., None]

@@ -14,7 +14,7 @@ from support.accounting import accounted, connected
 from db_manager.config import DatabaseConfig
 from db_manager.engine import create_engine
 from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError, WrongEventLoopError
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 from lifecycle.event import Event
 from observability.testing import EventRecorder

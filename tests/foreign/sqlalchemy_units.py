@@ -22,8 +22,8 @@ from db_manager.connection import UnitConnection
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.greenlets import Greenlets
 from db_manager.lanes import refuse
+from db_manager.open_unit import UnitState
 from db_manager.session import SyncUnitSession, UnitSession
-from db_manager.state import UnitState
 
 #: Modules of that suite, and what of theirs is replaced.
 _SESSIONS = ("test_session", "test_scoping")
@@ -77,8 +77,8 @@ class LateUnit(UnitOfWork):
         """Roll the unit back, whoever owns it: its test is over."""
         if self.state is UnitState.ACTIVE:
             task = asyncio.current_task()
-            self._database.leave(self._owner)
-            self._owner = self._task = task
+            self._database.leave(self.owner)
+            self.owner = self.task = task
             await self.rollback()
 
     async def keep(self) -> None:

@@ -15,8 +15,8 @@ from db_manager.errors import (
     PoolExhaustedError,
     RetriesExhaustedError,
 )
+from db_manager.open_unit import UnitState
 from db_manager.resolving import resolve
-from db_manager.state import UnitState
 from db_manager.testing import Faults, ImpossibleFaultError, Sandbox
 from db_manager.uow import UnitOfWork
 from lifecycle.errors import HookTimeoutError, PluginFailedError, WiringError

@@ -19,8 +19,8 @@ from support.accounting import accounted, connected
 from support.fuzzing import Fuzz, kill_backends
 from support.postgres import PostgresServer
 
-from db_manager.database import Database, ReadOnly
-from db_manager.state import UnitState
+from db_manager.database import Database
+from db_manager.open_unit import ReadOnly, UnitState
 from db_manager.uow import UnitOfWork
 
 #: Connections of each pool.

@@ -15,7 +15,7 @@ from support.accounting import connected
 
 from db_manager.database import Database
 from db_manager.errors import DbManagerError
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 START_BALANCE = 1000

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import text
 
 from db_manager.database import Database
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 #: What is done in the middle of a unit.

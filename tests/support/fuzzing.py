@@ -17,7 +17,7 @@ from support.accounting import connected
 
 from db_manager.base import Base
 from db_manager.database import Database
-from db_manager.state import UnitState
+from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
 #: How many units run at a time, where nobody says another number.
