@@ -1,9 +1,9 @@
 """What each promise of a unit costs and each short cut saves: switched off, one at a time."""
 
-import functools
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -17,7 +17,10 @@ from benchmarks.rounds import Case, Clock, Sample, median, ratio
 from benchmarks.statements import CORE_PARTS, SELECT, clean, prepare
 from benchmarks.units import modes
 from db_manager.database import Database
-from db_manager.greenlets import Greenlets, Spawned, Worker
+from db_manager.running.fast.runner import Fast
+from db_manager.running.plain import Plain
+from db_manager.running.port import Ending, Runner
+from db_manager.running.timers import Timers
 from db_manager.session import SyncUnitSession, UnitSession
 from db_manager.uow import UnitOfWork
 
@@ -33,29 +36,13 @@ _TEXT = (
 )
 
 
-class _AnewEachTime(Greenlets):
-    """SQLAlchemy's own way: a greenlet for each call."""
-
-    def take(self) -> Worker | Spawned:
-        return Spawned()
-
-    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        worker = Spawned()
-        return await worker.finish(worker.begin(function, *args, **kwargs))
-
-
-class _Hearing(Worker):
+class _Hearing(Fast):
     """Waits for COMMIT as for anything else: a cancellation cuts it."""
 
-    async def advance(self, awaited: Any, _wait: Callable[[Any], Any]) -> Any:
-        return await self.finish(awaited)
-
-
-class _HearingGreenlets(Greenlets):
-    """The greenlets of units whose COMMIT can be cancelled."""
-
-    def take(self) -> Worker | Spawned:
-        return self._idle.pop() if self._idle else _Hearing()
+    async def finish(self, ending: Ending, patience: float) -> None:
+        timer = Timers.current().call_later(patience, ending.give_up)
+        await self.run(ending.finish)
+        timer.cancel()
 
 
 class _LongSyncSession(SyncUnitSession):
@@ -84,41 +71,22 @@ class _LongUnit(UnitOfWork):
         return transaction.session
 
 
-def _with(greenlets: type[Greenlets], stack: AsyncExitStack, url: URL) -> Database:
-    class Changed(Database):
-        """Has other greenlets."""
-
-        def _move_to(self, loop: Any) -> None:
-            super()._move_to(loop)
-            self.greenlets = greenlets()
-
-    database = ours.open_database(stack, url)
-    return _replaced(database, Changed)
-
-
-def _replaced(database: Database, kind: type[Database]) -> Database:
-    database.__class__ = kind
-    return database
-
-
-def _in_a_task(stack: AsyncExitStack, url: URL) -> Database:
-    database = ours.open_database(stack, url)
-    database.in_place = False
-    return database
+def _with(make_runner: Callable[[], Runner], stack: AsyncExitStack, url: URL) -> Database:
+    return ours.open_database(stack, url, make_runner=make_runner)
 
 
 #: The promises and the short cuts, by what a unit is without them.
 VARIANTS: Final[dict[str, Callable[[AsyncExitStack, URL], Database]]] = {
     AS_IT_IS: ours.open_database,
-    "COMMIT can be cancelled": functools.partial(_with, _HearingGreenlets),
+    "COMMIT can be cancelled": partial(_with, partial(_Hearing, in_place=True)),
     "dead connections are not noticed": lambda stack, url: unchecked(
         ours.open_database(stack, url)
     ),
     "no deadline for answers": lambda stack, url: ours.open_database(
         stack, url, connect_args={"command_timeout": None}
     ),
-    "COMMIT in a task of its own": _in_a_task,
-    "a greenlet for each call": functools.partial(_with, _AnewEachTime),
+    "COMMIT in a task of its own": partial(_with, partial(Fast, in_place=False)),
+    "the plain runner: also a greenlet for each call": partial(_with, Plain),
     "SQLAlchemy's line before the pool": lambda stack, url: ours.open_database(
         stack, url, engine_options={"poolclass": AsyncAdaptedQueuePool}
     ),

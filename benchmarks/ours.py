@@ -17,6 +17,7 @@ from db_manager.config import DatabaseConfig
 from db_manager.database import Database
 from db_manager.engine import create_engine
 from db_manager.factory import UnitOfWorkFactory
+from db_manager.running.port import Runner
 from lifecycle.bus import EventBus
 
 SESSION_LANE: Final = "uow.session"
@@ -25,7 +26,11 @@ DRIVER_LANE: Final = "uow.driver()"
 
 
 def open_database(
-    stack: AsyncExitStack, url: URL, bus: EventBus | None = None, **settings: Any
+    stack: AsyncExitStack,
+    url: URL,
+    bus: EventBus | None = None,
+    make_runner: Callable[[], Runner] | None = None,
+    **settings: Any,
 ) -> Database:
     """Return the database as the plugin makes it, with our default settings.
 
@@ -33,13 +38,17 @@ def open_database(
         stack: Closes it.
         url: Where it is.
         bus: Where its units publish.
+        make_runner: Makes what runs its units.
         **settings: Keys of the section [database].
     """
     config = DatabaseConfig.model_validate(
         {"url": url.render_as_string(hide_password=False), "pool_size": POOL, **settings}
     )
     database = Database(
-        create_engine(config), make_reader=partial(create_engine, config, read_only=True), bus=bus
+        create_engine(config),
+        make_reader=partial(create_engine, config, read_only=True),
+        bus=bus,
+        make_runner=make_runner,
     )
     stack.push_async_callback(database.dispose)
     return database

@@ -7,7 +7,7 @@ from typing import Any
 from asyncmy.errors import OperationalError
 
 from db_manager.asyncmy_ends import WatchedConnection
-from db_manager.deadlines import Deadlines
+from db_manager.running.timers import Timers
 
 
 class PatientConnection(WatchedConnection):
@@ -23,11 +23,11 @@ class PatientConnection(WatchedConnection):
     def __init__(self, *, answer_timeout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._answer_timeout = answer_timeout
-        self._deadlines = Deadlines(asyncio.get_running_loop())
+        self._timers = Timers.current()
 
     async def _fill_buffer(self, need: int) -> None:
         """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test)."""
-        deadline = self._deadlines.call_later(self._answer_timeout, self._give_up)
+        timer = self._timers.call_later(self._answer_timeout, self._give_up)
         try:
             await super()._fill_buffer(need)
         except OperationalError as error:
@@ -35,7 +35,7 @@ class PatientConnection(WatchedConnection):
                 raise error from self._proto.exc
             raise
         finally:
-            deadline.cancel()
+            timer.cancel()
 
     def _give_up(self) -> None:
         if self._transport is not None:

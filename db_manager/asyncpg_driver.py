@@ -8,9 +8,9 @@ from typing import Any
 
 import asyncpg
 
-from db_manager.deadlines import Deadlines
 from db_manager.ending_sql import ENDS, SPOIL, ending, ends_later
 from db_manager.errors import TransactionAbortedError
+from db_manager.running.timers import Timers
 
 
 class CheckedConnection(asyncpg.Connection):
@@ -99,7 +99,7 @@ for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval"):
     setattr(CheckedConnection, _name, _watching(_name))
 
 
-class _PatientLoop(Deadlines):
+class _PatientLoop:
     """The event loop, with cheap timers: asyncpg arms one for each answer it waits for.
 
     Args:
@@ -107,7 +107,8 @@ class _PatientLoop(Deadlines):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+        self.loop = loop
+        self.call_later = Timers.current().call_later
         #: Transports of attempts to connect that are not known to have succeeded.
         self.opened: list[asyncio.WriteTransport] = []
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from db_manager.events import UnitCallbackFailed
-from db_manager.protect import is_left, protect
+from db_manager.running.shield import is_left, shield
 from lifecycle.bus import EventBus
 from lifecycle.error_text import tell, textless
 
@@ -54,7 +54,7 @@ async def run_callbacks(
     for callback in callbacks:
         call = _Call(callback, unit, bus, asyncio.get_running_loop().time() + deadline)
         running = call.run()
-        interrupted = await protect(running, deadline) or interrupted
+        interrupted = await shield(running, deadline) or interrupted
         if is_left(running):
             call.leave()
         ending = ending or call.ending

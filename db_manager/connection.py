@@ -98,7 +98,7 @@ class UnitConnection(AsyncConnection):
             unit = self._unit
             unit.check()
             unit.statement = statement
-            return await unit.greenlets.run(
+            return await unit.runner.run(
                 execute_core, unit, statement, parameters, execution_options, "AsyncConnection"
             )
 
@@ -120,7 +120,7 @@ class UnitConnection(AsyncConnection):
     async def run_sync(self, fn: Callable[..., Any], *arg: Any, **kw: Any) -> Any:
         """Run a function that takes SQLAlchemy's synchronous connection."""
         self._unit.check()
-        return await self._unit.greenlets.run(lambda: fn(self._unit.connect(), *arg, **kw))
+        return await self._unit.runner.run(lambda: fn(self._unit.connect(), *arg, **kw))
 
     async def execution_options(self, **opt: Any) -> Self:
         """Set options for the statements that follow, on every lane of the unit."""

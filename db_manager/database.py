@@ -18,7 +18,6 @@ from sqlalchemy.util.queue import Empty
 from db_manager import classify, liveness
 from db_manager import events as facts
 from db_manager.callbacks import report_failure
-from db_manager.deadlines import Deadlines
 from db_manager.errors import (
     DatabaseUnavailableError,
     ManagerClosedError,
@@ -27,11 +26,12 @@ from db_manager.errors import (
     UnitOfWorkStateError,
     WrongEventLoopError,
 )
-from db_manager.greenlets import Greenlets
 from db_manager.lanes import need_transaction
 from db_manager.leftovers import Leftovers, refuse_writing
 from db_manager.line import FairQueue
 from db_manager.open_unit import OpenUnit, UnitState
+from db_manager.running.choose import choose_runner
+from db_manager.running.port import Runner
 from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
 from db_manager.telling import connection_text, said_last
@@ -69,6 +69,10 @@ class Database:
         make_reader: Builds an engine for read-only units, on the first of them.
         settings: How patient its units are.
         bus: Where its units publish; an engine of one's own needs none.
+        make_runner: Makes what runs its units in an event loop; None takes `choose_runner`.
+
+    Raises:
+        ConfigError: `DB_MANAGER_RUNNER` of the environment names no runner.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Database:
         make_reader: Callable[[], AsyncEngine] | None = None,
         settings: UnitSettings | None = None,
         bus: EventBus | None = None,
+        make_runner: Callable[[], Runner] | None = None,
     ) -> None:
         self.engine = engine
         self.settings = settings or UnitSettings()
@@ -88,8 +93,8 @@ class Database:
         #: The engines that have no connection and get none, and why.
         self.lost: dict[AsyncEngine, str] = {}
         #: Of the loop that the units run in, known from the first of them on.
-        self.greenlets: Greenlets
-        self.deadlines: Deadlines
+        self.runner: Runner
+        self._make_runner = make_runner or choose_runner(engine.dialect.driver)
         #: Called when an engine has no connection, and the server is unavailable for a new one.
         self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
         self.began = self.bus.channel(facts.UnitBegun)
@@ -99,8 +104,6 @@ class Database:
         self.ended = self.bus.channel(facts.UnitClosed)
         self.slow = self.bus.channel(facts.UnitSlow)
         self.answered = self.bus.channel(facts.UnitStatement)
-        #: COMMIT is one plain wait, which the unit's own task can do (see `Deaf`).
-        self.in_place = engine.dialect.driver in {"asyncpg", "aiosqlite"}
         self._make_reader = make_reader
         self._reader: AsyncEngine | None = None
         self._connections: dict[Connection, OpenUnit] = {}
@@ -159,7 +162,7 @@ class Database:
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
         self._loop, self._pool, self._watch, self._consequences = loop, pool, None, set()
-        self.greenlets, self.deadlines = Greenlets(), Deadlines(loop)
+        self.runner = self._make_runner()
         if self.writer is not None:
             self.writer = _one_writer()
 

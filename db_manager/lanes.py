@@ -11,8 +11,8 @@ from sqlalchemy.sql.expression import TextualSelect
 
 from db_manager.ending_sql import ending
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.greenlets import Greenlets
 from db_manager.open_unit import OpenUnit
+from db_manager.running.port import Runner
 
 #: What carries SQL that somebody wrote out.
 _PLAIN: Final = (TextClause, TextualSelect, DDL)
@@ -35,8 +35,8 @@ class Unit(OpenUnit):
 
     @property
     @abstractmethod
-    def greenlets(self) -> Greenlets:
-        """Where SQLAlchemy's synchronous core runs."""
+    def runner(self) -> Runner:
+        """Runs SQLAlchemy's synchronous core."""
 
     @abstractmethod
     async def driver(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
-from db_manager.deadlines import Deadlines
+from db_manager.running.timers import Timers
 
 T = TypeVar("T")
 
@@ -29,7 +29,6 @@ class FairQueue(QueueCommon[T]):
         self.use_lifo = use_lifo
         self._idle: deque[T] = deque()
         self._line: OrderedDict[asyncio.Future[T], None] = OrderedDict()
-        self._deadlines: Deadlines | None = None
 
     def empty(self) -> bool:
         """Return True when no connection is idle."""
@@ -96,13 +95,10 @@ class FairQueue(QueueCommon[T]):
         return await_only(self._wait(timeout, first=first))
 
     async def _wait(self, timeout: float | None, *, first: bool = False) -> T:  # noqa: ASYNC109 -- a deadline costs less than a scope
-        loop = asyncio.get_running_loop()
-        if self._deadlines is None or self._deadlines.loop is not loop:
-            self._deadlines = Deadlines(loop)
-        waiter: asyncio.Future[T] = loop.create_future()
-        deadline = None
+        waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        timer = None
         if timeout is not None:
-            deadline = self._deadlines.call_later(timeout, self._expire, waiter)
+            timer = Timers.current().call_later(timeout, self._expire, waiter)
         self._line[waiter] = None
         if first:
             self._line.move_to_end(waiter, last=False)
@@ -112,8 +108,8 @@ class FairQueue(QueueCommon[T]):
             got = True
             return item
         finally:
-            if deadline is not None:
-                deadline.cancel()
+            if timer is not None:
+                timer.cancel()
             if not got:
                 self._step_out(waiter)
 

@@ -1,6 +1,5 @@
 """psycopg's connection, with a deadline for answers and an eye for ends of transactions."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
@@ -10,8 +9,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
-from db_manager.deadlines import Deadline, Deadlines
 from db_manager.ending_sql import ENDS, SPOIL, ending, ends_later
+from db_manager.running.timers import Timer, Timers
 
 #: The server owes no answer: whoever waits now waits for a notification.
 _OWES_NOTHING: Final = frozenset(
@@ -92,8 +91,8 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
     ends = 0
     #: Seconds that an answer may take; `connect` sets it.
     answer_timeout: float
-    _deadlines: Deadlines | None = None
-    _deadline: Deadline | None = None
+    _timers: Timers | None = None
+    _timer: Timer | None = None
     _gave_up = _begun = False
     _waits = _terminated = False
 
@@ -115,9 +114,9 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         Raises:
             OperationalError: There was no answer in time, and the connection is closed now.
         """
-        if self._deadlines is None:
-            self._deadlines = Deadlines(asyncio.get_running_loop())
-        self._arm(self._deadlines)
+        if self._timers is None:
+            self._timers = Timers.current()
+        self._arm(self._timers)
         self._see()
         self._waits = True
         try:
@@ -131,8 +130,8 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             raise
         finally:
             self._see()
-            if self._deadline is not None:
-                self._deadline.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._waits = False
             if self._terminated:
                 self.pgconn.finish()
@@ -161,14 +160,14 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         self.ends += 1
         await super().rollback()
 
-    def _arm(self, deadlines: Deadlines) -> None:
-        self._deadline = deadlines.call_later(self.answer_timeout, self._give_up, deadlines)
+    def _arm(self, timers: Timers) -> None:
+        self._timer = timers.call_later(self.answer_timeout, self._give_up, timers)
 
-    def _give_up(self, deadlines: Deadlines) -> None:
+    def _give_up(self, timers: Timers) -> None:
         if self.closed:
             return
         if self.pgconn.transaction_status in _OWES_NOTHING:
-            self._arm(deadlines)
+            self._arm(timers)
             return
         self._gave_up = True
         self._hang_up()

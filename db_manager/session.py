@@ -161,7 +161,7 @@ class UnitSession(AsyncSession):
                 options = {"execution_options": execution_options}
                 return await super().execute(statement, params, **options, **others)
             unit.statement = statement
-            return await unit.greenlets.run(
+            return await unit.runner.run(
                 execute_core, unit, statement, params, execution_options, "AsyncSession"
             )
 
@@ -179,7 +179,7 @@ class UnitSession(AsyncSession):
             """Return an object by its key."""
             session = self.sync_session
             session.unit.check()
-            return await session.unit.greenlets.run(session.get, entity, ident, **others)
+            return await session.unit.runner.run(session.get, entity, ident, **others)
 
         async def connection(
             self,
@@ -196,7 +196,7 @@ class UnitSession(AsyncSession):
         async def flush(self, objects: Any = None) -> None:
             """Write pending changes."""
             session = self.sync_session
-            await session.unit.greenlets.run(session.flush, objects)
+            await session.unit.runner.run(session.flush, objects)
 
     async def __aenter__(self) -> NoReturn:
         """Refuse: the unit is the block."""

@@ -75,6 +75,15 @@ class Transaction(Held):
         session = self.session.sync_session
         return bool(session.new or session.deleted or session.dirty)
 
+    @property
+    def awaits_commit(self) -> bool:
+        """True from the moment that COMMIT is sent to its answer."""
+        return self._unit.state is UnitState.COMMITTING
+
+    def moved(self) -> None:
+        """Let the running task use the unit: the session may flush, which asks who owns it."""
+        self._unit.task = asyncio.current_task()
+
     def finish(self) -> None:
         """Commit, or roll back when there is a cause to; give the connection back."""
         self._ending = True

@@ -15,18 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.callbacks import Callback, Callbacks, report_failure, run_callbacks
 from db_manager.connection import UnitConnection
 from db_manager.database import Database
-from db_manager.deaf import Deaf
 from db_manager.errors import (
     TransactionAbortedError,
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
 from db_manager.events import Cause
-from db_manager.greenlets import Greenlets, Spawned, Worker
 from db_manager.lanes import Unit
 from db_manager.open_unit import ReadOnly, UnitState, task_name
-from db_manager.protect import is_left, protect
 from db_manager.reports import report_begin, report_end
+from db_manager.running.port import Runner
 from db_manager.session import UnitSession
 from db_manager.transaction import Transaction
 from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
@@ -185,7 +183,7 @@ class UnitOfWork(Unit):
         """
         self.check()
         self.statement = "of the driver"
-        return await self.greenlets.run(self._transaction.drive)
+        return await self.runner.run(self._transaction.drive)
 
     # -- parts and consequences -----------------------------------------------------------
 
@@ -269,9 +267,9 @@ class UnitOfWork(Unit):
         return self._database.engine
 
     @property
-    def greenlets(self) -> Greenlets:
-        """Where SQLAlchemy's synchronous core runs."""
-        return self._database.greenlets
+    def runner(self) -> Runner:
+        """Runs SQLAlchemy's synchronous core."""
+        return self._database.runner
 
     def connect(self) -> Connection:
         """Return the connection, checked out now when it is the first use; in a greenlet."""
@@ -333,7 +331,7 @@ class UnitOfWork(Unit):
     async def _connect_for_flush(self, transaction: Transaction) -> None:
         """Wait for a connection as a statement does: with its own limit, and cancellable."""
         try:
-            await self.greenlets.run(transaction.connect)
+            await self.runner.run(transaction.connect)
         except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
             self.error = wrong
 
@@ -352,38 +350,9 @@ class UnitOfWork(Unit):
 
     async def _finish(self, transaction: Transaction) -> asyncio.CancelledError | None:
         """End the transaction, deaf to cancellations; return the one that came meanwhile."""
-        interrupted, expired = None, False
         patience = self._database.settings.exit_timeout
         transaction.late_at = time.perf_counter() + patience
-        worker = self.greenlets.take()
-        awaited = worker.begin(transaction.finish)
-        if worker.busy and self.state is UnitState.COMMITTING and self._database.in_place:
-            deaf = Deaf()
-            deadline = self._database.deadlines.call_later(patience, deaf.expire)
-            awaited = await worker.advance(awaited, deaf.wait)
-            deadline.cancel()
-            interrupted, expired = deaf.interrupted, deaf.expired
-        if worker.busy:  # the server has to answer more than this
-            ending = self._finish_alone(worker, awaited)
-            interrupted = (
-                await protect(
-                    ending,
-                    max(0.0, transaction.late_at - time.perf_counter()),
-                    give_up=transaction.give_up,
-                    cancelled=expired,
-                )
-                or interrupted
-            )
-            if is_left(ending):
-                return interrupted  # the greenlet goes with it
-        if worker.busy:  # the loop closes and cancelled it before it began
-            await worker.cancel(awaited)
-        self.greenlets.give_back(worker)
-        return interrupted
-
-    async def _finish_alone(self, worker: Worker | Spawned, awaited: Any) -> None:
-        self.task = asyncio.current_task()  # the session may flush, which asks who owns it
-        await worker.finish(awaited)
+        return await self._database.runner.finish(transaction, patience)
 
     def _tell(self, exc: BaseException | None) -> None:
         """Publish how it ended, now that nothing is held any more."""

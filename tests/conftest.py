@@ -97,3 +97,11 @@ def database_url(request: pytest.FixtureRequest) -> URL:
     """URL of a database of this test's own, once on SQLite and once on PostgreSQL."""
     url: URL = request.getfixturevalue(f"{request.param}_database")
     return url
+
+
+@pytest.fixture(params=["fast", "plain"])
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The runner of the databases that this test opens, once the fast and once the plain one."""
+    monkeypatch.setenv("DB_MANAGER_RUNNER", request.param)
+    name: str = request.param
+    return name

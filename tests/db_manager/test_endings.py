@@ -35,6 +35,8 @@ from db_manager.uow import UnitOfWork
 from lifecycle.correlation import current_correlation
 from observability.testing import EventRecorder
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 OpenDatabase = Callable[..., Database]
 
 

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.util import await_only
 
-from db_manager import greenlets
-from db_manager.errors import TransactionAbortedError
 from db_manager.factory import UnitOfWorkFactory
-from db_manager.greenlets import Greenlets, Spawned, Worker
+from db_manager.running.fast import greenlets
+from db_manager.running.fast.greenlets import Greenlets, Worker
 
 place: ContextVar[str] = ContextVar("place")
 held: ContextVar[object] = ContextVar("held")
@@ -154,7 +153,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> "weakref.WeakSet[Worker]":
         known.add(worker := Worker())
         return worker
 
-    monkeypatch.setattr(greenlets, "_make", make)
+    monkeypatch.setattr(greenlets, "Worker", make)
     return known
 
 
@@ -308,26 +307,3 @@ async def test_what_was_begun_can_be_cancelled() -> None:
         await worker.cancel(awaited)
     assert done == ["cleaned up"]
     assert not worker.busy
-
-
-async def test_units_work_without_greenlets_of_ours(
-    uow_factory: UnitOfWorkFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Should SQLAlchemy not know our greenlets any more, units take its own, and work."""
-    monkeypatch.setattr(greenlets, "_make", Spawned)
-    async with uow_factory() as uow:
-        await uow.session.execute(text("CREATE TABLE t (id INT)"))
-        await uow.connection.execute(text("INSERT INTO t VALUES (1)"))
-    with pytest.raises(TransactionAbortedError):
-        async with uow_factory() as uow:
-            with pytest.raises(Exception, match="nothing"):
-                await uow.session.execute(text("SELECT * FROM nothing"))
-    async with uow_factory() as uow:
-        assert await uow.session.scalar(text("SELECT count(*) FROM t")) == 1
-
-
-def test_sqlalchemy_knows_our_greenlets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`await_` of SQLAlchemy takes a greenlet with its mark, and no other."""
-    assert greenlets.supported()
-    monkeypatch.delattr(Worker, "__sqlalchemy_greenlet_provider__")
-    assert not greenlets.supported()

@@ -20,6 +20,8 @@ from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitO
 from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Lane = Callable[[UnitOfWork, str], Awaitable[None]]
 
 

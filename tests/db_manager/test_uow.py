@@ -31,6 +31,8 @@ from lifecycle.correlation import current_correlation
 from lifecycle.event import Event
 from observability.testing import EventRecorder
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 
 class Item(Base):
     """Something with a name that nothing else has."""

@@ -79,9 +79,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def row(request: pytest.FixtureRequest) -> Row:
     """Return a function that notes what a row saw: its id, its load, its result."""
     rows = request.config.stash[_ROWS]
+    plain = "runner" in request.fixturenames and request.getfixturevalue("runner") == "plain"
 
     def note(name: str, *, load: str, result: str) -> None:
-        rows.append((name, load, result))
+        rows.append((name, f"{load}; plain runner" if plain else load, result))
 
     return note
 

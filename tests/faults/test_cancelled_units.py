@@ -18,6 +18,8 @@ from db_manager.database import Database
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 #: Writes the row with the key inside of the unit.
 Lane = Callable[[UnitOfWork, int], Awaitable[object]]

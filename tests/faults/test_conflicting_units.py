@@ -17,6 +17,8 @@ from db_manager.factory import UnitOfWorkFactory
 from db_manager.uow import UnitOfWork
 from observability.testing import EventRecorder
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 
 ROWS, TASKS = 4, 16

@@ -14,6 +14,8 @@ from db_manager.database import Database
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 #: Sees to it that the ROLLBACK of the session's transaction fails.
 Spoil = Callable[[Database, AsyncSession, URL], Awaitable[None]]

@@ -13,6 +13,8 @@ from db_manager.database import Database
 from db_manager.errors import PoolExhaustedError, UnitOfWorkStateError
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 
 POOL, WAITERS = 5, 200

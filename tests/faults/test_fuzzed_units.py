@@ -15,6 +15,8 @@ from support.fuzzing import Block, Fuzz, judge, kill_backends
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 
 #: Units on each database: in a usual run, and in the full one (a million in all).

@@ -20,6 +20,8 @@ from db_manager.errors import UnitOfWorkStateError
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 
 ROWS = Rows("hand_ends__row")

@@ -23,6 +23,8 @@ from db_manager.errors import UnitOfWorkStateError
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 PENDING, NEXT, ALONE = 3, 4, 5
 WRITE = f"INSERT INTO hostile_ends__row (id) VALUES ({PENDING})"

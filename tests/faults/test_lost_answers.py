@@ -22,6 +22,8 @@ from db_manager.open_unit import UnitState
 from db_manager.resolving import resolve
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 EXIT_TIMEOUT = 0.5
 #: A cancelled statement waits for the driver to close the line: SQLAlchemy gives asyncpg 2 s,
 #: psycopg gives itself 5 s.

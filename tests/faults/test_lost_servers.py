@@ -21,6 +21,8 @@ from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableErro
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 #: Seconds in which work goes on after a crash: the criterion of U9 and B3.
 BACK_LIMIT = 3.0
 

@@ -14,6 +14,8 @@ from support.pgbouncer import PgBouncer, pgbouncer_program
 from db_manager.database import Database
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 TASKS = 12
 VICTIM = text("SELECT 'victim'")
 

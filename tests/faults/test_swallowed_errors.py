@@ -18,6 +18,8 @@ from db_manager.errors import CommitOutcomeUnknownError, TransactionAbortedError
 from db_manager.open_unit import UnitState
 from db_manager.uow import UnitOfWork
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 Block = Callable[[UnitOfWork], Awaitable[None]]
 

@@ -19,6 +19,8 @@ from db_manager.uow import UnitOfWork
 from lifecycle.event import Event
 from observability.testing import EventRecorder
 
+pytestmark = pytest.mark.usefixtures("runner")
+
 Row = Callable[..., None]
 
 SELECT = text("SELECT 1")

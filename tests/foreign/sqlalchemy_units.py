@@ -20,9 +20,9 @@ from sqlalchemy.util import immutabledict
 from db_manager import UnitOfWork
 from db_manager.connection import UnitConnection
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.greenlets import Greenlets
 from db_manager.lanes import refuse
 from db_manager.open_unit import UnitState
+from db_manager.running.port import Runner
 from db_manager.session import SyncUnitSession, UnitSession
 
 #: Modules of that suite, and what of theirs is replaced.
@@ -47,11 +47,11 @@ class LateUnit(UnitOfWork):
         _made.append(self)
 
     @property
-    def greenlets(self) -> Greenlets:
-        """Where SQLAlchemy's synchronous core runs."""
+    def runner(self) -> Runner:
+        """Runs SQLAlchemy's synchronous core."""
         if self.state is UnitState.NEW:
             self.enter()
-        return super().greenlets
+        return super().runner
 
     def check(self) -> None:
         """Enter the unit when it is new, then do as every unit."""

@@ -1,11 +1,11 @@
-"""Waiting in place, deaf to cancellation: what came is kept, and raised by nobody too early."""
+"""Waiting in place: a cancellation that came is kept, and raised by nobody too early."""
 
 import asyncio
 from collections.abc import Awaitable
 
 import pytest
 
-from db_manager.deaf import Deaf
+from db_manager.running.fast.in_place import InPlace
 
 
 async def answer(future: "asyncio.Future[str]") -> str:
@@ -21,10 +21,10 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def listen(deaf: Deaf, awaited: Awaitable[str], log: list[object]) -> None:
-    """Wait deafly, and log what came of it."""
+async def listen(here: InPlace, awaited: Awaitable[str], log: list[object]) -> None:
+    """Wait, and log what came of it."""
     try:
-        log.append(await deaf.wait(awaited))
+        log.append(await here.wait(awaited))
     except BaseException as error:
         log.append(type(error))
         raise
@@ -33,12 +33,12 @@ async def listen(deaf: Deaf, awaited: Awaitable[str], log: list[object]) -> None
 async def test_the_answer_is_heard_in_place() -> None:
     """The result is the coroutine's own; nothing was cancelled."""
     future = asyncio.get_running_loop().create_future()
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
-    task = asyncio.create_task(listen(deaf, answer(future), log))
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
     future.set_result("yes")
     await task
-    assert (log, deaf.interrupted) == (["yesyes"], None)
+    assert (log, here.interrupted) == (["yesyes"], None)
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -46,12 +46,12 @@ async def test_the_answer_is_heard_in_place() -> None:
 async def test_a_cancellation_waits_for_the_answer(when: str, times: int) -> None:
     """Cancelled before it waits or while it does, the task hears its answer and keeps the rest."""
     future = asyncio.get_running_loop().create_future()
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
 
     async def work() -> None:
         if when == "before":
             cancel()
-        await listen(deaf, answer(future), log)
+        await listen(here, answer(future), log)
 
     def cancel() -> None:
         for _ in range(times):
@@ -66,43 +66,43 @@ async def test_a_cancellation_waits_for_the_answer(when: str, times: int) -> Non
     future.set_result("yes")
     await task
     assert log == ["yesyes"]
-    assert isinstance(deaf.interrupted, asyncio.CancelledError)
-    assert deaf.interrupted.args == ("stop",)
+    assert isinstance(here.interrupted, asyncio.CancelledError)
+    assert here.interrupted.args == ("stop",)
     assert task.cancelling() == times
 
 
 async def test_an_error_reaches_the_coroutine() -> None:
     """What the future fails with is raised where the coroutine waits."""
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
-    task = asyncio.create_task(listen(deaf, answer(future), log))
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
     future.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         await task
-    assert deaf.interrupted is None
+    assert here.interrupted is None
 
 
 async def test_when_time_is_over_the_wait_ends() -> None:
     """The deadline cancels what is waited for: that is no cancellation of the task."""
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
-    task = asyncio.create_task(listen(deaf, answer(future), log))
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
-    deaf.expire()
+    here.expire()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log == [asyncio.CancelledError]
     assert future.cancelled()
-    assert deaf.interrupted is None
+    assert here.interrupted is None
 
 
 async def test_after_the_deadline_nothing_is_waited_for_any_more() -> None:
     """A wait that begins after the deadline is over at once."""
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
-    deaf.expire()
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here.expire()
     with pytest.raises(asyncio.CancelledError):
-        await listen(deaf, answer(asyncio.get_running_loop().create_future()), log)
+        await listen(here, answer(asyncio.get_running_loop().create_future()), log)
 
 
 async def test_a_task_that_is_thrown_away_ends_the_coroutine() -> None:
@@ -116,17 +116,17 @@ async def test_a_task_that_is_thrown_away_ends_the_coroutine() -> None:
             ended.append("closed")
         return "never"
 
-    waiting = Deaf().wait(cleaning())
+    waiting = InPlace().wait(cleaning())
     next(iter(waiting))
     waiting.close()
     assert ended == ["closed"]
 
 
 async def test_plain_futures_are_heard_as_well() -> None:
-    """What waits may be a future, as SQLAlchemy hands over some; it is no less deaf."""
+    """What waits may be a future, as SQLAlchemy hands over some; it is held no less."""
     future = asyncio.get_running_loop().create_future()
-    deaf, log = Deaf(), []  # type: tuple[Deaf, list[object]]
-    task = asyncio.create_task(listen(deaf, future, log))
+    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    task = asyncio.create_task(listen(here, future, log))
     await turn()
     task.cancel("stop")
     await turn()
@@ -134,8 +134,8 @@ async def test_plain_futures_are_heard_as_well() -> None:
     future.set_result("yes")
     await task
     assert log == ["yes"]
-    assert isinstance(deaf.interrupted, asyncio.CancelledError)
+    assert isinstance(here.interrupted, asyncio.CancelledError)
     failed = asyncio.get_running_loop().create_future()
     failed.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        await Deaf().wait(failed)
+        await InPlace().wait(failed)

@@ -1,4 +1,4 @@
-"""Runs the end of a unit to its end, whatever happens to the task that waits for it."""
+"""Shields the end of a unit from cancellation, within a deadline."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ GRACE: Final = 2.5
 LAST: Final = 1.0
 
 
-async def protect(
+async def shield(
     coroutine: Coroutine[Any, Any, object],
     deadline: float,
     *,
@@ -86,5 +86,5 @@ async def protect(
 
 
 def is_left(coroutine: Coroutine[Any, Any, object]) -> bool:
-    """Return whether `protect` has left *coroutine* behind, and it runs still."""
+    """Return whether `shield` has left *coroutine* behind, and it runs still."""
     return inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from greenlet import getcurrent, greenlet
-from sqlalchemy.util import greenlet_spawn
-from sqlalchemy.util.concurrency import in_greenlet
 
 T = TypeVar("T")
 
@@ -156,33 +154,6 @@ class Worker(greenlet):
                 return
 
 
-class Spawned:
-    """The way without `Worker`, should SQLAlchemy know its greenlets by something else."""
-
-    dead = True  # it is never kept
-
-    def __init__(self) -> None:
-        self.busy = True
-
-    def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what calls *function* when it is awaited."""
-        return greenlet_spawn(function, *args, **kwargs)
-
-    async def finish(self, awaited: Any) -> Any:
-        """Call it and return its result."""
-        result = await awaited
-        self.busy = False
-        return result
-
-    async def advance(self, awaited: Any, _wait: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Leave it to `finish`."""
-        return awaited
-
-    async def cancel(self, awaited: Any) -> None:
-        """Call it all the same: it has not begun."""
-        await self.finish(awaited)
-
-
 async def _cancelled() -> None:
     raise asyncio.CancelledError
 
@@ -193,25 +164,17 @@ def _close(awaited: Any) -> None:
         awaited.close()
 
 
-def supported() -> bool:
-    """Return True when SQLAlchemy takes a `Worker` for one of its own greenlets."""
-    return Worker().begin(in_greenlet) is True
-
-
-_make: Callable[[], Worker | Spawned] = Worker if supported() else Spawned
-
-
 class Greenlets:
     """The greenlets of one event loop."""
 
     def __init__(self) -> None:
-        self._idle: list[Worker | Spawned] = []
+        self._idle: list[Worker] = []
 
-    def take(self) -> Worker | Spawned:
+    def take(self) -> Worker:
         """Return a greenlet that nobody uses."""
-        return self._idle.pop() if self._idle else _make()
+        return self._idle.pop() if self._idle else Worker()
 
-    def give_back(self, worker: Worker | Spawned) -> None:
+    def give_back(self, worker: Worker) -> None:
         """Keep *worker* for the next, unless its last function raised."""
         if not worker.dead and len(self._idle) < _KEPT:
             self._idle.append(worker)
@@ -227,7 +190,7 @@ class Greenlets:
         Returns:
             Its result.
         """
-        worker = self._idle.pop() if self._idle else _make()
+        worker = self._idle.pop() if self._idle else Worker()
         result: T = worker.begin(function, *args, **kwargs)
         if worker.busy:
             result = await worker.finish(result)

@@ -1,4 +1,4 @@
-"""Waits in place, deaf to cancellation, for an answer that must be heard."""
+"""Waits for COMMIT in the current task, and holds cancellations back until it is answered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -7,12 +7,12 @@ from types import coroutine
 from typing import Any
 
 
-class Deaf:
+class InPlace:
     """Stands between a task and the future it waits for, and lets no cancellation through.
 
-    A task asks what it waits for to cancel itself; this refuses, and the task raises its
-    CancelledError when the future is done. Beside `asyncio.shield` in a task of its own it saves
-    that task and a turn of the event loop, some 10 % of a unit (docs/performance.md).
+    Cancelling a task cancels the future that it awaits. This stands in for that future and
+    refuses; the task raises its CancelledError once the real future is done. It saves the task
+    and the turn of the event loop of `shield`, some 10 % of a unit (docs/performance.md).
 
     Only for what does not cancel its own task, as `asyncio.timeout` does: what waits for COMMIT
     in asyncpg and aiosqlite.

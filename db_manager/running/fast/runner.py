@@ -1,0 +1,66 @@
+"""The fast runner: greenlets that are kept, and a wait for COMMIT in the unit's own task."""
+
+import asyncio
+import time
+from typing import Any
+
+from sqlalchemy.util.concurrency import in_greenlet
+
+from db_manager.running.fast.greenlets import Greenlets, Worker
+from db_manager.running.fast.in_place import InPlace
+from db_manager.running.port import Ending
+from db_manager.running.shield import is_left, shield
+from db_manager.running.timers import Timers
+
+
+def supported() -> bool:
+    """Return True when SQLAlchemy takes a `Worker` for one of its own greenlets."""
+    return Worker().begin(in_greenlet) is True
+
+
+class Fast(Greenlets):
+    """Runs functions in greenlets that are used again, and saves the end of a unit its task.
+
+    Args:
+        in_place: COMMIT of the driver is one plain wait, which the unit's own task can do.
+    """
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self._in_place = in_place
+        self._timers = Timers.current()
+
+    async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
+        """Begin the end here, wait for COMMIT here, and leave the rest to a task of its own."""
+        interrupted, expired = None, False
+        late_at = time.perf_counter() + patience
+        worker = self.take()
+        awaited = worker.begin(ending.finish)
+        if worker.busy and self._in_place and ending.awaits_commit:
+            wait = InPlace()
+            timer = self._timers.call_later(patience, wait.expire)
+            awaited = await worker.advance(awaited, wait.wait)
+            timer.cancel()
+            interrupted, expired = wait.interrupted, wait.expired
+        if worker.busy:  # the server has to answer more than this
+            rest = _finish_alone(worker, awaited, ending)
+            interrupted = (
+                await shield(
+                    rest,
+                    max(0.0, late_at - time.perf_counter()),
+                    give_up=ending.give_up,
+                    cancelled=expired,
+                )
+                or interrupted
+            )
+            if is_left(rest):
+                return interrupted  # the greenlet goes with it
+        if worker.busy:  # the loop closes, and cancelled the task before it began
+            await worker.cancel(awaited)
+        self.give_back(worker)
+        return interrupted
+
+
+async def _finish_alone(worker: Worker, awaited: Any, ending: Ending) -> None:
+    ending.moved()
+    await worker.finish(awaited)
