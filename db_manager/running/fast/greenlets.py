@@ -39,7 +39,7 @@ def _work(results: list[Any]) -> None:
 class Worker(greenlet):
     """A greenlet that calls one function after another; the first that raises ends it."""
 
-    #: By this SQLAlchemy's `await_` knows a greenlet that it may wait in.
+    #: SQLAlchemy's `await_` looks for this attribute before it waits in a greenlet.
     __sqlalchemy_greenlet_provider__ = True
 
     def __init__(self) -> None:
