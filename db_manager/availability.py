@@ -56,7 +56,7 @@ class Availability:
         Raises:
             DBAPIError: It is there and refuses us: a wrong password, an unknown database.
         """
-        self._database.lost.clear()
+        self._database.checkout.lost.clear()
         engine = self._database.engine
         try:
             await self._try(engine)
@@ -64,11 +64,11 @@ class Availability:
             if error.__cause__ is not None and await refuses_us(error.__cause__):
                 raise error.__cause__ from None
             self.lost(engine, error.reason)
-        self._database.on_lost = self.lost
+        self._database.checkout.on_lost = self.lost
 
     def lost(self, engine: AsyncEngine, reason: str) -> None:
         """Note that *engine* has no connection, and gets none because of *reason*."""
-        lost = self._database.lost
+        lost = self._database.checkout.lost
         if engine in lost:
             return
         if not lost:
@@ -81,7 +81,7 @@ class Availability:
 
     def end(self) -> None:
         """Stop noticing."""
-        self._database.on_lost = lambda _engine, _reason: None
+        self._database.checkout.on_lost = lambda _engine, _reason: None
 
     async def _wait_for_it(self, engine: AsyncEngine) -> None:
         loop = asyncio.get_running_loop()
@@ -98,14 +98,14 @@ class Availability:
         await asyncio.sleep(self._pause)
         await retrying(self._try, engine)
         self._recovered_at = loop.time()
-        del self._database.lost[engine]
-        if not self._database.lost:
+        del self._database.checkout.lost[engine]
+        if not self._database.checkout.lost:
             self._context.recovered()
 
     def _still_lost(self, engine: AsyncEngine, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if error is not None:
-            self._database.lost[engine] = getattr(error, "reason", "") or tell(error)
+            self._database.checkout.lost[engine] = getattr(error, "reason", "") or tell(error)
 
     async def _try(self, engine: AsyncEngine) -> None:
         with unavailable_errors():

@@ -1,42 +1,31 @@
 """What all units of one engine share: their settings, who holds what, and whether it is open."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import sqlalchemy.exc
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool
-from sqlalchemy.util.queue import Empty
 
 from db_manager import classify, liveness
 from db_manager import events as facts
-from db_manager.callbacks import report_failure
+from db_manager.checkout import Checkout
 from db_manager.errors import (
-    DatabaseUnavailableError,
     ManagerClosedError,
-    PoolExhaustedError,
-    ReadOnlyUnsupportedError,
-    UnitOfWorkStateError,
     WrongEventLoopError,
 )
 from db_manager.lanes import need_transaction
-from db_manager.leftovers import Leftovers, refuse_writing
-from db_manager.line import FairQueue
-from db_manager.open_unit import OpenUnit, UnitState
+from db_manager.open_unit import OpenUnit
+from db_manager.open_units import OpenUnits
 from db_manager.running.choose import choose_runner
 from db_manager.running.port import Runner
-from db_manager.sqlite import SqliteConnection
 from db_manager.statements import Statements
-from db_manager.telling import connection_text, said_last
 from lifecycle.bus import EventBus
-from lifecycle.correlation import set_correlation
 
 #: Name of the engine's execution option that leads from an engine to its Database.
 OPTION: Final = "db_manager"
@@ -87,38 +76,29 @@ class Database:
         self.engine = engine
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
-        #: The open unit of each task: a task has at most one.
-        self.open: dict[asyncio.Task[Any], OpenUnit] = {}
         self.state: Literal["open", "stopping", "closed"] = "open"
-        #: The engines that have no connection and get none, and why.
-        self.lost: dict[AsyncEngine, str] = {}
         #: Of the loop that the units run in, known from the first of them on.
         self.runner: Runner
         self._make_runner = make_runner or choose_runner(engine.dialect.driver)
-        #: Called when an engine has no connection, and the server is unavailable for a new one.
-        self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
         self.began = self.bus.channel(facts.UnitBegun)
         self.committed = self.bus.channel(facts.UnitCommitted)
         self.rolled_back = self.bus.channel(facts.UnitRolledBack)
         self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
         self.ended = self.bus.channel(facts.UnitClosed)
-        self.slow = self.bus.channel(facts.UnitSlow)
         self.answered = self.bus.channel(facts.UnitStatement)
-        self._make_reader = make_reader
-        self._reader: AsyncEngine | None = None
-        self._connections: dict[Connection, OpenUnit] = {}
-        self._leftovers = Leftovers(self._connections)
-        self._statements = Statements(engine.url, self._connections, self.answered)
+        self.open = OpenUnits(engine.dialect.name, self.settings.slow_unit, self.bus)
+        self.checkout = Checkout(
+            engine,
+            self.open,
+            make_reader=make_reader,
+            on_reader=self._listen,
+            pool_timeout=self.settings.pool_timeout,
+            bus=self.bus,
+        )
+        self._statements = Statements(engine.url, self.checkout.holders, self.answered)
         self._counts = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
-        self._idle: asyncio.Event | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        #: Tasks in which the callbacks of abandoned units run.
-        self._consequences: set[asyncio.Task[None]] = set()
-        # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
-        # waiting in the driver's threads polls, and starves.
-        self.writer = _one_writer() if engine.dialect.name == "sqlite" else None
         self._listen(engine)
 
     @classmethod
@@ -144,151 +124,18 @@ class Database:
         loop = task.get_loop()
         if self._loop is not loop:
             self._move_to(loop)
-        if task in self.open:
-            raise UnitOfWorkStateError(
-                self.open[task].state,
-                "this task has a unit of work open already, and a second one could wait for the "
-                "connection that the first one holds",
-                "pass the open unit on, use its savepoint(), or end it first",
-            )
-        self.open[task] = unit
+        self.open.enter(unit, task)
         if not self._counts and (self.ended.handlers or self.answered.handlers):
             self._count_statements()
-        if self._watch is None:
-            self._watch_units(loop, self.settings.slow_unit)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         pool = self.engine.sync_engine.pool
         if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
             raise WrongEventLoopError
-        self._loop, self._pool, self._watch, self._consequences = loop, pool, None, set()
+        self._loop, self._pool = loop, pool
         self.runner = self._make_runner()
-        if self.writer is not None:
-            self.writer = _one_writer()
-
-    def leave(self, task: asyncio.Task[Any] | None) -> None:
-        """Let the unit of *task* go."""
-        if task is not None:
-            self.open.pop(task, None)
-        if self._idle is not None and not self.open:
-            self._idle.set()
-
-    def connect(self, unit: OpenUnit) -> Connection:
-        """Check a connection out for *unit*; runs inside a greenlet.
-
-        Raises:
-            DatabaseUnavailableError: There is no connection, and the server gives none.
-            PoolExhaustedError: No connection came free in time.
-        """
-        writer = None if unit.read_only else self.writer
-        asked = time.perf_counter()
-        try:
-            if writer is not None:
-                self._enter_writer(unit, writer)
-            connection = self._check_out_holding(unit, writer)
-        finally:
-            unit.waited = time.perf_counter() - asked
-        unit.holds_writer = writer is not None
-        return connection
-
-    def _check_out_holding(self, unit: OpenUnit, writer: object) -> Connection:
-        try:
-            return self._check_out(unit)
-        except BaseException:
-            if writer is not None:
-                self.free_writer()
-            raise
-
-    def _check_out(self, unit: OpenUnit) -> Connection:
-        engine = self._reading_engine() if unit.read_only else self.engine
-        if self.lost and engine in self.lost:
-            raise DatabaseUnavailableError(self.lost[engine])
-        try:
-            connection = engine.sync_engine.connect()
-        except sqlalchemy.exc.TimeoutError:
-            raise self._exhausted(unit, engine) from None
-        except Exception as error:  # also the driver's own: SQLAlchemy does not wrap all of them
-            if not classify.is_unavailable(error):
-                raise
-            reason = connection_text(error)
-            self.on_lost(engine, reason)
-            raise DatabaseUnavailableError(reason) from error
-        self._connections[connection] = unit
-        if unit.read_only:
-            self._leftovers.watch(engine)
-        return connection
-
-    def make_ready(self, connection: Connection, unit: OpenUnit, level: str | None) -> None:
-        """Set the isolation level of *connection*, and let it refuse writes; inside a greenlet.
-
-        Args:
-            connection: The connection that *unit* has checked out and gives back at its end, also
-                when this fails or is cancelled.
-            unit: The unit.
-            level: As SQLAlchemy names it, or None for the engine's own.
-        """
-        if level is not None:
-            connection.execution_options(isolation_level=level)
-        own = connection.engine is self.engine.sync_engine
-        if unit.read_only and (own or unit.read_only == "snapshot"):
-            _begin_read_only(connection, level)
-
-    def give_back(self, connection: Connection) -> None:
-        """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
-        unit = self._connections.pop(connection, None)
-        try:
-            self._leftovers.drop(connection)
-            if unit is not None and unit.read_only:
-                _end_snapshots(connection)
-        finally:
-            connection.close()
-
-    def forget(self, connection: Connection) -> None:
-        """Think no more of *connection*, nor of what its unit left on it: its line was dropped."""
-        self._connections.pop(connection, None)
-        self._leftovers.forget(connection)
-
-    def free_writer(self) -> None:
-        """Let the next unit write, on SQLite."""
-        if self.writer is not None:
-            self.writer.put_nowait(None)
-
-    def _reading_engine(self) -> AsyncEngine:
-        if self._make_reader is None:
-            return self.engine
-        if self._reader is None:
-            self._reader = self._make_reader()
-            self._listen(self._reader)
-            event.listen(self._reader.sync_engine, "checkout", refuse_writing)
-        return self._reader
-
-    def _enter_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
-        try:
-            writer.get(timeout=self.settings.pool_timeout)
-        except Empty:
-            raise self._exhausted(unit) from None
-
-    def _exhausted(self, waiter: OpenUnit, engine: AsyncEngine | None = None) -> PoolExhaustedError:
-        pool: Any = engine.sync_engine.pool if engine else None
-        refusal = getattr(pool, "refusal", "")
-        size = (
-            pool.checkedout() if refusal else pool.size() + max(0, pool.overflow()) if pool else 1
-        )
-        holders = [
-            unit
-            for unit in self.open.values()
-            if unit is not waiter and unit.checked_out is not None
-        ]
-        holders.sort(key=lambda unit: unit.began_at)
-        error = PoolExhaustedError(
-            size,
-            pool.timeout() if pool else self.settings.pool_timeout,
-            [unit.describe(self.engine.dialect.name) for unit in holders],
-            what="connections" if pool else "SQLite's one writer",
-            refusal=refusal,
-        )
-        self.bus.publish(facts.PoolExhausted(size=error.size, holders=error.holders))
-        return error
+        self.open.forget_loop()
+        self.checkout.forget_loop()
 
     # -- what the engine tells ------------------------------------------------------------
 
@@ -303,7 +150,7 @@ class Database:
     def _count_statements(self) -> None:
         """Count and time statements from now on: somebody reads the end of units."""
         self._counts = True
-        for engine in (self.engine, self._reader):
+        for engine in (self.engine, self.checkout.reader):
             if engine is not None:
                 self._statements.listen(engine)
 
@@ -323,7 +170,7 @@ class Database:
         if context.dialect.driver in liveness.KNOWN and not liveness.is_silent(error):
             # The others hear it themselves when the server leaves them; they may be well.
             context.invalidate_pool_on_disconnect = False
-        unit = self._connections.get(connection) if connection is not None else None
+        unit = self.checkout.holders.get(connection) if connection is not None else None
         # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
         if unit is not None and connection is not None and context.statement is not None:
             wrong = silence or context.sqlalchemy_exception or error
@@ -333,7 +180,7 @@ class Database:
                 self._statements.fail(unit, connection, context.statement, wrong)
             if classify.sqlstate(error) == classify.NO_TRANSACTION:
                 # asyncpg has prepared it, which leaves an implicit transaction open.
-                self._leftovers.note(connection)
+                self.checkout.leftovers.note(connection)
                 need_transaction(unit, "such a statement, as that of a stream,")
         return silence
 
@@ -341,92 +188,12 @@ class Database:
         if self.state == "closed":
             raise ManagerClosedError
 
-    # -- watching and ending --------------------------------------------------------------
-
-    def _warn_of_slow_units(self) -> None:
-        self._watch = None
-        if not self.open or self._loop is None:
-            return
-        now = time.perf_counter()
-        for task, unit in tuple(self.open.items()):
-            if task.done():
-                self._abandon(task, unit)
-            elif not unit.warned and now - unit.began_at >= self.settings.slow_unit:
-                unit.warned = True
-                if self.slow.handlers:
-                    self.slow.publish(
-                        facts.UnitSlow(
-                            unit=unit.number,
-                            duration=now - unit.began_at,
-                            holds_connection=unit.checked_out is not None,
-                            statement=said_last(unit.statement, self.engine.dialect.name)[:200],
-                            correlation=unit.correlation,
-                        )
-                    )
-        self._watch_units(self._loop, self.settings.slow_unit / 2)
-
-    def _abandon(self, task: asyncio.Task[Any], unit: OpenUnit) -> None:
-        """End *unit*, whose task is over: nobody is there to raise in, or to run its callbacks."""
-        try:
-            unit.abandon()
-        except Exception as error:  # noqa: BLE001 -- one unit must not end the watch over the others
-            report_failure("the end of an abandoned unit", unit.number, self.bus, error)
-        finally:
-            self.leave(task)
-        if unit.state is UnitState.ROLLED_BACK:
-            loop = asyncio.get_running_loop()
-            running = loop.create_task(_run_callbacks(unit), context=Context())
-            self._consequences.add(running)
-            running.add_done_callback(self._consequences.discard)
-
-    def _abandon_ended(self) -> None:
-        for task, unit in tuple(self.open.items()):
-            if task.done():
-                self._abandon(task, unit)
-
-    def _watch_units(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        # In a context of its own: it would keep the variables of whoever came first alive.
-        self._watch = loop.call_later(delay, self._warn_of_slow_units, context=Context())
+    # -- the end --------------------------------------------------------------------------
 
     async def drain(self, deadline: float, rollback_time: float) -> facts.DatabaseDrained:
-        """Refuse new units and wait for the open ones.
-
-        Args:
-            deadline: Seconds to wait for the units to end by themselves.
-            rollback_time: Seconds that the rest, cancelled then, may take to roll back.
-
-        Returns:
-            How many there were, and which had to be cancelled.
-        """
-        started = time.perf_counter()
+        """Refuse new units and wait for the open ones; see `OpenUnits.drain`."""
         self.state = "stopping"
-        waited = len(self.open)
-        self._abandon_ended()
-        await self._wait_idle(deadline)
-        self._abandon_ended()
-        rest = {
-            task: unit for task, unit in self.open.items() if task is not asyncio.current_task()
-        }
-        named = tuple(unit.describe(self.engine.dialect.name) for unit in rest.values())
-        for task in rest:
-            task.cancel()
-        if rest:
-            await self._wait_idle(rollback_time)
-        return facts.DatabaseDrained(
-            waited=waited, cancelled=named, duration=time.perf_counter() - started
-        )
-
-    async def _wait_idle(self, seconds: float) -> None:
-        if not self.open:
-            return
-        self._idle = asyncio.Event()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._idle = None
+        return await self.open.drain(deadline, rollback_time)
 
     async def dispose(self) -> None:
         """Close every connection; a later use is `ManagerClosedError`, not a silent new pool.
@@ -439,16 +206,13 @@ class Database:
         if self._loop is not loop:
             self._move_to(loop)
         self.state = "closed"
-        self._abandon_ended()
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self.open.abandon()
+        self.open.unwatch()
         async with AsyncExitStack() as closing:
-            for engine in (self.engine, self._reader):
+            for engine in (self.engine, self.checkout.reader):
                 if engine is not None:
                     closing.push_async_callback(engine.dispose)
-            if self._consequences:
-                await asyncio.wait(self._consequences)
+            await self.open.wait_for_callbacks()
 
     def pool_levels(self) -> dict[str, float]:
         """Return how many connections are idle, used and allowed, and how many units are open."""
@@ -461,44 +225,8 @@ class Database:
         }
 
 
-async def _run_callbacks(unit: OpenUnit) -> None:
-    set_correlation(unit.correlation)
-    await (
-        unit.run_callbacks()
-    )  # what it returns was reported, and there is no block to raise it from
-
-
 def _no_answer(statement: str | None) -> sqlalchemy.exc.OperationalError:
     reason = TimeoutError("no answer from the server in time: the connection is closed")
     return sqlalchemy.exc.OperationalError(
         statement, None, reason, hide_parameters=True, connection_invalidated=True
     )
-
-
-def _one_writer() -> FairQueue[None]:
-    place: FairQueue[None] = FairQueue(1)
-    place.put_nowait(None)
-    return place
-
-
-def _end_snapshots(connection: Connection) -> None:
-    if not (connection.closed or connection.invalidated):
-        driver = connection.connection.driver_connection
-        if isinstance(driver, SqliteConnection):
-            driver.end_snapshots()
-
-
-def _begin_read_only(connection: Connection, level: str | None) -> None:
-    """Give the unit one snapshot of the data, and let the server refuse writes."""
-    name = connection.dialect.name
-    driver = connection.connection.driver_connection
-    if name == "postgresql":
-        connection.execution_options(
-            isolation_level=level or "REPEATABLE READ", postgresql_readonly=True
-        )
-    elif name in {"mysql", "mariadb"}:
-        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-    elif isinstance(driver, SqliteConnection):
-        driver.begin_snapshot()
-    else:
-        raise ReadOnlyUnsupportedError(name)

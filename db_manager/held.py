@@ -85,16 +85,16 @@ class Held(Guarded):
         return connection
 
     def _check_out(self) -> Connection:
-        unit, database = self._unit, self._database
+        unit, checkout = self._unit, self._database.checkout
         # Held before anything else is waited for: a cancellation leaves it to the unit's end.
-        unit.checked_out = connection = database.connect(unit)
+        unit.checked_out = connection = checkout.connect(unit)
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
         self._driver = driver = pooled.driver_connection
         self._ends = getattr(driver, "ends", 0)
         self._cuts = getattr(driver, "implicit_commits", 0)
-        database.make_ready(connection, unit, self._isolation_level)
+        checkout.make_ready(connection, unit, self._isolation_level)
         if not unit.read_only and is_autocommit(pooled):
             self.drop()  # it may be this connection's alone, from an earlier use
             self.refuse("an engine in AUTOCOMMIT")
@@ -159,7 +159,7 @@ class Held(Guarded):
         self._stop_guarding()
         try:
             if self._unit.checked_out is not None:
-                self._database.give_back(self._unit.checked_out)
+                self._database.checkout.give_back(self._unit.checked_out)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
@@ -174,7 +174,7 @@ class Held(Guarded):
         unit = self._unit
         if unit.holds_writer:
             unit.holds_writer = False
-            self._database.free_writer()
+            self._database.checkout.free_writer()
         self._stop_guarding()
         self.session = self.core = unit.checked_out = self._driver = None
 
@@ -183,7 +183,7 @@ class Held(Guarded):
         connection = self._unit.checked_out
         try:
             if connection is not None:
-                self._database.forget(connection)
+                self._database.checkout.forget(connection)
                 terminate(connection)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
             self.listener_error = self.listener_error or error

@@ -357,7 +357,7 @@ class UnitOfWork(Unit):
     def _tell(self, exc: BaseException | None) -> None:
         """Publish how it ended, now that nothing is held any more."""
         database, transaction = self._database, self._held
-        database.leave(self.owner)
+        database.open.leave(self.owner)
         report_end(self, database, self.error if exc is None else exc)
         if transaction is not None and transaction.listener_error is not None:
             late = transaction.listener_error

@@ -37,7 +37,7 @@ UNITS = 7
 
 def used(database: Database) -> int:
     """Return how many connections the pools of *database* miss."""
-    engines = [database.engine, database._reader]
+    engines = [database.engine, database.checkout.reader]
     pools = [engine.sync_engine.pool for engine in engines if engine is not None]
     return sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
 
@@ -69,7 +69,7 @@ async def test_a_unit_with_an_isolation_level_gives_its_connection_back(
         level = "READ UNCOMMITTED" if sqlite else "READ COMMITTED"
     database = open_database(any_database_url, pool_size=2, max_overflow=0, pool_timeout=1)
     opened: list[object] = []
-    engine = database._reading_engine() if read_only else database.engine
+    engine = database.checkout.reading_engine() if read_only else database.engine
     event.listen(engine.sync_engine, "connect", lambda driver, _record: opened.append(driver))
     for number in range(UNITS):
         unit = UnitOfWork(database, isolation_level=level, read_only=read_only)

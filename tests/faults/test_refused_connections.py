@@ -250,7 +250,7 @@ async def test_refused_connections_cost_no_unit(
     async with behind_proxy(url) as (database, proxy):
         seen = attempts(database)
         lost: list[object] = []
-        database.on_lost = lambda *how: lost.append(how)
+        database.checkout.on_lost = lambda *how: lost.append(how)
         await trouble(url, database, proxy)
         await check_served(database, units)
         assert not lost
@@ -304,7 +304,7 @@ async def test_who_waits_is_told_when_the_last_connection_dies(url: URL) -> None
     """A unit in the line fails when nothing is left that could come free, not at its timeout."""
     async with behind_proxy(url, live=1, pool_timeout=60.0) as (database, proxy):
         lost: list[object] = []
-        database.on_lost = lambda *how: lost.append(how)
+        database.checkout.on_lost = lambda *how: lost.append(how)
         proxy.refuse()
         async with asyncio.timeout(20):
             with pytest.raises(DBAPIError):

@@ -69,13 +69,13 @@ def take(databases: Iterable[Database]) -> Sample:
         objects=len(objects),
         entries=sum(issubclass(kind, ConnectionPoolEntry) for kind in objects),
         checked_out=sum(pool.checkedout() for pool in pools),
-        open_units=sum(len(db.open) + len(db._connections) for db in databases),
+        open_units=sum(len(db.open) + len(db.checkout.holders) for db in databases),
     )
 
 
 def engines(database: Database) -> list[Any]:
     """Return the engine of the units that write, and the one of those that read."""
-    return list(dict.fromkeys((database.engine, database._reading_engine())))
+    return list(dict.fromkeys((database.engine, database.checkout.reading_engine())))
 
 
 def kinds() -> Counter[str]:
