@@ -42,7 +42,6 @@ class Held(Guarded):
         "core",
         "drove",
         "listener_error",
-        "savepoints",
         "session",
     )
 
@@ -52,8 +51,6 @@ class Held(Guarded):
         self._isolation_level = isolation_level
         self.session: UnitSession | None = None
         self.core: UnitConnection | None = None
-        #: What was before each savepoint: the marks of the callbacks, and what had failed.
-        self.savepoints: dict[object, tuple[tuple[int, int], BaseException | None]] | None = None
         #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
         #: connection was given back; it is reported and changes nothing.
         self.listener_error: BaseException | None = None

@@ -5,7 +5,7 @@ from typing import Any, Final, NoReturn
 
 from sqlalchemy import DDL, TextClause
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 from sqlalchemy.sql.expression import TextualSelect
 
@@ -27,6 +27,11 @@ class Unit(OpenUnit):
     @abstractmethod
     def engine(self) -> AsyncEngine:
         """The engine of its database."""
+
+    @property
+    @abstractmethod
+    def session(self) -> AsyncSession:
+        """Its ORM lane."""
 
     @property
     @abstractmethod
