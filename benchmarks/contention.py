@@ -20,7 +20,7 @@ from benchmarks.report import Scale, Section, Table
 from benchmarks.rounds import Case
 from benchmarks.statements import TABLE, prepare, whole
 from db_manager.errors import DbManagerError
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.unit.factory import UnitOfWorkFactory
 
 NAME = "contention"
 

@@ -16,7 +16,7 @@ from benchmarks.report import NONE, Cell, Scale, Section, Table
 from benchmarks.rounds import Case
 from benchmarks.statements import EMPTY, INSERT, SELECT, THREE, clean, prepare
 from benchmarks.units import on_postgres, on_sqlite
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.unit.factory import UnitOfWorkFactory
 
 NAME = "crossings"
 

@@ -16,13 +16,13 @@ from benchmarks.report import Scale, Section, Table
 from benchmarks.rounds import Case, Clock, Sample, median, ratio
 from benchmarks.statements import CORE_PARTS, SELECT, clean, prepare
 from benchmarks.units import modes
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.lanes.session import SyncUnitSession, UnitSession
 from db_manager.running.fast.runner import Fast
 from db_manager.running.plain import Plain
 from db_manager.running.port import Ending, Runner
 from db_manager.running.timers import Timers
-from db_manager.session import SyncUnitSession, UnitSession
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 NAME = "levers"
 

@@ -14,10 +14,10 @@ from benchmarks.contenders import DRIVER_PARTS, POOL, Units
 from benchmarks.rounds import Case
 from benchmarks.statements import CORE_PARTS, EMPTY, SELECT, SESSION_PARTS, nothing, whole
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database
-from db_manager.engine import create_engine
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.database.database import Database
+from db_manager.engine.create import create_engine
 from db_manager.running.port import Runner
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.bus import EventBus
 
 SESSION_LANE: Final = "uow.session"

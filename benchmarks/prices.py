@@ -13,8 +13,8 @@ from benchmarks.report import Scale, Section, Table
 from benchmarks.rounds import Case, Clock, Sample, median, ratio
 from benchmarks.statements import EMPTY, INSERT, SELECT, clean, prepare
 from benchmarks.units import compare, modes
-from db_manager.database import Database
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.database.database import Database
+from db_manager.unit.factory import UnitOfWorkFactory
 
 NAME = "prices"
 

@@ -17,7 +17,7 @@ from benchmarks import contenders, ours
 from benchmarks.contenders import BASE
 from benchmarks.report import Cell, Scale, Section, Table
 from benchmarks.statements import clean, nothing, prepare, select
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.unit.factory import UnitOfWorkFactory
 
 NAME = "waiting"
 

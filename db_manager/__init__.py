@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from db_manager.base import Base
     from db_manager.config import DatabaseConfig
-    from db_manager.engine import create_engine
+    from db_manager.database.open_unit import UnitState
+    from db_manager.engine.create import create_engine
     from db_manager.errors import (
         CommitOutcomeUnknownError,
         ConfigError,
@@ -28,17 +29,16 @@ if TYPE_CHECKING:
         UnitOfWorkTaskError,
         WrongEventLoopError,
     )
-    from db_manager.factory import UnitOfWorkFactory
     from db_manager.middleware import DatabaseData
-    from db_manager.open_unit import UnitState
     from db_manager.plugin import DatabasePlugin
-    from db_manager.resolving import resolve
-    from db_manager.uow import UnitOfWork
+    from db_manager.unit.factory import UnitOfWorkFactory
+    from db_manager.unit.resolve import resolve
+    from db_manager.unit.uow import UnitOfWork
 
 _MODULES = {
     "base": ("Base",),
     "config": ("DatabaseConfig",),
-    "engine": ("create_engine",),
+    "engine.create": ("create_engine",),
     "errors": (
         "CommitOutcomeUnknownError",
         "ConfigError",
@@ -56,12 +56,12 @@ _MODULES = {
         "UnitOfWorkTaskError",
         "WrongEventLoopError",
     ),
-    "factory": ("UnitOfWorkFactory",),
+    "unit.factory": ("UnitOfWorkFactory",),
     "middleware": ("DatabaseData",),
-    "open_unit": ("UnitState",),
+    "database.open_unit": ("UnitState",),
     "plugin": ("DatabasePlugin",),
-    "resolving": ("resolve",),
-    "uow": ("UnitOfWork",),
+    "unit.resolve": ("resolve",),
+    "unit.uow": ("UnitOfWork",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

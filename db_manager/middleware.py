@@ -8,7 +8,7 @@ from aiogram import BaseMiddleware, Dispatcher
 from aiogram.dispatcher.event.bases import CancelHandler, SkipHandler
 from aiogram.types import TelegramObject
 
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.unit.factory import UnitOfWorkFactory
 
 #: Exceptions of aiogram that end a handler without being an error: they roll back.
 CONTROL_FLOW: Final = (SkipHandler, CancelHandler)

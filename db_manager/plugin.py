@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-from db_manager.availability import Availability, ping, unavailable_errors
 from db_manager.base import Base
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine, database_url, in_memory, unverified_host
+from db_manager.database.availability import Availability, ping, unavailable_errors
+from db_manager.database.database import Database, UnitSettings
+from db_manager.engine.create import create_engine
+from db_manager.engine.tls import unverified_host
+from db_manager.engine.url import database_url, in_memory
 from db_manager.events import TablesCreated
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from support.fuzzing import Block
 from support.postgres import Databases, PostgresServer
 
-from db_manager.open_unit import UnitState
+from db_manager.database.open_unit import UnitState
 
 #: More than the greenlets that a database keeps, so that the first round makes them all.
 TASKS = 150

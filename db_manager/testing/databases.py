@@ -15,10 +15,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from db_manager import classify
 from db_manager.base import Base
+from db_manager.dialects import classify
+from db_manager.dialects.safe_text import connection_text
 from db_manager.schema import create_missing_tables
-from db_manager.telling import connection_text
 from lifecycle.errors import ConfigError
 
 

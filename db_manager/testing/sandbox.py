@@ -13,11 +13,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import FILE_SUFFIX, PREFIX, DatabaseConfig
-from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.database.database import Database, UnitSettings
+from db_manager.engine.create import create_engine
 from db_manager.plugin import DatabasePlugin
 from db_manager.testing.databases import Databases
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.config import app_config, find_plugins, read_file

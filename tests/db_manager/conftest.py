@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.database.database import Database, UnitSettings
+from db_manager.engine.create import create_engine
 from db_manager.plugin import _reader
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.bus import EventBus
 from observability.testing import EventRecorder
 

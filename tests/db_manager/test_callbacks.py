@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.events import UnitCallbackFailed
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.running.shield import is_left, shield
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.tasks import abandoned
 from observability.testing import EventRecorder
 

@@ -9,11 +9,12 @@ from sqlalchemy import Column, Integer, MetaData, Table, text
 from sqlalchemy.engine import URL
 from support.postgres import PostgresServer
 
-from db_manager import check, diagnosis
+from db_manager.check import command as check
+from db_manager.check import diagnosis
+from db_manager.check.diagnosis import diagnose
+from db_manager.check.finding import Finding
 from db_manager.config import DatabaseConfig
-from db_manager.diagnosis import diagnose
-from db_manager.engine import create_engine
-from db_manager.finding import Finding
+from db_manager.engine.create import create_engine
 from db_manager.schema import create_missing_tables
 from lifecycle.errors import ConfigError
 

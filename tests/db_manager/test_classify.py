@@ -15,15 +15,15 @@ from asyncmy.errors import OperationalError as MariaDbError
 from sqlalchemy import exc, text
 from sqlalchemy.engine import URL
 
-from db_manager import classify
 from db_manager.config import DatabaseConfig
-from db_manager.engine import create_engine
+from db_manager.dialects import classify
+from db_manager.dialects.postgresql.psycopg_ping import refuses_us
+from db_manager.engine.create import create_engine
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     DatabaseUnavailableError,
     TransactionAbortedError,
 )
-from db_manager.psycopg_ping import refuses_us
 
 
 class _CodedError(Exception):

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from db_manager.config import NUMBERS, DatabaseConfig
-from db_manager.engine import create_engine
+from db_manager.engine.create import create_engine
 from db_manager.errors import ConfigError
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application

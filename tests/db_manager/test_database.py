@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.util import await_only
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import (
     DatabaseUnavailableError,
     ManagerClosedError,
@@ -20,8 +20,8 @@ from db_manager.errors import (
     WrongEventLoopError,
 )
 from db_manager.events import PoolExhausted, UnitSlow
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.correlation import correlate
 from observability.testing import EventRecorder
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from db_manager.ending_sql import commits_first, ending, ends_later, runs_others, stays
-from db_manager.leftovers import leaves_something
+from db_manager.database.leftovers import leaves_something
+from db_manager.dialects.ending_sql import commits_first, ending, ends_later, runs_others, stays
 
 MANY = 10_000
 

@@ -17,7 +17,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sqlalchemy.util import await_only
 
 from db_manager.base import Base
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.guard import Guard
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
@@ -27,11 +29,9 @@ from db_manager.errors import (
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.guard import Guard
-from db_manager.open_unit import UnitState
-from db_manager.resolving import resolve
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.resolve import resolve
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.correlation import current_correlation
 from observability.testing import EventRecorder
 

@@ -11,9 +11,11 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db_manager.asyncpg_driver import connect
 from db_manager.config import DatabaseConfig
-from db_manager.engine import create_engine, remote_hosts, tls_context, unverified_host
+from db_manager.dialects.postgresql.asyncpg_connection import connect
+from db_manager.engine.create import create_engine
+from db_manager.engine.tls import tls_context, unverified_host
+from db_manager.engine.url import remote_hosts
 from db_manager.errors import ConfigError
 
 CANARY = "c4n4ry-in-the-engine"

@@ -12,16 +12,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database
-from db_manager.engine import create_engine
+from db_manager.database.database import Database
+from db_manager.engine.create import create_engine
 from db_manager.errors import (
     DatabaseUnavailableError,
     RetriesExhaustedError,
     UnitOfWorkStateError,
 )
 from db_manager.events import UnitBegun, UnitRetried
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.event import Event
 from observability.testing import EventRecorder
 

@@ -13,9 +13,9 @@ from sqlalchemy.pool import QueuePool
 from support.suspension import cancel_everywhere
 
 from db_manager.base import Base
-from db_manager.database import Database
-from db_manager.open_unit import ReadOnly
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly
+from db_manager.unit.uow import UnitOfWork
 from observability.testing import EventRecorder
 
 Open = Callable[..., Database]

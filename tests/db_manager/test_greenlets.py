@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.util import await_only
 
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.running.fast import greenlets
 from db_manager.running.fast.greenlets import Greenlets, Worker
+from db_manager.unit.factory import UnitOfWorkFactory
 
 place: ContextVar[str] = ContextVar("place")
 held: ContextVar[object] = ContextVar("held")

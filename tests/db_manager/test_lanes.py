@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
 from sqlalchemy.orm import Mapped, close_all_sessions, mapped_column
 
 from db_manager.base import Base
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

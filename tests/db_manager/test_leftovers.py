@@ -10,12 +10,12 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.leftovers import leaves_something
+from db_manager.database.open_unit import ReadOnly
+from db_manager.dialects.sqlite.cursor import FIRST_ROWS
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.leftovers import leaves_something
-from db_manager.open_unit import ReadOnly
-from db_manager.sqlite_cursor import FIRST_ROWS
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 Open = Callable[..., Database]
 

@@ -9,8 +9,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support.line import Line
 
-from db_manager.database import Database
-from db_manager.liveness import is_closed, is_dead, is_silent
+from db_manager.database.database import Database
+from db_manager.dialects.liveness import is_closed, is_dead, is_silent
 
 Open = Callable[..., Database]
 

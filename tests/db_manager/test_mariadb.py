@@ -8,9 +8,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError
 
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database
-from db_manager.engine import _mysql
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.engine.create import _mysql
+from db_manager.unit.uow import UnitOfWork
 
 
 @pytest.mark.parametrize("driver", ["asyncmy", "aiomysql"])

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from db_manager.asyncmy_driver import PatientConnection
-from db_manager.database import Database
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
+from db_manager.dialects.mysql.asyncmy_connection import PatientConnection
+from db_manager.unit.uow import UnitOfWork
 
 
 @pytest.fixture

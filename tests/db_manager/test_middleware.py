@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bot import attach, include_router
 from lifecycle.plugins.context import PluginContext

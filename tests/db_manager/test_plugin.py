@@ -16,8 +16,8 @@ from support.postgres import PostgresServer
 from db_manager.base import Base
 from db_manager.errors import DatabaseUnavailableError, ManagerClosedError
 from db_manager.events import DatabaseDrained, TablesCreated
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.errors import PluginFailedError
 from observability.testing import EventRecorder

@@ -10,13 +10,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.util.queue import Empty, Full
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.engine.fair_queue import FairQueue
+from db_manager.engine.pool import FairQueuePool
+from db_manager.engine.pool_entry import Entry
 from db_manager.errors import DatabaseUnavailableError, PoolExhaustedError
 from db_manager.events import UnitClosed
-from db_manager.line import FairQueue
-from db_manager.pool import FairQueuePool
-from db_manager.pool_entry import Entry
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 from observability.testing import EventRecorder
 
 Open = Callable[..., Database]

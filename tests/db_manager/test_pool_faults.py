@@ -10,7 +10,7 @@ from sqlalchemy import exc
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from db_manager.pool import FairQueuePool
+from db_manager.engine.pool import FairQueuePool
 
 SIZE, OVERFLOW = 3, 2
 

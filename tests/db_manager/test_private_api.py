@@ -16,9 +16,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from support.accounting import connected
 
 from db_manager.base import Base
-from db_manager.database import Database
-from db_manager.pool import FairQueuePool
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.engine.pool import FairQueuePool
+from db_manager.unit.uow import UnitOfWork
 
 
 class Mark(Base):
@@ -78,7 +78,7 @@ async def test_without_the_adapters_private_names_the_lane_still_begins(
     def without(subject: object, name: str, *default: Any) -> Any:
         return None if name == "_start_transaction" else getattr(subject, name, *default)
 
-    monkeypatch.setattr("db_manager.driver.getattr", without, raising=False)
+    monkeypatch.setattr("db_manager.dialects.driver.getattr", without, raising=False)
     with pytest.raises(ZeroDivisionError):
         async with UnitOfWork(database) as uow:
             driver = await uow.driver()
@@ -115,7 +115,7 @@ async def test_our_connection_is_what_the_engine_uses(
     """A SQLite engine hands out our connection, in a thread that does not keep a program alive."""
     async with UnitOfWork(open_database(sqlite_database)) as uow:
         driver = await uow.driver()
-        assert type(driver).__module__ == "db_manager.sqlite"
+        assert type(driver).__module__ == "db_manager.dialects.sqlite.connection"
         assert driver._thread.daemon
 
 

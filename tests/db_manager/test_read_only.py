@@ -9,11 +9,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.open_unit import ReadOnly
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 
 SELECT = text("SELECT 1")
 WRITE = "INSERT INTO t VALUES (1)"

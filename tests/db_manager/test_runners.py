@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import ConfigError
 from db_manager.running.choose import VARIABLE, choose_runner
 from db_manager.running.fast.greenlets import Worker
 from db_manager.running.fast.runner import Fast
 from db_manager.running.plain import Plain
 from db_manager.running.port import Runner
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 MAKERS = pytest.mark.parametrize("make", [Plain, partial(Fast, in_place=False)])
 

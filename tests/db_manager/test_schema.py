@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.schema import LOCK_KEY, create_missing_tables
 
 

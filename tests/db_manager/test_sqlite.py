@@ -16,13 +16,13 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.dialects.sqlite.connection import SqliteConnection
+from db_manager.dialects.sqlite.cursor import FIRST_ROWS
+from db_manager.dialects.sqlite.statement import kind
 from db_manager.errors import TransactionAbortedError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.sqlite import SqliteConnection
-from db_manager.sqlite_cursor import FIRST_ROWS
-from db_manager.sqlite_sql import kind
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 
 ROWS = FIRST_ROWS * 2 + 500
 #: Counts for minutes, in one statement, after it has told that it runs.

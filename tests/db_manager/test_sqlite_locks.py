@@ -14,9 +14,9 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
-from db_manager.database import Database
-from db_manager.sqlite_locks import SLICE
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.dialects.sqlite.locks import SLICE
+from db_manager.unit.uow import UnitOfWork
 
 Open = Callable[..., Database]
 

@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.events import UnitStatement
-from db_manager.factory import UnitOfWorkFactory
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.event import Event
 from observability.testing import EventRecorder
 

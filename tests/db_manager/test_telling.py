@@ -9,9 +9,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from support.failing import FUNCTIONS, WAYS, Told
 
+from db_manager.dialects.safe_text import connection_text, statement_text
 from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.telling import connection_text, statement_text
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.error_text import tell, tell_text
 
 OpenDatabase = Callable[..., object]

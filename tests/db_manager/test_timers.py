@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from db_manager.asyncpg_driver import CheckedConnection, connect
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.dialects.postgresql.asyncpg_connection import CheckedConnection, connect
 from db_manager.running.timers import GRAIN, Timer, Timers
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 
 async def test_a_timer_is_not_early() -> None:

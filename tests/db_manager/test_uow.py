@@ -14,8 +14,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database
-from db_manager.engine import create_engine
+from db_manager.database.database import Database
+from db_manager.engine.create import create_engine
 from db_manager.errors import (
     DatabaseUnavailableError,
     ReadOnlyUnsupportedError,
@@ -24,9 +24,9 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
 )
 from db_manager.events import UnitClosed
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.schema import create_missing_tables
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.correlation import current_correlation
 from lifecycle.event import Event
 from observability.testing import EventRecorder

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateTable
 
 from db_manager.config import DatabaseConfig
-from db_manager.engine import create_engine
+from db_manager.engine.create import create_engine
 from db_manager.schema import create_missing_tables
 
 METADATA = MetaData()

@@ -12,11 +12,11 @@ from support.accounting import connected
 from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
 
-from db_manager import availability
 from db_manager.base import Base
+from db_manager.database import availability
 from db_manager.errors import DatabaseUnavailableError, ManagerClosedError
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.machine import State

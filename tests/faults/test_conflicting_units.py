@@ -11,10 +11,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from support.accounting import accounted
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import RetriesExhaustedError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from observability.testing import EventRecorder
 
 pytestmark = pytest.mark.usefixtures("runner")

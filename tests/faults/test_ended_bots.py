@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.accounting import accounted, connected
 
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.journal import Run, SqliteJournal
 from lifecycle.plugins.machine import State
 from lifecycle.plugins.replay import replay

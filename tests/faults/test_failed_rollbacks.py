@@ -10,9 +10,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from support.accounting import accounted, connected
 
-from db_manager.database import Database
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

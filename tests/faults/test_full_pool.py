@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.accounting import accounted
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import PoolExhaustedError, UnitOfWorkStateError
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

@@ -12,8 +12,8 @@ from sqlalchemy.engine import URL
 from support.accounting import accounted
 from support.fuzzing import Block, Fuzz, judge, kill_backends
 
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.open_unit import UnitState
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

@@ -18,10 +18,10 @@ from support.accounting import accounted
 from support.ends import BEFORE, Rows, Way
 
 from db_manager.base import Base
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from support.accounting import accounted
 
 from db_manager.base import TABLE_NAME, Base
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import TableNameError
 from db_manager.events import UnitRolledBack
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.bus import EventBus
 from observability import logs
 

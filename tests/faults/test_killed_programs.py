@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from db_manager.config import DatabaseConfig
-from db_manager.engine import create_engine
-from db_manager.uow import UnitOfWork
+from db_manager.engine.create import create_engine
+from db_manager.unit.uow import UnitOfWork
 
 ACCOUNTS, TASKS, START_BALANCE = 20, 8, 1000
 #: Seconds a start may take: the row's criterion.

@@ -16,10 +16,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from support.accounting import accounted
 
 from db_manager.base import Base
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import CommitOutcomeUnknownError
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

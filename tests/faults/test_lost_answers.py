@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from support.accounting import accounted, connected
 from support.proxy import PostgresProxy
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import CommitOutcomeUnknownError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.open_unit import UnitState
-from db_manager.resolving import resolve
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.resolve import resolve
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

@@ -16,10 +16,10 @@ from support.bank import Bank
 from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

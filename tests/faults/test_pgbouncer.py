@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from support.accounting import accounted, connected
 from support.pgbouncer import PgBouncer, pgbouncer_program
 
-from db_manager.database import Database
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 

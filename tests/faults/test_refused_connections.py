@@ -14,11 +14,11 @@ from support.accounting import accounted, connected
 from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 from db_manager.errors import DatabaseUnavailableError, PoolExhaustedError
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.application import Application
 from observability.testing import EventRecorder
 

@@ -15,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from support.accounting import accounted
 from support.line import Line
 
-from db_manager import engine
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
+from db_manager.engine import create as engine
 from db_manager.errors import DatabaseUnavailableError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 
 STATEMENT_TIMEOUT, ANSWER_MARGIN = 0.3, 0.2
 #: Seconds that the drivers and a busy machine may take on top.

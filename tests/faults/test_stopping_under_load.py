@@ -14,8 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.accounting import connected
 
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.testing import BotApiServer

@@ -19,9 +19,9 @@ from support.accounting import accounted
 from support.postgres import PostgresServer
 from support.postgres_binaries import installation, private_folder
 
-from db_manager.asyncpg_driver import connect
+from db_manager.dialects.postgresql.asyncpg_connection import connect
 from db_manager.errors import DatabaseUnavailableError
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 Row = Callable[..., None]
 

@@ -19,8 +19,8 @@ from sqlalchemy.exc import IntegrityError
 from support.failing import CANARY, FUNCTIONS, NUMBER, WAYS, Told
 
 from db_manager.events import UnitClosed, UnitCommitted
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle import error_text
 from lifecycle.application import Application
 from lifecycle.journal import SqliteJournal

@@ -12,10 +12,10 @@ from sqlalchemy.event import listen
 from support.accounting import accounted, connected
 
 from db_manager.config import DatabaseConfig
-from db_manager.engine import create_engine
+from db_manager.database.open_unit import UnitState
+from db_manager.engine.create import create_engine
 from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError, WrongEventLoopError
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.event import Event
 from observability.testing import EventRecorder
 

@@ -13,9 +13,9 @@ import sys
 
 from sqlalchemy import text
 
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.plugin import DatabasePlugin
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.application import Application
 from lifecycle.events import AppCrashed
 

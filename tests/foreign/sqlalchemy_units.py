@@ -18,12 +18,12 @@ from sqlalchemy.orm.session import _sessions
 from sqlalchemy.util import immutabledict
 
 from db_manager import UnitOfWork
-from db_manager.connection import UnitConnection
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import UnitOfWorkStateError
-from db_manager.lanes import refuse
-from db_manager.open_unit import UnitState
+from db_manager.lanes.core import UnitConnection
+from db_manager.lanes.lane import refuse
+from db_manager.lanes.session import SyncUnitSession, UnitSession
 from db_manager.running.port import Runner
-from db_manager.session import SyncUnitSession, UnitSession
 
 #: Modules of that suite, and what of theirs is replaced.
 _SESSIONS = ("test_session", "test_scoping")

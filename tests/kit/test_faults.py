@@ -10,15 +10,15 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     PoolExhaustedError,
     RetriesExhaustedError,
 )
-from db_manager.open_unit import UnitState
-from db_manager.resolving import resolve
 from db_manager.testing import Faults, ImpossibleFaultError, Sandbox
-from db_manager.uow import UnitOfWork
+from db_manager.unit.resolve import resolve
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.errors import HookTimeoutError, PluginFailedError, WiringError
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.machine import State

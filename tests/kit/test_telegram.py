@@ -18,8 +18,8 @@ from sqlalchemy import BigInteger, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
-from db_manager.factory import UnitOfWorkFactory
 from db_manager.testing import Faults, Sandbox
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bot import run_polling
 from lifecycle.errors import PluginFailedError

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from db_manager.errors import DatabaseUnavailableError, UnitOfWorkTaskError
 from db_manager.events import UnitBegun
 from db_manager.plugin import DatabasePlugin
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.correlation import correlate

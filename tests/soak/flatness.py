@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from greenlet import greenlet
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from db_manager.database import Database
+from db_manager.database.database import Database
 
 #: How much more the last third may hold than the middle one, as a share.
 ALLOWED: Final = 0.01

@@ -19,9 +19,9 @@ from support.accounting import accounted, connected
 from support.fuzzing import Fuzz, kill_backends
 from support.postgres import PostgresServer
 
-from db_manager.database import Database
-from db_manager.open_unit import ReadOnly, UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly, UnitState
+from db_manager.unit.uow import UnitOfWork
 
 #: Connections of each pool.
 POOL: Final = 8

@@ -11,8 +11,8 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from db_manager.config import DatabaseConfig
-from db_manager.database import Database, UnitSettings
-from db_manager.engine import create_engine
+from db_manager.database.database import Database, UnitSettings
+from db_manager.engine.create import create_engine
 from lifecycle.bus import EventBus
 
 #: Seconds in which the server must have noticed that a client is gone.

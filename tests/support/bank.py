@@ -13,10 +13,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from support.accounting import connected
 
-from db_manager.database import Database
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
 from db_manager.errors import DbManagerError
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.unit.uow import UnitOfWork
 
 START_BALANCE = 1000
 #: Seconds that a task waits after an error.

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy import text
 
-from db_manager.database import Database
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
+from db_manager.unit.uow import UnitOfWork
 
 #: What is done in the middle of a unit.
 Way = Callable[[UnitOfWork], Awaitable[object]]

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
 from db_manager.errors import DbManagerError
-from db_manager.factory import UnitOfWorkFactory
-from db_manager.uow import UnitOfWork
+from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.uow import UnitOfWork
 
 #: What a user typed; a number has to be hidden, too.
 CANARY: Final = "c4n4ry"

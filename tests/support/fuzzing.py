@@ -16,9 +16,9 @@ from sqlalchemy.pool import NullPool
 from support.accounting import connected
 
 from db_manager.base import Base
-from db_manager.database import Database
-from db_manager.open_unit import UnitState
-from db_manager.uow import UnitOfWork
+from db_manager.database.database import Database
+from db_manager.database.open_unit import UnitState
+from db_manager.unit.uow import UnitOfWork
 
 #: How many units run at a time, where nobody says another number.
 TASKS: Final = 16

@@ -1,0 +1,1 @@
+"""What all units of one engine share."""

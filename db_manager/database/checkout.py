@@ -1,0 +1,214 @@
+"""Connections for units: the engine for reading, SQLite's one writer, and who holds what."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util.queue import Empty
+
+from db_manager.database.leftovers import Leftovers, refuse_writing
+from db_manager.database.open_unit import OpenUnit
+from db_manager.database.open_units import OpenUnits
+from db_manager.dialects import classify
+from db_manager.dialects.safe_text import connection_text
+from db_manager.dialects.sqlite.connection import SqliteConnection
+from db_manager.engine.fair_queue import FairQueue
+from db_manager.errors import (
+    DatabaseUnavailableError,
+    PoolExhaustedError,
+    ReadOnlyUnsupportedError,
+)
+from db_manager.events import PoolExhausted
+from lifecycle.bus import EventBus
+
+
+class Checkout:
+    """Checks connections out for the units of one engine, and takes them back.
+
+    Args:
+        engine: The engine of the units.
+        units: Those that are open.
+        make_reader: Builds an engine for read-only units, on the first of them.
+        on_reader: Gets that engine.
+        pool_timeout: Seconds to wait for SQLite's one writer.
+        bus: Where an exhausted pool is published.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        units: OpenUnits,
+        *,
+        make_reader: Callable[[], AsyncEngine] | None,
+        on_reader: Callable[[AsyncEngine], None],
+        pool_timeout: float,
+        bus: EventBus,
+    ) -> None:
+        self._engine = engine
+        self._units = units
+        self._make_reader = make_reader
+        self._on_reader = on_reader
+        self._pool_timeout = pool_timeout
+        self._bus = bus
+        #: The engine for read-only units, once there is one.
+        self.reader: AsyncEngine | None = None
+        #: The engines that have no connection and get none, and why.
+        self.lost: dict[AsyncEngine, str] = {}
+        #: Called when an engine has no connection, and the server is unavailable for a new one.
+        self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
+        #: The unit of each connection that is checked out.
+        self.holders: dict[Connection, OpenUnit] = {}
+        self.leftovers = Leftovers(self.holders)
+        # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
+        # waiting in the driver's threads polls, and starves.
+        self._writer = _one_writer() if engine.dialect.name == "sqlite" else None
+
+    def forget_loop(self) -> None:
+        """Make a new line for SQLite's one writer: units run in another event loop now."""
+        if self._writer is not None:
+            self._writer = _one_writer()
+
+    def connect(self, unit: OpenUnit) -> Connection:
+        """Check a connection out for *unit*; runs inside a greenlet.
+
+        Raises:
+            DatabaseUnavailableError: There is no connection, and the server gives none.
+            PoolExhaustedError: No connection came free in time.
+        """
+        writer = None if unit.read_only else self._writer
+        asked = time.perf_counter()
+        try:
+            if writer is not None:
+                self._enter_writer(unit, writer)
+            connection = self._check_out_holding(unit, writer)
+        finally:
+            unit.waited = time.perf_counter() - asked
+        unit.holds_writer = writer is not None
+        return connection
+
+    def _check_out_holding(self, unit: OpenUnit, writer: object) -> Connection:
+        try:
+            return self._check_out(unit)
+        except BaseException:
+            if writer is not None:
+                self.free_writer()
+            raise
+
+    def _check_out(self, unit: OpenUnit) -> Connection:
+        engine = self.reading_engine() if unit.read_only else self._engine
+        if self.lost and engine in self.lost:
+            raise DatabaseUnavailableError(self.lost[engine])
+        try:
+            connection = engine.sync_engine.connect()
+        except sqlalchemy.exc.TimeoutError:
+            raise self._exhausted(unit, engine) from None
+        except Exception as error:  # also the driver's own: SQLAlchemy does not wrap all of them
+            if not classify.is_unavailable(error):
+                raise
+            reason = connection_text(error)
+            self.on_lost(engine, reason)
+            raise DatabaseUnavailableError(reason) from error
+        self.holders[connection] = unit
+        if unit.read_only:
+            self.leftovers.watch(engine)
+        return connection
+
+    def make_ready(self, connection: Connection, unit: OpenUnit, level: str | None) -> None:
+        """Set the isolation level of *connection*, and let it refuse writes; inside a greenlet.
+
+        Args:
+            connection: The connection that *unit* has checked out and gives back at its end, also
+                when this fails or is cancelled.
+            unit: The unit.
+            level: As SQLAlchemy names it, or None for the engine's own.
+        """
+        if level is not None:
+            connection.execution_options(isolation_level=level)
+        own = connection.engine is self._engine.sync_engine
+        if unit.read_only and (own or unit.read_only == "snapshot"):
+            _begin_read_only(connection, level)
+
+    def give_back(self, connection: Connection) -> None:
+        """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
+        unit = self.holders.pop(connection, None)
+        try:
+            self.leftovers.drop(connection)
+            if unit is not None and unit.read_only:
+                _end_snapshots(connection)
+        finally:
+            connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Think no more of *connection*, nor of what its unit left on it: its line was dropped."""
+        self.holders.pop(connection, None)
+        self.leftovers.forget(connection)
+
+    def free_writer(self) -> None:
+        """Let the next unit write, on SQLite."""
+        if self._writer is not None:
+            self._writer.put_nowait(None)
+
+    def reading_engine(self) -> AsyncEngine:
+        """Return the engine for read-only units, made now when it is the first use."""
+        if self._make_reader is None:
+            return self._engine
+        if self.reader is None:
+            self.reader = self._make_reader()
+            self._on_reader(self.reader)
+            event.listen(self.reader.sync_engine, "checkout", refuse_writing)
+        return self.reader
+
+    def _enter_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
+        try:
+            writer.get(timeout=self._pool_timeout)
+        except Empty:
+            raise self._exhausted(unit) from None
+
+    def _exhausted(self, waiter: OpenUnit, engine: AsyncEngine | None = None) -> PoolExhaustedError:
+        pool: Any = engine.sync_engine.pool if engine else None
+        refusal = getattr(pool, "refusal", "")
+        size = (
+            pool.checkedout() if refusal else pool.size() + max(0, pool.overflow()) if pool else 1
+        )
+        error = PoolExhaustedError(
+            size,
+            pool.timeout() if pool else self._pool_timeout,
+            self._units.holders_but(waiter),
+            what="connections" if pool else "SQLite's one writer",
+            refusal=refusal,
+        )
+        self._bus.publish(PoolExhausted(size=error.size, holders=error.holders))
+        return error
+
+
+def _one_writer() -> FairQueue[None]:
+    place: FairQueue[None] = FairQueue(1)
+    place.put_nowait(None)
+    return place
+
+
+def _end_snapshots(connection: Connection) -> None:
+    if not (connection.closed or connection.invalidated):
+        driver = connection.connection.driver_connection
+        if isinstance(driver, SqliteConnection):
+            driver.end_snapshots()
+
+
+def _begin_read_only(connection: Connection, level: str | None) -> None:
+    """Give the unit one snapshot of the data, and let the server refuse writes."""
+    name = connection.dialect.name
+    driver = connection.connection.driver_connection
+    if name == "postgresql":
+        connection.execution_options(
+            isolation_level=level or "REPEATABLE READ", postgresql_readonly=True
+        )
+    elif name in {"mysql", "mariadb"}:
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    elif isinstance(driver, SqliteConnection):
+        driver.begin_snapshot()
+    else:
+        raise ReadOnlyUnsupportedError(name)

@@ -1,0 +1,231 @@
+"""What all units of one engine share: their settings, who holds what, and whether it is open."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import Pool
+
+from db_manager import events as facts
+from db_manager.database.checkout import Checkout
+from db_manager.database.open_unit import OpenUnit
+from db_manager.database.open_units import OpenUnits
+from db_manager.database.statements import Statements
+from db_manager.dialects import classify, liveness
+from db_manager.errors import (
+    ManagerClosedError,
+    WrongEventLoopError,
+)
+from db_manager.running.choose import choose_runner
+from db_manager.running.port import Runner
+from lifecycle.bus import EventBus
+
+#: Name of the engine's execution option that leads from an engine to its Database.
+OPTION: Final = "db_manager"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSettings:
+    """How patient units are. Times are in seconds.
+
+    Args:
+        exit_timeout: Longest COMMIT or ROLLBACK; after it the outcome is unknown.
+        pool_timeout: Longest wait for SQLite's one writer (an engine's pool has its own).
+        slow_unit: Age at which an open unit is warned about.
+        resolvable: Keep each unit's transaction id for `resolve` (PostgreSQL, one round trip).
+        control_flow: Exceptions that end a block without being an error.
+    """
+
+    exit_timeout: float = 5.0
+    pool_timeout: float = 5.0
+    slow_unit: float = 1.0
+    resolvable: bool = False
+    control_flow: tuple[type[BaseException], ...] = ()
+
+
+class Database:
+    """The shared side of the units of one engine.
+
+    Args:
+        engine: The engine of the units.
+        make_reader: Builds an engine for read-only units, on the first of them.
+        settings: How patient its units are.
+        bus: Where its units publish; an engine of one's own needs none.
+        make_runner: Makes what runs its units in an event loop; None takes `choose_runner`.
+
+    Raises:
+        ConfigError: `DB_MANAGER_RUNNER` of the environment names no runner.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        make_reader: Callable[[], AsyncEngine] | None = None,
+        settings: UnitSettings | None = None,
+        bus: EventBus | None = None,
+        make_runner: Callable[[], Runner] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings or UnitSettings()
+        self.bus = bus or EventBus()
+        self.state: Literal["open", "stopping", "closed"] = "open"
+        #: Of the loop that the units run in, known from the first of them on.
+        self.runner: Runner
+        self._make_runner = make_runner or choose_runner(engine.dialect.driver)
+        self.began = self.bus.channel(facts.UnitBegun)
+        self.committed = self.bus.channel(facts.UnitCommitted)
+        self.rolled_back = self.bus.channel(facts.UnitRolledBack)
+        self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
+        self.ended = self.bus.channel(facts.UnitClosed)
+        self.answered = self.bus.channel(facts.UnitStatement)
+        self.open = OpenUnits(engine.dialect.name, self.settings.slow_unit, self.bus)
+        self.checkout = Checkout(
+            engine,
+            self.open,
+            make_reader=make_reader,
+            on_reader=self._listen,
+            pool_timeout=self.settings.pool_timeout,
+            bus=self.bus,
+        )
+        self._statements = Statements(engine.url, self.checkout.holders, self.answered)
+        self._counts = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
+        self._listen(engine)
+
+    @classmethod
+    def of(cls, engine: "AsyncEngine | Database") -> "Database":
+        """Return the database of *engine*, made now when the engine is the user's own."""
+        if isinstance(engine, Database):
+            return engine
+        known: Database | None = engine.sync_engine.get_execution_options().get(OPTION)
+        return known if known is not None else cls(engine)
+
+    # -- the life of a unit ---------------------------------------------------------------
+
+    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
+        """Let *unit* in.
+
+        Raises:
+            ManagerClosedError: The plugin is stopping or stopped.
+            WrongEventLoopError: The engine belongs to another loop.
+            UnitOfWorkStateError: The task has an open unit already.
+        """
+        if self.state != "open":
+            raise ManagerClosedError
+        loop = task.get_loop()
+        if self._loop is not loop:
+            self._move_to(loop)
+        self.open.enter(unit, task)
+        if not self._counts and (self.ended.handlers or self.answered.handlers):
+            self._count_statements()
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        pool = self.engine.sync_engine.pool
+        if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
+            raise WrongEventLoopError
+        self._loop, self._pool = loop, pool
+        self.runner = self._make_runner()
+        self.open.forget_loop()
+        self.checkout.forget_loop()
+
+    # -- what the engine tells ------------------------------------------------------------
+
+    def _listen(self, engine: AsyncEngine) -> None:
+        sync = engine.sync_engine
+        sync.update_execution_options(**{OPTION: self})
+        event.listen(sync, "handle_error", self._note_error)
+        event.listen(sync, "do_connect", self._refuse_when_closed)
+        if self._counts:
+            self._statements.listen(engine)
+
+    def _count_statements(self) -> None:
+        """Count and time statements from now on: somebody reads the end of units."""
+        self._counts = True
+        for engine in (self.engine, self.checkout.reader):
+            if engine is not None:
+                self._statements.listen(engine)
+
+    def _note_error(self, context: ExceptionContext) -> BaseException | None:
+        error = context.original_exception
+        connection = context.connection
+        silence = None
+        if isinstance(error, TimeoutError) and connection is not None:
+            # asyncpg's deadline: SQLAlchemy drops the connection and passes it on as it is.
+            context.is_disconnect = context.invalidate_pool_on_disconnect = True
+            silence = _no_answer(context.statement)
+        if connection is not None and classify.is_other_task_busy(error):
+            # SQLAlchemy would give this connection back with its transaction open, and every
+            # later unit on it would fail.
+            context.is_disconnect = True
+            context.invalidate_pool_on_disconnect = False
+        if context.dialect.driver in liveness.KNOWN and not liveness.is_silent(error):
+            # The others hear it themselves when the server leaves them; they may be well.
+            context.invalidate_pool_on_disconnect = False
+        unit = self.checkout.holders.get(connection) if connection is not None else None
+        # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
+        if unit is not None and connection is not None and context.statement is not None:
+            wrong = silence or context.sqlalchemy_exception or error
+            unit.statements += 1
+            unit.mark_failed(wrong)
+            if context.execution_context is not None:
+                self._statements.fail(unit, connection, context.statement, wrong)
+            if classify.sqlstate(error) == classify.NO_TRANSACTION:
+                # asyncpg has prepared it, which leaves an implicit transaction open.
+                self.checkout.leftovers.note(connection)
+                unit.need_transaction("such a statement, as that of a stream,")
+        return silence
+
+    def _refuse_when_closed(self, *_: object) -> None:
+        if self.state == "closed":
+            raise ManagerClosedError
+
+    # -- the end --------------------------------------------------------------------------
+
+    async def drain(self, deadline: float, rollback_time: float) -> facts.DatabaseDrained:
+        """Refuse new units and wait for the open ones; see `OpenUnits.drain`."""
+        self.state = "stopping"
+        return await self.open.drain(deadline, rollback_time)
+
+    async def dispose(self) -> None:
+        """Close every connection; a later use is `ManagerClosedError`, not a silent new pool.
+
+        Raises:
+            WrongEventLoopError: The connections belong to another loop, and only that can close
+                them.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._move_to(loop)
+        self.state = "closed"
+        self.open.abandon()
+        self.open.unwatch()
+        async with AsyncExitStack() as closing:
+            for engine in (self.engine, self.checkout.reader):
+                if engine is not None:
+                    closing.push_async_callback(engine.dispose)
+            await self.open.wait_for_callbacks()
+
+    def pool_levels(self) -> dict[str, float]:
+        """Return how many connections are idle, used and allowed, and how many units are open."""
+        pool: Any = self.engine.sync_engine.pool
+        return {
+            "size": pool.size(),
+            "idle": pool.checkedin(),
+            "used": pool.checkedout(),
+            "units": len(self.open),
+        }
+
+
+def _no_answer(statement: str | None) -> sqlalchemy.exc.OperationalError:
+    reason = TimeoutError("no answer from the server in time: the connection is closed")
+    return sqlalchemy.exc.OperationalError(
+        statement, None, reason, hide_parameters=True, connection_invalidated=True
+    )

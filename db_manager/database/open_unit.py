@@ -1,0 +1,177 @@
+"""The books of an open unit: who it is, what it did so far, and how it ended."""
+
+import asyncio
+import itertools
+import time
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Any, Literal
+
+from sqlalchemy.engine import Connection
+
+from db_manager.dialects.safe_text import said_last
+from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
+from db_manager.events import Cause
+from lifecycle.correlation import current_correlation
+
+ReadOnly = Literal[False, True, "snapshot"]
+
+_numbers = itertools.count(1)
+
+
+class UnitState(StrEnum):
+    """Where a unit is in its life; the last three are final."""
+
+    NEW = "new"
+    ACTIVE = "active"
+    COMMITTING = "committing"
+    ROLLING_BACK = "rolling_back"
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled_back"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+
+    @property
+    def is_final(self) -> bool:
+        """True once the unit is over, and the state changes no more."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN})
+
+
+class OpenUnit(ABC):
+    """What is written down about a unit, by whoever serves it.
+
+    The database, its statements and the transaction take a unit as this: they need its books, and
+    nothing of its lanes.
+
+    Args:
+        read_only: True for statements that only read, each for itself; `"snapshot"` when they
+            must see one state of the data.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "attempt",
+        "began_at",
+        "cause",
+        "checked_out",
+        "correlation",
+        "database_time",
+        "ended",
+        "error",
+        "failed",
+        "holds_writer",
+        "number",
+        "owner",
+        "read_only",
+        "rollback_error",
+        "sent_at",
+        "state",
+        "statement",
+        "statements",
+        "task",
+        "waited",
+        "warned",
+        "xid",
+    )
+
+    def __init__(self, read_only: ReadOnly) -> None:
+        # Who it is.
+        self.number = next(_numbers)
+        self.read_only: ReadOnly = read_only
+        self.attempt = 1
+        self.correlation = current_correlation()
+        #: The task that entered it, and the one that may use it: another one while it ends.
+        self.owner: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        # What it did so far; times are in seconds.
+        #: Where it is in its life; `committed` only if the server said so.
+        self.state = UnitState.NEW
+        self.statements = 0
+        self.statement: object = ""  # the last one; turned into text only when somebody asks
+        self.database_time = self.sent_at = self.began_at = self.waited = 0.0
+        #: The first statement error, kept in case the block swallows it.
+        self.failed: BaseException | None = None
+        #: Its connection, from its first statement to its end.
+        self.checked_out: Connection | None = None
+        self.holds_writer = self.warned = False
+        # How it ended.
+        self.cause: Cause = ""
+        self.error: BaseException | None = None
+        self.rollback_error: BaseException | None = None
+        #: Set when somebody ended the transaction before its unit did, nobody knows how.
+        self.ended: TransactionEndedError | None = None
+        self.xid: int | None = None
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Roll back without a word: the task that entered the unit is over and did not leave it."""
+
+    @abstractmethod
+    async def run_callbacks(self) -> BaseException | None:
+        """Run the callbacks of the outcome, once the unit is over, and return what to raise."""
+
+    def check(self) -> None:
+        """Raise unless the unit is active and the running task owns it.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        if self.state is not UnitState.ACTIVE:
+            raise UnitOfWorkStateError(
+                self.state, "it cannot be used now", "use it inside its `async with` block"
+            )
+        task = asyncio.current_task()
+        if task is not self.task:
+            raise UnitOfWorkTaskError(self.owner_name, task_name(task))
+
+    def need_transaction(self, what: str) -> None:
+        """Raise when each statement commits by itself: *what* is a part of a transaction.
+
+        Some databases could do it all the same, and others not; a unit is one thing on all of them.
+
+        Raises:
+            UnitOfWorkStateError: It is a unit with `read_only=True`.
+        """
+        if self.read_only is True:
+            raise UnitOfWorkStateError(
+                self.state,
+                f"{what} needs a transaction, and a unit with read_only=True has none",
+                'open it with read_only="snapshot"',
+            )
+
+    @property
+    def owner_name(self) -> str:
+        """Name of the task that entered the unit."""
+        return task_name(self.owner)
+
+    def mark_failed(self, error: BaseException) -> None:
+        """Remember the first failed statement of the block, in case the block swallows it."""
+        if self.state is UnitState.ACTIVE and self.failed is None:
+            self.failed = error
+
+    def describe(self, dialect: str) -> str:
+        """Return who this unit is, for people: plugin, handler, update, age, last statement.
+
+        Args:
+            dialect: SQLAlchemy's name of its database's language.
+        """
+        where = self.correlation
+        parts = [f"unit {self.number}"]
+        if where.plugin:
+            parts.append(f"plugin {where.plugin}")
+        if where.handler:
+            parts.append(f"handler {where.handler}")
+        if where.update_id is not None:
+            parts.append(f"update {where.update_id}")
+        parts.append(f"open {time.perf_counter() - self.began_at:.1f} s")
+        if said := said_last(self.statement, dialect):
+            parts.append(f"last statement {said[:80]!r}")
+        return ", ".join(parts)
+
+
+def task_name(task: asyncio.Task[Any] | None) -> str:
+    """Return the name of *task*, for people."""
+    return task.get_name() if task is not None else "none"

@@ -1,0 +1,180 @@
+"""The units that are open: one for a task, warned about, waited for."""
+
+import asyncio
+import time
+from contextvars import Context
+from typing import Any
+
+from db_manager.database.callbacks import report_failure
+from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.dialects.safe_text import said_last
+from db_manager.errors import UnitOfWorkStateError
+from db_manager.events import DatabaseDrained, UnitSlow
+from lifecycle.bus import EventBus
+from lifecycle.correlation import set_correlation
+
+
+class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
+    """The open unit of each task: a task has at most one.
+
+    Args:
+        dialect: SQLAlchemy's name of their database's language.
+        slow_unit: Age in seconds at which one is warned about.
+        bus: Where that warning is published, and what fails while one is abandoned.
+    """
+
+    def __init__(self, dialect: str, slow_unit: float, bus: EventBus) -> None:
+        super().__init__()
+        self._dialect = dialect
+        self._slow_unit = slow_unit
+        self._bus = bus
+        self._slow = bus.channel(UnitSlow)
+        self._idle: asyncio.Event | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        #: Tasks in which the callbacks of abandoned units run.
+        self._consequences: set[asyncio.Task[None]] = set()
+
+    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
+        """Let the unit of *task* in.
+
+        Raises:
+            UnitOfWorkStateError: The task has an open unit already.
+        """
+        if task in self:
+            raise UnitOfWorkStateError(
+                self[task].state,
+                "this task has a unit of work open already, and a second one could wait for the "
+                "connection that the first one holds",
+                "pass the open unit on, use its savepoint(), or end it first",
+            )
+        self[task] = unit
+        if self._watch is None:
+            self._watch_in(self._slow_unit, task.get_loop())
+
+    def leave(self, task: asyncio.Task[Any] | None) -> None:
+        """Let the unit of *task* go."""
+        if task is not None:
+            self.pop(task, None)
+        if self._idle is not None and not self:
+            self._idle.set()
+
+    def holders_but(self, waiter: OpenUnit) -> list[str]:
+        """Return who holds a connection, for people: the oldest unit first, *waiter* not."""
+        holders = [
+            unit for unit in self.values() if unit is not waiter and unit.checked_out is not None
+        ]
+        holders.sort(key=lambda unit: unit.began_at)
+        return [unit.describe(self._dialect) for unit in holders]
+
+    # -- watching -------------------------------------------------------------------------
+
+    def _watch_in(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
+        # In a context of its own: it would keep the variables of whoever came first alive.
+        self._watch = loop.call_later(delay, self._look, loop, context=Context())
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._watch = None
+        if not self:
+            return
+        now = time.perf_counter()
+        for task, unit in tuple(self.items()):
+            if task.done():
+                self._abandon(task, unit)
+            elif not unit.warned and now - unit.began_at >= self._slow_unit:
+                unit.warned = True
+                if self._slow.handlers:
+                    self._warn(unit, now)
+        self._watch_in(self._slow_unit / 2, loop)
+
+    def _warn(self, unit: OpenUnit, now: float) -> None:
+        self._slow.publish(
+            UnitSlow(
+                unit=unit.number,
+                duration=now - unit.began_at,
+                holds_connection=unit.checked_out is not None,
+                statement=said_last(unit.statement, self._dialect)[:200],
+                correlation=unit.correlation,
+            )
+        )
+
+    def forget_loop(self) -> None:
+        """Forget the timer and the tasks of an event loop that is gone."""
+        self._watch, self._consequences = None, set()
+
+    def unwatch(self) -> None:
+        """Watch no more before the next unit."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    # -- whose tasks are over -------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Roll those back whose tasks are over."""
+        for task, unit in tuple(self.items()):
+            if task.done():
+                self._abandon(task, unit)
+
+    def _abandon(self, task: asyncio.Task[Any], unit: OpenUnit) -> None:
+        """End *unit*, whose task is over: nobody is there to raise in, or to run its callbacks."""
+        try:
+            unit.abandon()
+        except Exception as error:  # noqa: BLE001 -- one unit must not end the watch over the others
+            report_failure("the end of an abandoned unit", unit.number, self._bus, error)
+        finally:
+            self.leave(task)
+        if unit.state is UnitState.ROLLED_BACK:
+            loop = asyncio.get_running_loop()
+            running = loop.create_task(_run_callbacks(unit), context=Context())
+            self._consequences.add(running)
+            running.add_done_callback(self._consequences.discard)
+
+    async def wait_for_callbacks(self) -> None:
+        """Wait for the callbacks of abandoned units."""
+        if self._consequences:
+            await asyncio.wait(self._consequences)
+
+    # -- draining -------------------------------------------------------------------------
+
+    async def drain(self, deadline: float, rollback_time: float) -> DatabaseDrained:
+        """Wait for all of them to end.
+
+        Args:
+            deadline: Seconds to wait for the units to end by themselves.
+            rollback_time: Seconds that the rest, cancelled then, may take to roll back.
+
+        Returns:
+            How many there were, and which had to be cancelled.
+        """
+        started = time.perf_counter()
+        waited = len(self)
+        self.abandon()
+        await self._wait_idle(deadline)
+        self.abandon()
+        rest = {task: unit for task, unit in self.items() if task is not asyncio.current_task()}
+        named = tuple(unit.describe(self._dialect) for unit in rest.values())
+        for task in rest:
+            task.cancel()
+        if rest:
+            await self._wait_idle(rollback_time)
+        return DatabaseDrained(
+            waited=waited, cancelled=named, duration=time.perf_counter() - started
+        )
+
+    async def _wait_idle(self, seconds: float) -> None:
+        if not self:
+            return
+        self._idle = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._idle = None
+
+
+async def _run_callbacks(unit: OpenUnit) -> None:
+    set_correlation(unit.correlation)
+    # What it returns was reported, and there is no block to raise it from.
+    await unit.run_callbacks()

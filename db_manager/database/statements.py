@@ -1,0 +1,119 @@
+"""Counts and times the statements of units, in the call of the driver."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.database.open_unit import OpenUnit
+from db_manager.dialects.safe_text import statement_text
+from db_manager.events import UnitStatement
+from lifecycle.bus import Channel
+from lifecycle.error_text import tell
+
+#: SQLAlchemy's three ways to call the driver: events of its dialect, and methods of that name.
+CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
+
+
+class Statements:
+    """Tells each unit of its statements, and the bus when somebody listens to them.
+
+    SQLAlchemy's cursor events would cost a one-statement unit a fifth, because they switch on all
+    that an engine's events need; around the call of the driver it is a hundredth
+    (docs/performance.md).
+
+    Args:
+        url: Where the database is.
+        units: The unit of each connection that is checked out.
+        answered: The channel of `database.statement`.
+    """
+
+    def __init__(self, url: URL, units: Mapping[Connection, OpenUnit], answered: Channel) -> None:
+        self._url = url
+        self._units = units
+        self._answered = answered
+
+    def listen(self, engine: AsyncEngine) -> None:
+        """Count the statements of *engine* from now on."""
+        for name in CALLS:
+            event.listen(engine.sync_engine, name, _Call(self, name).answer)
+
+    def time(self, sql: str, context: Any, call: Callable[[], object]) -> None:
+        """Make *call*, on behalf of the unit whose statement it is.
+
+        Args:
+            sql: The statement.
+            context: SQLAlchemy's context of its execution.
+            call: Sends it and waits for the answer. Its errors are counted by `fail`.
+        """
+        unit = self._units.get(context.root_connection)
+        if unit is None:
+            call()
+            return
+        unit.statement = sql
+        unit.sent_at = time.perf_counter()
+        call()
+        duration = time.perf_counter() - unit.sent_at
+        unit.statements += 1
+        unit.database_time += duration
+        if self._answered.handlers:
+            self._report(unit, context.root_connection, sql, duration)
+
+    def fail(self, unit: OpenUnit, connection: Connection, sql: str, error: BaseException) -> None:
+        """Report that the statement that *unit* sent last was refused, or not answered.
+
+        Args:
+            unit: The unit.
+            connection: Its connection.
+            sql: The statement.
+            error: What it failed with.
+        """
+        if self._answered.handlers and unit.sent_at:
+            self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, tell(error))
+
+    def _report(
+        self, unit: OpenUnit, connection: Connection, sql: str, duration: float, error: str = ""
+    ) -> None:
+        words = sql.split(None, 1)
+        self._answered.publish(
+            UnitStatement(
+                unit=unit.number,
+                operation=words[0].strip("(;").upper()[:20] if words else "",
+                # SQLAlchemy has a subclass of str, cut in its str().
+                statement=statement_text(str(sql), connection.dialect.name),
+                system=connection.dialect.name,
+                namespace=self._url.database or "",
+                server=self._url.host or "",
+                port=self._url.port,
+                duration=duration,
+                error=error,
+            )
+        )
+
+
+class _Call:
+    """Stands in for one of the calls of the driver, and asks who listens to it after us."""
+
+    def __init__(self, statements: Statements, name: str) -> None:
+        self._statements = statements
+        self._name = name
+
+    def answer(self, cursor: Any, sql: str, *rest: Any) -> bool:
+        """Make the call; True tells SQLAlchemy that it is made."""
+        context = rest[-1]
+        call = partial(self._call, context, cursor, sql, *rest)
+        self._statements.time(sql, context, call)
+        return True
+
+    def _call(self, context: Any, *args: Any) -> None:
+        dialect, after_us = context.dialect, False
+        for listener in getattr(dialect.dispatch, self._name):  # those before us were asked
+            if listener == self.answer:
+                after_us = True
+            elif after_us and listener(*args):
+                return
+        getattr(dialect, self._name)(*args)

@@ -1,0 +1,68 @@
+"""asyncmy's connection, with a deadline for answers."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from asyncmy.errors import OperationalError
+
+from db_manager.dialects.mysql.asyncmy_ends import WatchedConnection
+from db_manager.running.timers import Timers
+
+
+class PatientConnection(WatchedConnection):
+    """Gives its line up when an answer does not come.
+
+    asyncmy's own `read_timeout` costs a task for each answer on Python 3.11.
+
+    Args:
+        answer_timeout: Seconds that the server may take for an answer, or for more of it.
+        **kwargs: For asyncmy.
+    """
+
+    def __init__(self, *, answer_timeout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._answer_timeout = answer_timeout
+        self._timers = Timers.current()
+
+    async def _fill_buffer(self, need: int) -> None:
+        """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test)."""
+        timer = self._timers.call_later(self._answer_timeout, self._give_up)
+        try:
+            await super()._fill_buffer(need)
+        except OperationalError as error:
+            if isinstance(self._proto.exc, TimeoutError):
+                raise error from self._proto.exc
+            raise
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        if self._transport is not None:
+            # It ends the wait as an OperationalError of asyncmy's: 2013, the connection is lost.
+            self._proto.exc = TimeoutError(f"no answer within {self._answer_timeout:g} s")
+            self._transport.abort()
+
+
+def connect(
+    *, answer_timeout: float, connect_timeout: float, **kwargs: Any
+) -> Coroutine[Any, Any, PatientConnection]:
+    """Connect as `asyncmy.connect` does, with a deadline for answers and for the whole login.
+
+    It is not `async`: a frame of ours that waits would show the password beside a traceback.
+
+    Args:
+        answer_timeout: Seconds that the server may take for an answer.
+        connect_timeout: Seconds for everything up to the end of the login.
+        **kwargs: For asyncmy.
+
+    Returns:
+        What gives the connection when it is awaited.
+    """
+    return _opened(PatientConnection(answer_timeout=answer_timeout, **kwargs), connect_timeout)
+
+
+async def _opened(connection: PatientConnection, connect_timeout: float) -> PatientConnection:
+    async with asyncio.timeout(connect_timeout):
+        await connection.connect()
+    return connection

@@ -1,0 +1,1 @@
+"""From the section [database] to an engine and its pool."""

@@ -1,0 +1,254 @@
+"""A connection pool that serves who waits, in the order of their coming, as long as it can."""
+
+import asyncio
+import random
+import time
+from typing import Any, Final
+from weakref import WeakSet
+
+from sqlalchemy import exc
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy.util.queue import Empty, QueueCommon
+
+from db_manager.dialects.liveness import is_closed, is_dead
+from db_manager.dialects.safe_text import connection_text
+from db_manager.engine.fair_queue import FairQueue
+from db_manager.engine.pool_entry import Entry
+
+#: Seconds after a refused attempt before the next one, while other connections serve: the first
+#: pause, and the longest.
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 1.0
+#: Seconds between two connections that are replaced because of their age.
+REPLACING_PAUSE: Final = 1.0
+#: Seconds that a dispose waits for attempts that it cancelled.
+_CANCEL_TIME: Final = 1.0
+
+
+class FairQueuePool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool for asyncio, in which a failed attempt to connect is nobody's loss.
+
+    Whoever finds no idle connection stands in the line, and the pool opens one in a task of its
+    own: new or given back, the first that is there serves the first of the line. An attempt that
+    fails is an error for those who wait only when no connection of the pool is left; until then
+    one attempt at a time, after a pause that grows, looks whether the server takes more.
+
+    SQLAlchemy would replace an old or dead connection in the way of the unit that got it. Here
+    that is done before: what leaves the pool is connected.
+    """
+
+    _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
+    _pool: FairQueue[ConnectionPoolEntry]
+    is_dead = staticmethod(is_dead)
+
+    def __init__(
+        self,
+        *args: Any,
+        recycle: float = -1,
+        pre_ping: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_age = recycle
+        self._asks = pre_ping
+        #: A connection that is older than this may have been lost without a word.
+        self._suspected_before = 0.0
+        self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
+        self._attempts: dict[asyncio.Task[None], None] = {}  # the oldest first
+        #: What the server said to the last attempt, in one line, when that failed.
+        self.refusal = ""
+        self._refused_at = 0.0
+        self._pause = FIRST_PAUSE
+        #: The end of the pause after a refusal.
+        self._next_attempt: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop  # of the last who waited
+        self._replaced_at = 0.0
+
+    def recreate(self) -> "FairQueuePool":
+        """Return a new pool like this one, with no connections."""
+        pool = super().recreate()
+        assert isinstance(pool, FairQueuePool)  # noqa: S101 -- for mypy
+        pool._max_age, pool._asks = self._max_age, self._asks  # noqa: SLF001 -- its own class
+        return pool
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use."""
+        return super().checkedout() - len(self._attempts)
+
+    def has_connection(self) -> bool:
+        """Return True when a connection is there, idle or in use, and is not known to be gone."""
+        return any(
+            entry.dbapi_connection is not None and not is_closed(entry.driver_connection)
+            for entry in self._entries
+        )
+
+    def dispose(self) -> None:
+        """Close what is idle, and end the attempts to open more."""
+        attempts = tuple(self._attempts)
+        for attempt in self._wanted_attempts():
+            attempt.cancel()
+        self._end_pause()
+        if attempts and in_greenlet():
+            await_only(asyncio.wait(attempts, timeout=_CANCEL_TIME))
+        super().dispose()
+
+    # -- out of the pool and back ---------------------------------------------------------
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        queue, end = self._pool, 0.0
+        while True:
+            if queue.empty():
+                came_again = end > 0
+                end = end or time.perf_counter() + self._timeout
+                entry = self._stand_in_line(end - time.perf_counter(), first=came_again)
+            else:
+                entry = queue.get_nowait()
+            try:
+                spent = self._is_spent(entry)
+            except BaseException:
+                self._discard(entry)
+                raise
+            if not spent:
+                return entry
+            self._discard(entry)
+
+    def _is_spent(self, entry: Any) -> bool:
+        """Return True when *entry* must not leave the pool any more."""
+        if self.is_dead(entry.driver_connection) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- what SQLAlchemy's own pool asks
+            return True
+        if self._asks and not entry.fresh and not self._answers(entry):
+            self._suspected_before = time.time()
+            return True
+        entry.fresh = False
+        if self.refusal:  # an old one is better than none
+            return False
+        return entry.starttime < self._suspected_before or self._replaces_aged(entry)
+
+    def _answers(self, entry: Any) -> bool:
+        try:
+            return bool(self._dialect._do_ping_w_event(entry.dbapi_connection))  # noqa: SLF001 -- as above
+        except TimeoutError:  # asyncpg's
+            return False
+
+    def _replaces_aged(self, entry: Any) -> bool:
+        """Return True when *entry* is old and its turn to be replaced has come.
+
+        One after the other: the server may refuse the new ones, and the old ones serve on.
+        """
+        if self._max_age < 0 or (now := time.time()) - entry.starttime <= self._max_age:
+            return False
+        if self._attempts or now - self._replaced_at < REPLACING_PAUSE:
+            return False
+        self._replaced_at = now
+        return True
+
+    def _discard(self, entry: ConnectionPoolEntry) -> None:
+        try:
+            entry.invalidate()
+        finally:
+            self._free_place()
+
+    def _create_connection(self) -> ConnectionPoolEntry:
+        return Entry(self)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if isinstance(record, Entry):
+            record.returned = True
+        if record.dbapi_connection is None:  # it was lost
+            self._free_place()
+        else:
+            super()._do_return_conn(record)
+
+    def _free_place(self) -> None:
+        self._dec_overflow()
+        if self._pool.waiting and not self._loop.is_closed():
+            # The garbage collector may have brought us here, in any thread.
+            self._loop.call_soon_threadsafe(self._open_more)
+
+    def _invalidate(
+        self,
+        connection: PoolProxiedConnection,
+        exception: BaseException | None = None,
+        _checkin: bool = True,  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+    ) -> None:
+        record: Any = getattr(connection, "_connection_record", None)
+        if record is None or self._suspected_before < record.starttime:
+            self._suspected_before = time.time()
+        if _checkin and connection.is_valid:
+            connection.invalidate(exception)
+
+    # -- new connections ------------------------------------------------------------------
+
+    def _stand_in_line(self, patience: float, *, first: bool) -> ConnectionPoolEntry:
+        self._loop = asyncio.get_running_loop()
+        self._open_more(1)
+        try:
+            return self._pool.get(timeout=patience, first=first)
+        except BaseException as error:
+            # An attempt that nobody waits for may hang: who comes next deserves one of its own.
+            wanted = self._wanted_attempts()
+            for attempt in wanted[: max(0, len(wanted) - self._pool.waiting)]:
+                attempt.cancel()
+            if not isinstance(error, Empty):
+                raise
+        more = f"; the server refuses more: {self.refusal}" if self.refusal else ""
+        raise exc.TimeoutError(f"no connection came free in {self._timeout:.2f} s{more}")
+
+    def _wanted_attempts(self) -> list["asyncio.Task[None]"]:
+        return [attempt for attempt in self._attempts if not attempt.cancelling()]
+
+    def _open_more(self, coming: int = 0) -> None:
+        """Begin to open a connection for each who waits or is *coming*, where that is allowed."""
+        if self._next_attempt is not None and self.has_connection():
+            return
+        most = self._pool.waiting + coming
+        if self.refusal:
+            most = min(most, 1)
+        for _ in range(most - len(self._wanted_attempts())):
+            if not self._inc_overflow():
+                return
+            attempt = self._loop.create_task(greenlet_spawn(self._attempt))
+            self._attempts[attempt] = None
+            attempt.add_done_callback(self._attempt_ended)
+
+    def _end_pause(self) -> None:
+        if self._next_attempt is not None:
+            self._next_attempt.cancel()
+            self._next_attempt = None
+
+    def _ask_again(self) -> None:
+        self._end_pause()
+        self._open_more()
+
+    def _attempt(self) -> None:
+        """Open a connection for the first of the line; runs in a task of its own."""
+        began = self._loop.time()
+        entry = self._create_connection()
+        del self._attempts[asyncio.current_task()]  # type: ignore[arg-type]  # it runs in one
+        self._entries.add(entry)
+        if began >= self._refused_at:  # else the server has said no to a later one
+            self._end_pause()
+            self.refusal, self._pause = "", FIRST_PAUSE
+        self._do_return_conn(entry)
+        self._open_more()
+
+    def _attempt_ended(self, attempt: "asyncio.Task[None]") -> None:
+        error = None if attempt.cancelled() else attempt.exception()
+        if attempt not in self._attempts:  # it opened one
+            if error is not None:
+                raise error  # the loop reports it
+            return
+        del self._attempts[attempt]
+        if error is None:
+            self._free_place()
+            return
+        self._dec_overflow()
+        self.refusal, self._refused_at = connection_text(error), self._loop.time()
+        if self._next_attempt is None:  # those that fail together are one refusal
+            pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 -- not for secrecy
+            self._next_attempt = self._loop.call_later(pause, self._ask_again)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        if not self._attempts and not self.has_connection():
+            self._pool.fail(error)

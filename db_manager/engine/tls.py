@@ -1,0 +1,47 @@
+"""How a connection is encrypted, and whether anybody verifies who answers."""
+
+import ssl
+
+from sqlalchemy.engine import URL
+
+from db_manager.config import DatabaseConfig
+from db_manager.engine.url import database_url, remote_hosts
+from db_manager.errors import ConfigError
+
+
+def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
+    """Return how to encrypt, or None for clear text.
+
+    Args:
+        config: The section [database].
+        url: Where the database is.
+
+    Returns:
+        A context that verifies certificate and host name, unless `tls = "require"`.
+
+    Raises:
+        ConfigError: The file of the authority cannot be read.
+    """
+    mode = config.tls
+    if mode == "auto":
+        mode = "verify" if config.tls_ca or remote_hosts(url) else "disable"
+    if mode == "disable":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=config.tls_ca)
+    except OSError as error:
+        raise ConfigError(f"[database] tls_ca: cannot read {config.tls_ca}: {error}") from None
+    if mode == "require":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def unverified_host(config: DatabaseConfig) -> str | None:
+    """Return the hosts that are reached without verifying who answers, or None.
+
+    Args:
+        config: The section [database].
+    """
+    hosts = remote_hosts(database_url(config)[0])
+    return ", ".join(hosts) if hosts and config.tls in {"require", "disable"} else None

@@ -1,0 +1,1 @@
+"""The lanes of a unit: what SQLAlchemy and the driver offer, without the ends."""

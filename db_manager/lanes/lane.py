@@ -1,0 +1,100 @@
+"""What the lanes of a unit have in common: what they need of it, and what they refuse."""
+
+from abc import abstractmethod
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import DDL, TextClause
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
+from sqlalchemy.sql.expression import TextualSelect
+
+from db_manager.database.open_unit import OpenUnit
+from db_manager.dialects.ending_sql import ending
+from db_manager.errors import UnitOfWorkStateError
+from db_manager.running.port import Runner
+
+#: What carries SQL that somebody wrote out.
+_PLAIN: Final = (TextClause, TextualSelect, DDL)
+
+
+class Unit(OpenUnit):
+    """What a lane needs of its unit, beside its books."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def engine(self) -> AsyncEngine:
+        """The engine of its database."""
+
+    @property
+    @abstractmethod
+    def session(self) -> AsyncSession:
+        """Its ORM lane."""
+
+    @property
+    @abstractmethod
+    def connection(self) -> AsyncConnection:
+        """Its Core lane."""
+
+    @property
+    @abstractmethod
+    def runner(self) -> Runner:
+        """Runs SQLAlchemy's synchronous core."""
+
+    @abstractmethod
+    async def driver(self) -> Any:
+        """Return the driver's own connection, with the transaction begun."""
+
+    @abstractmethod
+    def connect(self) -> Connection:
+        """Return the unit's connection, checked out now when it is the first use."""
+
+    @abstractmethod
+    def savepoint_made(self, savepoint: object) -> None:
+        """Remember what was before *savepoint*."""
+
+    @abstractmethod
+    def savepoint_undone(self, savepoint: object) -> None:
+        """Forget what was since *savepoint*: its callbacks, and what failed."""
+
+
+def refuse(unit: OpenUnit, what: str) -> NoReturn:
+    """Raise: *what* would end the transaction, which belongs to the unit."""
+    raise UnitOfWorkStateError(
+        unit.state,
+        f"{what} is not for the block",
+        "it commits at the end of its block; raise or `await uow.rollback()` to undo it, "
+        "and use `async with uow.savepoint():` for a part",
+    )
+
+
+def refuse_end(unit: OpenUnit, statement: object) -> None:
+    """Raise when *statement* is a COMMIT or a ROLLBACK in plain SQL.
+
+    Raises:
+        UnitOfWorkStateError: It is one.
+    """
+    if isinstance(statement, TextualSelect):  # text(…).columns(…)
+        statement = statement.element
+    elif isinstance(statement, DDL):
+        statement = statement.statement
+    sql = statement.text if isinstance(statement, TextClause) else statement
+    if isinstance(sql, str) and (word := ending(sql)):
+        refuse(unit, word)
+
+
+def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any, lane: str) -> Any:
+    """Execute a Core statement for *lane* on the unit's connection; runs inside a greenlet."""
+    if isinstance(statement, _PLAIN):
+        refuse_end(unit, statement)
+    result = unit.connect().execute(statement, parameters, execution_options=options)
+    context = getattr(result, "context", None)
+    if context is not None and context.execution_options.get("stream_results"):
+        result.close()
+        raise AsyncMethodRequired(
+            f"Can't use the {lane}.execute() method with a server-side cursor. "
+            f"Use the {lane}.stream() method for an async streaming result set."
+        )
+    return result

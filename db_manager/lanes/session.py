@@ -1,0 +1,219 @@
+"""The ORM lane of a unit: an `AsyncSession` that ends only with its unit."""
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.schema import DefaultGenerator
+from sqlalchemy.util import EMPTY_DICT
+from sqlalchemy.util.concurrency import in_greenlet
+
+from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
+
+
+class SyncUnitSession(Session):
+    """The session below `UnitSession`: every way to the database asks the unit first."""
+
+    unit: Unit
+
+    @property
+    def takes_part(self) -> bool:
+        """True when the session has objects or savepoints, or somebody who listens to it."""
+        told = self.dispatch
+        return self.in_transaction() or bool(
+            told.do_orm_execute
+            or told.after_begin
+            or told.before_commit
+            or told.after_commit
+            or told.after_transaction_create
+            or told.after_transaction_end
+        )
+
+    def passes_on(self, statement: Any) -> bool:
+        """Return True when the session would only hand *statement* to the connection.
+
+        It is a statement of SQLAlchemy Core, and the session has nothing to flush before it.
+        """
+        marks = getattr(statement, "_propagate_attrs", None)  # guarded by a test
+        return (
+            marks is not None
+            and marks.get("compile_state_plugin") != "orm"
+            and not statement.get_execution_options()
+            and not self.takes_part
+        )
+
+    def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection | Engine:
+        """Return the one connection of the unit; its engine to who asks before there is one."""
+        if self.unit.checked_out is None and not in_greenlet():
+            return self.unit.engine.sync_engine
+        self.unit.check()
+        return self.unit.connect()
+
+    def _begin_statement(self, statement: Any) -> None:
+        self.unit.check()
+        refuse_end(self.unit, statement)
+        self.unit.statement = statement
+
+    def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute, when the unit allows it."""
+        self._begin_statement(statement)
+        return super().execute(statement, *args, **kwargs)
+
+    def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute and return one value, when the unit allows it."""
+        self._begin_statement(statement)
+        return super().scalar(statement, *args, **kwargs)
+
+    def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """Execute and return the first values, when the unit allows it."""
+        self._begin_statement(statement)
+        return super().scalars(statement, *args, **kwargs)
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Return an object by its key, when the unit allows it."""
+        self.unit.check()
+        return super().get(*args, **kwargs)
+
+    def flush(self, objects: Any = None) -> None:
+        """Write pending changes, when the unit allows it."""
+        self.unit.check()
+        super().flush(objects)
+
+    def commit(self) -> None:
+        """Refuse: the unit commits."""
+        refuse(self.unit, "session.commit()")
+
+    def rollback(self) -> None:
+        """Refuse: the unit rolls back."""
+        refuse(self.unit, "session.rollback()")
+
+    def close(self) -> None:
+        """Refuse while the unit is open: it closes the session itself."""
+        if self.unit.state == "active":
+            refuse(self.unit, "session.close()")
+        super().close()
+
+    def invalidate(self) -> None:
+        """Refuse: a connection that is broken is noticed by the unit."""
+        refuse(self.unit, "session.invalidate()")
+
+    def reset(self) -> None:
+        """Refuse: the unit closes."""
+        refuse(self.unit, "session.reset()")
+
+    def begin(self, nested: bool = False) -> SessionTransaction:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Begin a savepoint; refuse to begin anything else: the unit has begun."""
+        if not nested:
+            refuse(self.unit, "session.begin()")
+        self.unit.need_transaction("a savepoint")
+        savepoint = super().begin(nested=True)
+        # The other lanes are in it from here on; SQLAlchemy would send it with the session's own
+        # next statement.
+        self.connection()
+        self.unit.savepoint_made(savepoint)
+        return savepoint
+
+
+@event.listens_for(SyncUnitSession, "after_soft_rollback")
+def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None:
+    if ended.nested:
+        session.unit.savepoint_undone(ended)
+
+
+class UnitSession(AsyncSession):
+    """The ORM session of a unit of work: an `AsyncSession` that cannot end the transaction.
+
+    Args:
+        unit: The unit that owns it.
+    """
+
+    sync_session_class = SyncUnitSession
+    sync_session: SyncUnitSession
+
+    def __init__(self, unit: Unit) -> None:
+        # An object read in a unit stays readable after its commit; a session that is closed
+        # stays closed instead of beginning a transaction that nobody ends.
+        super().__init__(
+            unit.engine,
+            expire_on_commit=False,
+            close_resets_only=False,
+            join_transaction_mode="control_fully",  # whichever lane began, the session commits
+        )
+        self.sync_session.unit = unit
+
+    if not TYPE_CHECKING:  # its many signatures are SQLAlchemy's
+
+        async def execute(
+            self,
+            statement: Any,
+            params: Any = None,
+            *,
+            execution_options: Any = EMPTY_DICT,
+            **others: Any,
+        ) -> Any:
+            """Execute *statement*; one of Core goes to the connection without a detour."""
+            session = self.sync_session
+            unit = session.unit
+            unit.check()
+            if any(others.values()) or not session.passes_on(statement):
+                options = {"execution_options": execution_options}
+                return await super().execute(statement, params, **options, **others)
+            unit.statement = statement
+            return await unit.runner.run(
+                execute_core, unit, statement, params, execution_options, "AsyncSession"
+            )
+
+        async def scalar(self, statement: Any, params: Any = None, **others: Any) -> Any:
+            """Execute *statement* and return the first value of its first row."""
+            if (
+                any(others.values())
+                or isinstance(statement, DefaultGenerator)  # its execution gives the bare value
+                or not self.sync_session.passes_on(statement)
+            ):
+                return await super().scalar(statement, params, **others)
+            return (await self.execute(statement, params)).scalar()
+
+        async def get(self, entity: Any, ident: Any, **others: Any) -> Any:
+            """Return an object by its key."""
+            session = self.sync_session
+            session.unit.check()
+            return await session.unit.runner.run(session.get, entity, ident, **others)
+
+        async def connection(
+            self,
+            bind_arguments: Any = None,  # noqa: ARG002 -- SQLAlchemy's signature; a unit has one
+            execution_options: Any = None,
+            **_kw: Any,
+        ) -> AsyncConnection:
+            """Return the unit's Core lane: the same connection, with the same refusals."""
+            connection = self.sync_session.unit.connection
+            if execution_options:
+                await connection.execution_options(**execution_options)
+            return connection
+
+        async def flush(self, objects: Any = None) -> None:
+            """Write pending changes."""
+            session = self.sync_session
+            await session.unit.runner.run(session.flush, objects)
+
+    async def __aenter__(self) -> NoReturn:
+        """Refuse: the unit is the block."""
+        refuse(self.sync_session.unit, "`async with session`")
+
+    def begin(self) -> NoReturn:
+        """Refuse: the unit has begun."""
+        refuse(self.sync_session.unit, "session.begin()")
+
+    async def commit(self) -> NoReturn:
+        """Refuse: the unit commits."""
+        refuse(self.sync_session.unit, "session.commit()")
+
+    async def rollback(self) -> NoReturn:
+        """Refuse: the unit rolls back."""
+        refuse(self.sync_session.unit, "session.rollback()")
+
+    async def close(self) -> NoReturn:
+        """Refuse: the unit closes."""
+        refuse(self.sync_session.unit, "session.close()")

@@ -1,0 +1,1 @@
+"""One transaction, and the truth about its end."""

@@ -1,0 +1,200 @@
+"""How a unit ends: what is decided, sent and told, and what is raised at last."""
+
+import asyncio
+import time
+import warnings
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.database.callbacks import Callbacks, report_failure, run_callbacks
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly, UnitState, task_name
+from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError
+from db_manager.events import Cause
+from db_manager.lanes.lane import Unit
+from db_manager.running.port import Runner
+from db_manager.unit.publish import report_end
+from db_manager.unit.transaction import Transaction
+from lifecycle.correlation import Scope, end_correlation
+from lifecycle.error_text import tell
+
+
+class EndingUnit(Unit):
+    """A unit with its transaction, its callbacks, and its end.
+
+    Args:
+        database: Where its transaction is.
+        read_only: As for a unit of work; so are the others.
+        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        resolvable: Keep the transaction's id; None takes the database's setting.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_database",
+        "_held",
+        "_isolation_level",
+        "_resolvable",
+        "_scope",
+        "defer_callbacks",
+    )
+
+    def __init__(
+        self,
+        database: Database,
+        read_only: ReadOnly,
+        isolation_level: str | None,
+        resolvable: bool | None,  # noqa: FBT001 -- in the order of a unit of work
+    ) -> None:
+        super().__init__(read_only)
+        self._database = database
+        self._isolation_level = isolation_level
+        self._resolvable = resolvable
+        self._held: Transaction | None = None  # before its first use
+        self._callbacks: Callbacks | None = None
+        self.defer_callbacks = False
+        self._scope: Scope
+
+    @property
+    def _transaction(self) -> Transaction:
+        """What it has of the database, made at the first use: an empty unit needs none."""
+        if self._held is None:
+            resolvable = self._resolvable
+            self._held = Transaction(
+                self,
+                self._database,
+                isolation_level=self._isolation_level,
+                resolvable=self._database.settings.resolvable if resolvable is None else resolvable,
+            )
+        return self._held
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine of its database."""
+        return self._database.engine
+
+    @property
+    def runner(self) -> Runner:
+        """Runs SQLAlchemy's synchronous core."""
+        return self._database.runner
+
+    def connect(self) -> Connection:
+        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        return self._transaction.connect()
+
+    def _registered(self) -> Callbacks:
+        if self._callbacks is None:
+            self._callbacks = Callbacks()
+        return self._callbacks
+
+    # -- the end --------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Roll back without a word: the task that entered the unit is over and did not leave it."""
+        error = UnitOfWorkStateError(
+            self.state,
+            f"task {self.owner_name!r} ended without leaving its unit",
+            "enter units by `async with` only",
+        )
+        self.error = error
+        self._transaction.give_up()
+        self._tell(error)
+        end_correlation(self._scope)
+        warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may be an error
+
+    async def _end(self, exc: BaseException | None) -> None:
+        """End the unit; *exc* is what left the block, and reaches the caller by itself."""
+        transaction = self._held
+        if exc is None:
+            self._look_at_task()
+            if transaction is not None and self.error is None and transaction.has_to_connect:
+                await self._connect_for_flush(transaction)
+        self._decide(exc)
+        interrupted: BaseException | None = None
+        if transaction is None or transaction.untouched:
+            self.state = UnitState.ROLLED_BACK if self.cause else UnitState.COMMITTED
+        else:
+            interrupted = await self._finish(transaction)
+        self._tell(exc)
+        if self._callbacks is not None and not self.defer_callbacks:
+            interrupted = await self.run_callbacks() or interrupted
+        end_correlation(self._scope)
+        self._raise(exc, interrupted)
+
+    def _look_at_task(self) -> None:
+        task = asyncio.current_task()
+        if task is not self.owner:
+            self.error = UnitOfWorkTaskError(self.owner_name, task_name(task))
+
+    async def _connect_for_flush(self, transaction: Transaction) -> None:
+        """Wait for a connection as a statement does: with its own limit, and cancellable."""
+        try:
+            await self.runner.run(transaction.connect)
+        except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
+            self.error = wrong
+
+    def _decide(self, exc: BaseException | None) -> None:
+        """Roll back for what left the block, or keeps the unit from being committed."""
+        error = self.error if exc is None else exc
+        if error is not None and not self.cause:
+            self.cause = self._cause_of(error)
+
+    def _cause_of(self, error: BaseException) -> Cause:
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled"
+        if isinstance(error, self._database.settings.control_flow):
+            return "control_flow"
+        return "error"
+
+    async def _finish(self, transaction: Transaction) -> asyncio.CancelledError | None:
+        """End the transaction, deaf to cancellations; return the one that came meanwhile."""
+        patience = self._database.settings.exit_timeout
+        transaction.late_at = time.perf_counter() + patience
+        return await self._database.runner.finish(transaction, patience)
+
+    def _tell(self, exc: BaseException | None) -> None:
+        """Publish how it ended, now that nothing is held any more."""
+        database, transaction = self._database, self._held
+        database.open.leave(self.owner)
+        report_end(self, database, self.error if exc is None else exc)
+        if transaction is not None and transaction.listener_error is not None:
+            late = transaction.listener_error
+            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
+
+    async def run_callbacks(self) -> BaseException | None:
+        """Run the callbacks of the outcome, each under the deadline of an exit.
+
+        Returns:
+            What is to be raised after them; see `callbacks.run_callbacks`.
+        """
+        if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
+            return None
+        registered, database = self._callbacks, self._database
+        committed = self.state is UnitState.COMMITTED
+        return await run_callbacks(
+            registered.after_commit if committed else registered.after_rollback,
+            self.number,
+            database.bus,
+            database.settings.exit_timeout,
+        )
+
+    def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
+        """Raise what the caller has to know, when *exc* is not what reaches it by itself.
+
+        `SystemExit` and `KeyboardInterrupt` of a callback come first, because they end more than
+        this unit; then the block's own error, then ours, then the cancellation.
+        """
+        if exc is not None:
+            self._note(exc)
+        if isinstance(interrupted, (SystemExit, KeyboardInterrupt)):
+            raise interrupted
+        error = interrupted if self.error is None else self.error
+        if exc is None and error is not None:
+            raise error
+
+    def _note(self, exc: BaseException) -> None:
+        if self.rollback_error is not None:
+            exc.add_note(f"the rollback failed as well: {tell(self.rollback_error)}")
+        if self.ended is not None:
+            exc.add_note(str(self.ended))

@@ -1,0 +1,148 @@
+"""Makes units of work, and runs work as a whole unit again when that is safe."""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import tenacity
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly, UnitState
+from db_manager.dialects import classify
+from db_manager.errors import RetriesExhaustedError
+from db_manager.events import UnitRetried
+from db_manager.unit.uow import UnitOfWork
+from lifecycle.error_text import tell
+
+T = TypeVar("T")
+
+#: Seconds before the second attempt, and at most before any; each wait is jittered by as much.
+FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
+
+
+class UnitOfWorkFactory:
+    """Makes units of work for one engine: what handlers get as `uow_factory`.
+
+        async with uow_factory() as uow:
+            await uow.session.execute(...)
+
+    Args:
+        engine: The engine, `db_manager:engine` or one of your own.
+    """
+
+    def __init__(self, engine: AsyncEngine | Database) -> None:
+        self._database = Database.of(engine)
+
+    def __call__(
+        self,
+        *,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
+    ) -> UnitOfWork:
+        """Make a unit of work; nothing begins before its `async with`.
+
+        Args:
+            read_only: True for statements that only read, each for itself; `"snapshot"` when they
+                must see one state of the data. A write is refused by the database.
+            isolation_level: As SQLAlchemy names it, for this unit alone.
+            resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+
+        Returns:
+            The unit.
+        """
+        return UnitOfWork(
+            self._database,
+            read_only=read_only,
+            isolation_level=isolation_level,
+            resolvable=resolvable,
+        )
+
+    async def run(
+        self,
+        work: Callable[[UnitOfWork], Awaitable[T]],
+        *,
+        attempts: int = 3,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
+    ) -> T:
+        """Run `work(uow)` as a whole unit, and again when nothing of it was written.
+
+        Retried: serialization failures, deadlocks, lock timeouts, SQLite's BUSY, a connection
+        lost before COMMIT, a server that is not there. Never retried: an unknown outcome, whatever
+        the error, a violated constraint, a cancellation, any other error. Each attempt has a new
+        unit and a new session; callbacks of failed attempts are dropped.
+
+        Args:
+            work: Gets the unit; may be called several times.
+            attempts: How often at most.
+            read_only: As for a single unit.
+            isolation_level: As for a single unit.
+            resolvable: As for a single unit.
+
+        Returns:
+            What *work* returned in the attempt that was committed.
+
+        Raises:
+            RetriesExhaustedError: Every attempt failed with an error that is worth a retry.
+            CommitOutcomeUnknownError: COMMIT was sent and no answer came: not retried.
+            ValueError: *isolation_level* is AUTOCOMMIT.
+        """
+        started = time.perf_counter()
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(attempts),
+            wait=tenacity.wait_exponential_jitter(
+                multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
+            ),
+            # The error alone does not tell: a statement may have failed after a COMMIT by hand.
+            retry=tenacity.retry_if_exception(
+                lambda error: unit.state is UnitState.ROLLED_BACK and classify.is_retryable(error)
+            ),
+            before_sleep=lambda state: self._report(state, unit),
+            retry_error_callback=lambda state: _give_up(state, started),
+        )
+        make = partial(
+            self, read_only=read_only, isolation_level=isolation_level, resolvable=resolvable
+        )
+        unit = make()  # an option that is refused is refused here
+
+        async def attempt() -> T:
+            nonlocal unit
+            if unit.state != "new":
+                unit = make()
+            unit.attempt = retrying.statistics["attempt_number"]
+            unit.defer_callbacks = True
+            async with unit:
+                return await work(unit)
+
+        try:
+            return await retrying(attempt)
+        finally:
+            interrupted = await unit.run_callbacks()
+            if interrupted is not None:
+                raise interrupted
+
+    def _report(self, state: tenacity.RetryCallState, unit: UnitOfWork) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if error is None or state.next_action is None:
+            return
+        self._database.bus.publish(
+            UnitRetried(
+                unit=unit.number,
+                attempt=state.attempt_number,
+                error=tell(error),
+                sqlstate=classify.sqlstate(error),
+                wait=state.next_action.sleep,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"<UnitOfWorkFactory open={len(self._database.open)}>"
+
+
+def _give_up(state: tenacity.RetryCallState, started: float) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    raise RetriesExhaustedError(state.attempt_number, time.perf_counter() - started) from error

@@ -1,0 +1,188 @@
+"""What a unit has of the database, from its first statement to its end."""
+
+from typing import Any, NoReturn
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.database.database import Database
+from db_manager.database.guard import Guard, Guarded
+from db_manager.database.open_unit import OpenUnit
+from db_manager.dialects.driver import begin_for_driver, is_autocommit, is_in_the_middle, terminate
+from db_manager.errors import (
+    TransactionAbortedError,
+    TransactionEndedError,
+    UnitOfWorkStateError,
+)
+from db_manager.lanes.core import UnitConnection
+from db_manager.lanes.lane import refuse
+from db_manager.lanes.session import UnitSession
+
+
+class Held(Guarded):
+    """The connection of a unit, the lanes that lead to it, and what was done on them.
+
+    Args:
+        unit: The unit it belongs to.
+        database: Where connections come from.
+        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+    """
+
+    __slots__ = (
+        "_cuts",
+        "_database",
+        "_driver",
+        "_ends",
+        "_isolation_level",
+        "_lent",
+        "_pooled",
+        "_ready",
+        "_unit",
+        "core",
+        "drove",
+        "listener_error",
+        "session",
+    )
+
+    def __init__(self, unit: OpenUnit, database: Database, isolation_level: str | None) -> None:
+        self._unit = unit
+        self._database = database
+        self._isolation_level = isolation_level
+        self.session: UnitSession | None = None
+        self.core: UnitConnection | None = None
+        #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
+        #: connection was given back; it is reported and changes nothing.
+        self.listener_error: BaseException | None = None
+        #: The connection below SQLAlchemy's, that of the driver below it, and how many
+        #: transactions had ended on it before: by COMMIT or ROLLBACK, and by the way.
+        self._pooled: PoolProxiedConnection | None = None
+        self._driver: Any = None
+        self._ends = self._cuts = 0
+        self._lent: dict[PoolProxiedConnection, Guarded] = {}
+        self._ready = self.drove = False
+
+    # -- on the way to the database -------------------------------------------------------
+
+    def connect(self) -> Connection:
+        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        unit = self._unit
+        connection = unit.checked_out
+        if connection is None:
+            unit.check()
+            try:
+                connection = self._check_out()
+            except BaseException as error:
+                unit.mark_failed(error)  # the block may swallow it, and lose the statement
+                raise
+        elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
+            raise self.mark_undone("the connection of this unit was given up")
+        elif not self._ready:
+            raise TransactionAbortedError from unit.failed
+        return connection
+
+    def _check_out(self) -> Connection:
+        unit, checkout = self._unit, self._database.checkout
+        # Held before anything else is waited for: a cancellation leaves it to the unit's end.
+        unit.checked_out = connection = checkout.connect(unit)
+        self._pooled = pooled = connection.connection
+        self._lent = Guard.of(connection.dialect).lent
+        self._lent[pooled] = self
+        self._driver = driver = pooled.driver_connection
+        self._ends = getattr(driver, "ends", 0)
+        self._cuts = getattr(driver, "implicit_commits", 0)
+        checkout.make_ready(connection, unit, self._isolation_level)
+        if not unit.read_only and is_autocommit(pooled):
+            self.drop()  # it may be this connection's alone, from an earlier use
+            self.refuse("an engine in AUTOCOMMIT")
+        self._ready = True
+        return connection
+
+    def drive(self) -> object:
+        """Return the driver's connection, with the transaction begun; in a greenlet."""
+        self.drove = True
+        connection = self.connect()
+        try:
+            return begin_for_driver(connection)
+        except BaseException as error:
+            # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
+            # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
+            self._unit.mark_failed(error)
+            self.drop()
+            raise
+
+    # -- what must not be committed any more ----------------------------------------------
+
+    def mark_undone(self, what: str) -> TransactionEndedError:
+        """Remember that everything so far is undone because of *what*, and return the error."""
+        error = TransactionEndedError(what, undone=True)
+        self._unit.mark_failed(error)
+        return error
+
+    def refuse(self, what: str) -> NoReturn:
+        """Raise: *what* is not for the block of a unit.
+
+        Raises:
+            UnitOfWorkStateError: Always; swallowed, it lets nothing be committed.
+        """
+        try:
+            refuse(self._unit, what)
+        except UnitOfWorkStateError as error:
+            self._unit.mark_failed(error)
+            raise
+
+    # -- letting go -----------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """Close the connection instead of giving it back: nobody knows what is open on it."""
+        connection = self._unit.checked_out
+        if connection is None or connection.closed or connection.invalidated:
+            return
+        try:
+            connection.invalidate()
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
+            self.listener_error = self.listener_error or error
+
+    def release(self) -> None:
+        """Close the session and give the connection back; in a greenlet."""
+        try:
+            if self.session is not None:
+                Session.close(self.session.sync_session)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
+            self.drop()
+        if self._driver is not None and is_in_the_middle(self._driver):
+            self.drop()
+        self._stop_guarding()
+        try:
+            if self._unit.checked_out is not None:
+                self._database.checkout.give_back(self._unit.checked_out)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands
+            self.listener_error = self.listener_error or error
+            self.drop()
+        self._let_go()
+
+    def _stop_guarding(self) -> None:
+        if self._pooled is not None:
+            self._lent.pop(self._pooled, None)
+            self._pooled = None
+
+    def _let_go(self) -> None:
+        unit = self._unit
+        if unit.holds_writer:
+            unit.holds_writer = False
+            self._database.checkout.free_writer()
+        self._stop_guarding()
+        self.session = self.core = unit.checked_out = self._driver = None
+
+    def hang_up(self) -> None:
+        """Drop the line without a word; outside of a greenlet, so nobody waits."""
+        connection = self._unit.checked_out
+        try:
+            if connection is not None:
+                self._database.checkout.forget(connection)
+                terminate(connection)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
+            self.listener_error = self.listener_error or error
+        finally:
+            self._let_go()

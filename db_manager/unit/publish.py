@@ -1,0 +1,72 @@
+"""Tells the bus of a unit's begin and of its end."""
+
+import time
+
+from db_manager import events as facts
+from db_manager.database.database import Database
+from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.errors import CommitOutcomeUnknownError
+from lifecycle.error_text import tell
+
+
+def report_begin(unit: OpenUnit, database: Database) -> None:
+    """Publish that *unit* was entered."""
+    database.began.publish(
+        facts.UnitBegun(unit=unit.number, attempt=unit.attempt, read_only=bool(unit.read_only))
+    )
+
+
+def report_end(unit: OpenUnit, database: Database, error: BaseException | None) -> None:
+    """Publish how *unit* ended, and that it is over, if somebody listens.
+
+    Args:
+        unit: The unit, which is over and has given everything back.
+        database: Where the channels are.
+        error: What ended it.
+    """
+    if unit.state is UnitState.COMMITTED:
+        if database.committed.handlers:
+            database.committed.publish(facts.UnitCommitted(unit=unit.number))
+    elif unit.state is UnitState.ROLLED_BACK:
+        if database.rolled_back.handlers:
+            _report_rollback(unit, database, error)
+    elif database.unknown.handlers:
+        database.unknown.publish(
+            facts.UnitOutcomeUnknown(unit=unit.number, reason=_reason(unit), xid=unit.xid)
+        )
+    if database.ended.handlers:
+        database.ended.publish(
+            facts.UnitClosed(
+                unit=unit.number,
+                outcome=unit.state.value,  # type: ignore[arg-type]  # a final state
+                cause=unit.cause,
+                error=_said(error),
+                duration=time.perf_counter() - unit.began_at,
+                statements=unit.statements,
+                database_time=unit.database_time,
+                waited=unit.waited,
+                attempt=unit.attempt,
+            )
+        )
+
+
+def _report_rollback(unit: OpenUnit, database: Database, error: BaseException | None) -> None:
+    database.rolled_back.publish(
+        facts.UnitRolledBack(
+            unit=unit.number,
+            cause=unit.cause or "error",
+            error=_said(error),
+            rollback_error=_said(unit.rollback_error),
+        )
+    )
+
+
+def _reason(unit: OpenUnit) -> str:
+    lost = unit.error
+    if isinstance(lost, CommitOutcomeUnknownError):
+        return lost.reason
+    return _said(unit.ended)
+
+
+def _said(error: BaseException | None) -> str:
+    return tell(error) if error is not None else ""

@@ -1,0 +1,282 @@
+"""How the transaction of a unit ends: what was sent, what was answered, and what that means."""
+
+import asyncio
+import time
+from typing import Final
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+
+from db_manager.database.database import Database
+from db_manager.database.guard import Send
+from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.dialects import classify
+from db_manager.dialects.driver import is_aborted, is_autocommit, transaction_id, was_ended
+from db_manager.errors import (
+    CommitOutcomeUnknownError,
+    EndTimeoutError,
+    TransactionAbortedError,
+    TransactionEndedError,
+    UnitOfWorkTaskError,
+)
+from db_manager.lanes.session import SyncUnitSession
+from db_manager.unit.held import Held
+from lifecycle.error_text import tell
+
+_NO_ANSWER: Final = "no answer in time"
+_CUT: Final = "a statement of this unit committed what was before it (DDL does on MariaDB)"
+_BEHIND: Final = "somebody ended the transaction of this unit at the bare driver"
+
+
+class Transaction(Held):
+    """What a unit has of the database, and how that ends.
+
+    `finish` runs in one greenlet, in a task that nobody cancels but its deadline, and never
+    raises: what went wrong is in the books of the unit.
+
+    Args:
+        unit: The unit it belongs to.
+        database: Where connections come from.
+        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        resolvable: Ask for the transaction's id before COMMIT.
+    """
+
+    __slots__ = ("_ending", "_refusal", "_resolvable", "_sent", "_undone", "late_at")
+
+    def __init__(
+        self,
+        unit: OpenUnit,
+        database: Database,
+        *,
+        isolation_level: str | None,
+        resolvable: bool,
+    ) -> None:
+        super().__init__(unit, database, isolation_level)
+        self._resolvable = resolvable
+        #: From when on its end takes longer than `exit_timeout`.
+        self.late_at = 0.0
+        self._refusal: BaseException | None = None  # what the driver raised for COMMIT
+        #: True once the unit itself has sent COMMIT or ROLLBACK.
+        self._sent = False
+        self._ending = self._undone = False
+
+    @property
+    def untouched(self) -> bool:
+        """True when no lane was ever opened: there is nothing to end."""
+        unit = self._unit
+        return unit.checked_out is None and self.session is None and unit.failed is None
+
+    @property
+    def has_to_connect(self) -> bool:
+        """True when the last flush has something to write, and there is no connection yet."""
+        unit = self._unit
+        if unit.checked_out is not None or self.session is None or unit.cause or unit.failed:
+            return False
+        session = self.session.sync_session
+        return bool(session.new or session.deleted or session.dirty)
+
+    @property
+    def awaits_commit(self) -> bool:
+        """True from the moment that COMMIT is sent to its answer."""
+        return self._unit.state is UnitState.COMMITTING
+
+    def moved(self) -> None:
+        """Let the running task use the unit: the session may flush, which asks who owns it."""
+        self._unit.task = asyncio.current_task()
+
+    def finish(self) -> None:
+        """Commit, or roll back when there is a cause to; give the connection back."""
+        self._ending = True
+        if self._unit.cause:
+            self._roll_back()
+        else:
+            self._commit()
+        if self._unit.ended is not None:
+            self.drop()  # the driver and SQLAlchemy do not agree on what is open on it
+        self.release()
+
+    # -- COMMIT ---------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """Flush, let listeners do what they like, send COMMIT, and learn what became of it."""
+        unit = self._unit
+        session = self.session.sync_session if self.session is not None else None
+        try:
+            self._refuse_to_commit(session)
+            if session is not None and session.takes_part:
+                if unit.checked_out is not None:
+                    session.connection()  # else its after_commit comes before another lane's COMMIT
+                Session.commit(session)  # flushes until nothing is pending, then `commit_by`
+            if unit.checked_out is None:
+                unit.state = UnitState.COMMITTED
+            elif unit.state is UnitState.ACTIVE:
+                if not unit.checked_out.in_transaction():  # somebody went past SQLAlchemy
+                    unit.checked_out.begin()
+                unit.checked_out.commit()  # as above
+        except BaseException as error:  # noqa: BLE001 -- it reaches the caller after the rollback
+            self._judge(error)
+
+    def _refuse_to_commit(self, session: SyncUnitSession | None) -> None:
+        unit = self._unit
+        if unit.failed is not None or (session is not None and not session.is_active):
+            if isinstance(unit.failed, TransactionEndedError):
+                raise unit.failed
+            raise TransactionAbortedError from unit.failed
+        if unit.checked_out is not None and (
+            unit.checked_out.closed or unit.checked_out.invalidated
+        ):
+            raise TransactionEndedError("the connection of this unit was closed", undone=True)
+
+    def commit_by(self, send: Send) -> None:
+        """Send COMMIT by *send*: from here to its answer the outcome is the server's.
+
+        Raises:
+            UnitOfWorkStateError: It is not the unit that ends, but somebody in its block.
+            TransactionEndedError: The transaction that the unit began is there no more.
+            TransactionAbortedError: A statement failed that went past SQLAlchemy.
+        """
+        unit = self._unit
+        pooled = self._pooled
+        if pooled is None or not self._ending or self._is_flushing():
+            self.refuse("COMMIT")
+        self._look()
+        if unit.ended is not None:
+            raise unit.ended
+        if unit.failed is not None:  # since the block is over: by a listener, who swallowed it
+            self._refuse_to_commit(None)
+        if is_aborted(pooled, self._driver):
+            raise TransactionAbortedError
+        if self._resolvable:
+            unit.xid = transaction_id(pooled, self._driver)
+        unit.state, self._sent = UnitState.COMMITTING, True
+        try:
+            send(pooled)
+        except BaseException as error:
+            self._refusal = error
+            raise
+        if unit.state is UnitState.COMMITTING:  # else it was given up, and is told so by now
+            unit.state = UnitState.COMMITTED
+
+    def _is_flushing(self) -> bool:
+        """Return True while the session still flushes: a COMMIT now is a listener's."""
+        root = self.session.sync_session.get_transaction() if self.session is not None else None
+        return root is not None and root.is_active
+
+    def _judge(self, error: BaseException) -> None:
+        """Say what *error* of the end means: by what was sent and what was answered."""
+        unit = self._unit
+        if unit.state is UnitState.COMMITTED:  # a listener's, and the rows are there
+            self.listener_error = error
+        elif unit.state is UnitState.ACTIVE:  # COMMIT was not sent
+            self._fail(error)
+        elif unit.state is UnitState.COMMITTING:
+            said = self._refusal or error  # a listener may have put its own in the place
+            if classify.commit_is_undone(said):
+                self._fail(error)
+            else:
+                late = isinstance(said, (asyncio.CancelledError, TimeoutError))
+                self._lose(_NO_ANSWER if late else tell(said), error)
+
+    def _fail(self, error: BaseException) -> None:
+        unit = self._unit
+        unit.error = error
+        if classify.is_other_task_busy(error):
+            unit.error = UnitOfWorkTaskError(unit.owner_name, "one that is still at work")
+            unit.error.__cause__ = error
+        elif isinstance(error, asyncio.CancelledError) and time.perf_counter() >= self.late_at:
+            unit.error = EndTimeoutError(self._database.settings.exit_timeout)
+            unit.error.__cause__ = error
+        unit.cause = "error"
+        self._roll_back()
+
+    def _lose(self, reason: str, error: BaseException | None) -> None:
+        unit = self._unit
+        unit.error = CommitOutcomeUnknownError(unit.number, reason, unit.xid)
+        unit.error.__cause__ = error
+        unit.state = UnitState.OUTCOME_UNKNOWN
+
+    # -- ROLLBACK -------------------------------------------------------------------------
+
+    def _roll_back(self) -> None:
+        unit = self._unit
+        unit.state = UnitState.ROLLING_BACK
+        try:
+            self._look()
+            if self.drove and unit.cause == "cancelled":
+                self.drop()  # SQLAlchemy does so itself for what goes through it
+            if self.session is not None:
+                Session.rollback(self.session.sync_session)
+            if unit.checked_out is not None and unit.checked_out.in_transaction():
+                unit.checked_out.rollback()
+            # After a COMMIT that was refused SQLAlchemy sends no ROLLBACK, but SQLite keeps its
+            # transaction then, and so does every database whose COMMIT we refused.
+            if not self._undone and unit.checked_out is not None:
+                self._roll_back_at_driver(unit.checked_out)
+        except BaseException as error:  # noqa: BLE001 -- the block's own error is what matters
+            unit.rollback_error = error
+            self.drop()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """Fix the state of what was not committed, once `_look` has looked."""
+        unit = self._unit
+        if unit.state.is_final:  # it was given up
+            return
+        # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
+        unit.state = UnitState.ROLLED_BACK
+        if unit.ended is None and getattr(self._driver, "implicit_commits", 0) != self._cuts:
+            unit.ended = TransactionEndedError(_CUT, undone=False)
+        if unit.ended is not None:
+            if unit.error is None:
+                unit.error = unit.ended
+            elif unit.error is not unit.ended:
+                unit.error.add_note(str(unit.ended))
+            unit.state = UnitState.OUTCOME_UNKNOWN
+
+    def _roll_back_at_driver(self, connection: Connection) -> None:
+        if not (connection.closed or connection.invalidated):
+            connection.dialect.do_rollback(connection.connection)
+
+    def roll_back_by(self, send: Send) -> None:
+        """Send ROLLBACK by *send*: before the end has come to COMMIT it ends everything."""
+        unit = self._unit
+        if unit.state is UnitState.ACTIVE:
+            self.mark_undone("somebody sent ROLLBACK for this unit")
+        self._look()
+        ours = unit.state is not UnitState.ACTIVE
+        self._sent = self._sent or ours
+        pooled = self._pooled
+        if pooled is not None:
+            try:
+                send(pooled)
+            finally:
+                self._ends = getattr(self._driver, "ends", 0)
+            self._undone = self._undone or ours
+        if self.drove and not ours:
+            self.drop()  # what the block has of the driver would commit each statement by itself
+
+    def _look(self) -> None:
+        """Notice that somebody ended the transaction at the bare driver; asks nobody."""
+        unit = self._unit
+        pooled = self._pooled
+        if unit.ended is not None or pooled is None or self._sent:
+            return
+        if unit.read_only:  # it wrote nothing that could be there or not
+            return
+        adapter = pooled.dbapi_connection
+        if was_ended(adapter, self._driver, self._ends) or (
+            adapter is not None and is_autocommit(pooled)
+        ):
+            unit.ended = TransactionEndedError(_BEHIND, undone=False)
+
+    def give_up(self) -> None:
+        """Drop the line: even the polite close of a broken connection did not end."""
+        unit = self._unit
+        if unit.state is UnitState.COMMITTING:
+            self._lose(_NO_ANSWER, None)
+        elif unit.state in {UnitState.ACTIVE, UnitState.ROLLING_BACK}:
+            unit.cause = unit.cause or "error"
+            unit.error = unit.error or EndTimeoutError(self._database.settings.exit_timeout)
+            self._look()
+            self._conclude()
+        self.hang_up()

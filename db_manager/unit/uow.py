@@ -1,0 +1,220 @@
+"""The unit of work: one transaction, one task, one truth about how it ended."""
+
+import asyncio
+import time
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.database.callbacks import Callback
+from db_manager.database.database import Database
+from db_manager.database.open_unit import ReadOnly, UnitState
+from db_manager.errors import (
+    UnitOfWorkStateError,
+    UnitOfWorkTaskError,
+)
+from db_manager.lanes.core import UnitConnection
+from db_manager.lanes.session import UnitSession
+from db_manager.unit.ending import EndingUnit
+from db_manager.unit.publish import report_begin
+from db_manager.unit.savepoint import Savepoints, part
+from lifecycle.correlation import current_correlation, set_correlation
+
+
+class UnitOfWork(EndingUnit):
+    """One transaction: committed at the end of its block, rolled back when the block raises.
+
+        async with UnitOfWork(engine) as uow:
+            await uow.session.execute(...)
+
+    The database knows nothing of a unit before its first statement: an empty one costs no round
+    trip. One task enters it, uses it and leaves it.
+
+    Args:
+        engine: The engine, `db_manager:engine` or one of your own.
+        read_only: True for statements that only read, each for itself; `"snapshot"` when they
+            must see one state of the data. A write is refused by the database.
+        isolation_level: As SQLAlchemy names it, for this unit alone.
+        resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+
+    Raises:
+        ValueError: *isolation_level* is AUTOCOMMIT.
+    """
+
+    __slots__ = ("_savepoints",)
+
+    def __init__(
+        self,
+        engine: AsyncEngine | Database,
+        *,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
+    ) -> None:
+        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
+            raise ValueError(
+                "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
+                "use `engine.connect()`, or read_only=True for statements that only read"
+            )
+        super().__init__(Database.of(engine), read_only, isolation_level, resolvable)
+        self._savepoints: Savepoints | None = None
+
+    def __repr__(self) -> str:
+        return f"<UnitOfWork {self.number} {self.state} statements={self.statements}>"
+
+    # -- the block ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Begin.
+
+        Raises:
+            UnitOfWorkStateError: The unit was entered before, or its task has one open.
+            ManagerClosedError: The plugin is stopping or stopped.
+            WrongEventLoopError: The engine belongs to another event loop.
+        """
+        if self.state is not UnitState.NEW:
+            raise UnitOfWorkStateError(
+                self.state, "it cannot be entered again", "make a new one for each block"
+            )
+        task, database = asyncio.current_task(), self._database
+        if task is None:
+            raise UnitOfWorkTaskError("none", "none")
+        database.enter(self, task)
+        self.owner = self.task = task
+        self.state = UnitState.ACTIVE
+        self.began_at = time.perf_counter()
+        self.correlation = replace(current_correlation(), unit=self.number)
+        self._scope = set_correlation(self.correlation)
+        if database.began.handlers:
+            report_begin(self, database)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the transaction, give the connection back, tell everyone, run the callbacks.
+
+        Raises:
+            TransactionAbortedError: A statement had failed and the block swallowed it.
+            CommitOutcomeUnknownError: COMMIT was sent and no answer came in time.
+            DBAPIError: COMMIT was refused, by a deferred constraint for example.
+            UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
+            CancelledError: The task was cancelled while the unit ended; `state` tells how.
+        """
+        if self.state is UnitState.ACTIVE:
+            await self._end(exc)
+        elif exc is None and self.cause != "explicit" and self.error is not None:
+            raise self.error  # it was given up while nobody was in the block
+
+    async def rollback(self) -> None:
+        """Undo everything and end the unit now; the rest of the block cannot use it any more."""
+        self.check()
+        self.cause = "explicit"
+        await self._end(None)
+
+    # -- the lanes ------------------------------------------------------------------------
+
+    @property
+    def session(self) -> UnitSession:
+        """The ORM session of this unit.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        transaction = self._transaction
+        if transaction.session is None:
+            transaction.session = UnitSession(self)
+        return transaction.session
+
+    @property
+    def connection(self) -> UnitConnection:
+        """SQLAlchemy Core in the same transaction.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        transaction = self._transaction
+        if transaction.core is None:
+            transaction.core = UnitConnection(self._database.engine, self)
+        return transaction.core
+
+    async def driver(self) -> Any:
+        """Return the driver's own connection, inside the same transaction, for hot paths.
+
+        Pending objects of the session are written only by `await uow.session.flush()`.
+
+        Returns:
+            asyncpg's `Connection`, psycopg's `AsyncConnection`, aiosqlite's or asyncmy's.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        self.statement = "of the driver"
+        return await self.runner.run(self._transaction.drive)
+
+    # -- parts and consequences -----------------------------------------------------------
+
+    def savepoint(self) -> AbstractAsyncContextManager[Self]:
+        """Make a part of the unit that can fail alone.
+
+            async with uow.savepoint():
+                await uow.session.execute(...)
+
+        An error that leaves the part undoes the part, drops the callbacks registered in it, and
+        goes on to the block, which may catch it.
+
+        Returns:
+            The block of the part; it gives the unit.
+
+        Raises:
+            TransactionAbortedError: A statement of the part failed and the part swallowed it.
+            UnitOfWorkStateError: The unit is `read_only=True`: it has no transaction.
+        """
+        return part(self)
+
+    def after_commit(self, callback: Callback) -> None:
+        """Call *callback* once the unit is committed and its connection is back.
+
+        It may be sync or async, and may open a unit of its own. What it raises is reported as
+        `uow.callback_failed` and changes nothing; `SystemExit` and `KeyboardInterrupt` are raised
+        when all of them have run.
+
+        Args:
+            callback: Takes no arguments.
+        """
+        self.check()
+        self._registered().after_commit.append(callback)
+
+    def after_rollback(self, callback: Callback) -> None:
+        """Call *callback* once the unit is rolled back and its connection is back.
+
+        Args:
+            callback: Takes no arguments; sync or async.
+        """
+        self.check()
+        self._registered().after_rollback.append(callback)
+
+    # -- for the session ---------------------------------------------------------------
+
+    def savepoint_made(self, savepoint: object) -> None:
+        """Remember what was before *savepoint*."""
+        if self._savepoints is None:
+            self._savepoints = Savepoints(self, self._registered())
+        self._savepoints.made(savepoint)
+
+    def savepoint_undone(self, savepoint: object) -> None:
+        """Forget what was since *savepoint*: its callbacks, and what failed."""
+        if self._savepoints is not None:
+            self._savepoints.undone(savepoint)
