@@ -10,9 +10,10 @@ from db_manager.base import Base
 from db_manager.config import DatabaseConfig
 from db_manager.database.availability import Availability, ping, unavailable_errors
 from db_manager.database.database import Database, UnitSettings
+from db_manager.dialects.known import dialect_at
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
-from db_manager.engine.url import database_url, in_memory
+from db_manager.engine.url import database_url
 from db_manager.events import TablesCreated
 from db_manager.schema import create_missing_tables
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -47,8 +48,8 @@ class DatabasePlugin(Plugin):
         config: DatabaseConfig = context.config
         if host := unverified_host(config):
             _logger.warning(
-                "[database] tls = %r: nobody verifies that %s is the database; with tls = 'verify' "
-                "(and tls_ca for an authority of your own) somebody does",
+                "[database] tls = %r: the certificate of %s is not verified; set tls = 'verify' "
+                "(and tls_ca for a private CA)",
                 config.tls,
                 host,
             )
@@ -118,8 +119,8 @@ class DatabasePlugin(Plugin):
 def _reader(config: DatabaseConfig) -> Any:
     """Return what builds the engine for read-only units, where one is worth it."""
     url = database_url(config)[0]
-    known = url.get_backend_name() in {"postgresql", "sqlite"}
-    if config.pgbouncer or in_memory(url) or not known:
+    dialect = dialect_at(url)
+    if config.pgbouncer or dialect.is_in_memory(url) or not dialect.has_reader:
         return None
     return partial(create_engine, config, read_only=True)
 

@@ -2,12 +2,11 @@
 
 from typing import Final
 
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-#: Key of PostgreSQL's advisory lock: the first eight bytes of sha256("db_manager.schema"),
-#: without the sign bit.
-LOCK_KEY: Final = 0x495BBB2721338185
+from db_manager.dialects.known import dialect_of
+
 #: Seconds a replica waits for another one that is creating the tables.
 LOCK_WAIT: Final = 30
 
@@ -52,27 +51,14 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
     async with engine.connect() as connection:
         if not await connection.run_sync(missing_tables, metadata):
             return ()
+    dialect = dialect_of(engine.dialect)
     async with engine.begin() as connection:
-        await connection.run_sync(_lock)
+        # On SQLite the transaction begins with the lock of the one writer.
+        await connection.run_sync(dialect.lock_schema, LOCK_WAIT)
         try:
             missing = await connection.run_sync(missing_tables, metadata)
             if missing:
                 await connection.run_sync(metadata.create_all)
         finally:
-            await connection.run_sync(_unlock)
+            await connection.run_sync(dialect.unlock_schema)
     return tuple(missing)
-
-
-def _lock(connection: Connection) -> None:
-    name = connection.dialect.name
-    if name == "postgresql":  # released with the transaction
-        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK_KEY})"))
-    elif name in {"mysql", "mariadb"}:  # its DDL commits by itself: the session holds the lock
-        connection.execute(text(f"SELECT GET_LOCK('db_manager.schema', {LOCK_WAIT})"))
-    # SQLite: the transaction begins with the lock of the one writer.
-
-
-def _unlock(connection: Connection) -> None:
-    if connection.dialect.name in {"mysql", "mariadb"}:
-        connection.execute(text("SELECT RELEASE_LOCK('db_manager.schema')"))

@@ -177,9 +177,10 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _of_sqlite(error: BaseException) -> Told:
+def of_sqlite(error: BaseException) -> Told:
+    """Return the name of an error of `sqlite3`, and its code."""
     name = getattr(error, "sqlite_errorname", None)  # none when the module itself refuses
     return type(error).__name__, [name] if name else []
 
 
-add_reader(("sqlite3",), _of_sqlite)  # the journal writes with it, whatever else is there
+add_reader(("sqlite3",), of_sqlite)  # the journal writes with it, whatever else is there

@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
 from db_manager.dialects import classify
-from db_manager.dialects.postgresql.psycopg_ping import refuses_us
 from db_manager.dialects.safe_text import connection_text
 from db_manager.errors import DatabaseUnavailableError
 from lifecycle.error_text import tell
@@ -61,7 +60,7 @@ class Availability:
         try:
             await self._try(engine)
         except DatabaseUnavailableError as error:
-            if error.__cause__ is not None and await refuses_us(error.__cause__):
+            if error.__cause__ is not None and await classify.refuses_us(error.__cause__):
                 raise error.__cause__ from None
             self.lost(engine, error.reason)
         self._database.checkout.on_lost = self.lost
@@ -89,7 +88,7 @@ class Availability:
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
-            # Also one that refuses us now: it let us in before, or somebody mends it.
+            # Retry a refusal too: the server let us in before, so somebody is likely to fix it.
             retry=tenacity.retry_if_exception_type((OSError, sqlalchemy.exc.SQLAlchemyError)),
             before_sleep=partial(self._still_lost, engine),
         )

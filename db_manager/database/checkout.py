@@ -10,17 +10,16 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.queue import Empty
 
-from db_manager.database.leftovers import Leftovers, refuse_writing
+from db_manager.database.leftovers import Leftovers
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
 from db_manager.dialects import classify
+from db_manager.dialects.base import Dialect
 from db_manager.dialects.safe_text import connection_text
-from db_manager.dialects.sqlite.connection import SqliteConnection
 from db_manager.engine.fair_queue import FairQueue
 from db_manager.errors import (
     DatabaseUnavailableError,
     PoolExhaustedError,
-    ReadOnlyUnsupportedError,
 )
 from db_manager.events import PoolExhausted
 from lifecycle.bus import EventBus
@@ -31,6 +30,7 @@ class Checkout:
 
     Args:
         engine: The engine of the units.
+        dialect: Of its database.
         units: Those that are open.
         make_reader: Builds an engine for read-only units, on the first of them.
         on_reader: Gets that engine.
@@ -41,6 +41,7 @@ class Checkout:
     def __init__(
         self,
         engine: AsyncEngine,
+        dialect: Dialect,
         units: OpenUnits,
         *,
         make_reader: Callable[[], AsyncEngine] | None,
@@ -49,6 +50,7 @@ class Checkout:
         bus: EventBus,
     ) -> None:
         self._engine = engine
+        self._dialect = dialect
         self._units = units
         self._make_reader = make_reader
         self._on_reader = on_reader
@@ -62,10 +64,10 @@ class Checkout:
         self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
         #: The unit of each connection that is checked out.
         self.holders: dict[Connection, OpenUnit] = {}
-        self.leftovers = Leftovers(self.holders)
+        self.leftovers = Leftovers(self.holders, dialect)
         # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
         # waiting in the driver's threads polls, and starves.
-        self._writer = _one_writer() if engine.dialect.name == "sqlite" else None
+        self._writer = _one_writer() if dialect.has_one_writer else None
 
     def forget_loop(self) -> None:
         """Make a new line for SQLite's one writer: units run in another event loop now."""
@@ -130,15 +132,15 @@ class Checkout:
             connection.execution_options(isolation_level=level)
         own = connection.engine is self._engine.sync_engine
         if unit.read_only and (own or unit.read_only == "snapshot"):
-            _begin_read_only(connection, level)
+            self._dialect.begin_read_only(connection, level)
 
     def give_back(self, connection: Connection) -> None:
         """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
         unit = self.holders.pop(connection, None)
         try:
             self.leftovers.drop(connection)
-            if unit is not None and unit.read_only:
-                _end_snapshots(connection)
+            if unit is not None and unit.read_only and not _is_gone(connection):
+                self._dialect.end_read_only(connection.connection.driver_connection)
         finally:
             connection.close()
 
@@ -159,7 +161,7 @@ class Checkout:
         if self.reader is None:
             self.reader = self._make_reader()
             self._on_reader(self.reader)
-            event.listen(self.reader.sync_engine, "checkout", refuse_writing)
+            event.listen(self.reader.sync_engine, "checkout", self.leftovers.refuse_writing)
         return self.reader
 
     def _enter_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
@@ -191,24 +193,5 @@ def _one_writer() -> FairQueue[None]:
     return place
 
 
-def _end_snapshots(connection: Connection) -> None:
-    if not (connection.closed or connection.invalidated):
-        driver = connection.connection.driver_connection
-        if isinstance(driver, SqliteConnection):
-            driver.end_snapshots()
-
-
-def _begin_read_only(connection: Connection, level: str | None) -> None:
-    """Give the unit one snapshot of the data, and let the server refuse writes."""
-    name = connection.dialect.name
-    driver = connection.connection.driver_connection
-    if name == "postgresql":
-        connection.execution_options(
-            isolation_level=level or "REPEATABLE READ", postgresql_readonly=True
-        )
-    elif name in {"mysql", "mariadb"}:
-        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-    elif isinstance(driver, SqliteConnection):
-        driver.begin_snapshot()
-    else:
-        raise ReadOnlyUnsupportedError(name)
+def _is_gone(connection: Connection) -> bool:
+    return connection.closed or connection.invalidated

@@ -17,7 +17,8 @@ from db_manager.database.checkout import Checkout
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
 from db_manager.database.statements import Statements
-from db_manager.dialects import classify, liveness
+from db_manager.dialects import classify
+from db_manager.dialects.known import dialect_of
 from db_manager.errors import (
     ManagerClosedError,
     WrongEventLoopError,
@@ -73,21 +74,25 @@ class Database:
         make_runner: Callable[[], Runner] | None = None,
     ) -> None:
         self.engine = engine
+        self.dialect = dialect_of(engine.dialect)
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
         self.state: Literal["open", "stopping", "closed"] = "open"
         #: Of the loop that the units run in, known from the first of them on.
         self.runner: Runner
-        self._make_runner = make_runner or choose_runner(engine.dialect.driver)
+        self._make_runner = make_runner or choose_runner(
+            engine.dialect.driver, self.dialect.release
+        )
         self.began = self.bus.channel(facts.UnitBegun)
         self.committed = self.bus.channel(facts.UnitCommitted)
         self.rolled_back = self.bus.channel(facts.UnitRolledBack)
         self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
         self.ended = self.bus.channel(facts.UnitClosed)
         self.answered = self.bus.channel(facts.UnitStatement)
-        self.open = OpenUnits(engine.dialect.name, self.settings.slow_unit, self.bus)
+        self.open = OpenUnits(self.dialect, self.settings.slow_unit, self.bus)
         self.checkout = Checkout(
             engine,
+            self.dialect,
             self.open,
             make_reader=make_reader,
             on_reader=self._listen,
@@ -166,7 +171,7 @@ class Database:
             # later unit on it would fail.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
-        if context.dialect.driver in liveness.KNOWN and not liveness.is_silent(error):
+        if self.dialect.knows_lost_lines and not classify.is_silent(error):
             # The others hear it themselves when the server leaves them; they may be well.
             context.invalidate_pool_on_disconnect = False
         unit = self.checkout.holders.get(connection) if connection is not None else None
@@ -177,7 +182,7 @@ class Database:
             unit.mark_failed(wrong)
             if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, wrong)
-            if classify.sqlstate(error) == classify.NO_TRANSACTION:
+            if classify.needs_transaction(error):
                 # asyncpg has prepared it, which leaves an implicit transaction open.
                 self.checkout.leftovers.note(connection)
                 unit.need_transaction("such a statement, as that of a stream,")

@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn, Protocol
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.pool import PoolProxiedConnection
 
-from db_manager.dialects.liveness import is_settled
+from db_manager.dialects.known import dialect_of
 
 #: Sends COMMIT or ROLLBACK on a pooled connection, and waits for the answer.
 Send = Callable[[PoolProxiedConnection], None]
@@ -47,6 +47,7 @@ class Guard:
         #: What is done once in the place of COMMIT on a connection: for faults of tests.
         self.instead: dict[PoolProxiedConnection, Send] = {}
         self.send_commit: Send = dialect.do_commit
+        self._is_settled = dialect_of(dialect).is_settled
         self._rollback = dialect.do_rollback
         self._set_options = dialect.set_connection_execution_options
         self._begin_twophase = dialect.do_begin_twophase
@@ -87,7 +88,7 @@ class Guard:
         transaction = self.lent.get(connection)
         if transaction is not None:
             transaction.roll_back_by(self._rollback)
-        elif not is_settled(connection.driver_connection):  # the pool's, at each return
+        elif not self._is_settled(connection.driver_connection):  # the pool's, at each return
             self._rollback(connection)
 
     def set_options(self, connection: Connection, opts: Any) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.statements import CALLS
+from db_manager.dialects.base import Dialect
 from db_manager.dialects.ending_sql import BLANKS
-from db_manager.engine.url import in_memory
 
 #: Statements that read, that are refused, or that end with their transaction.
 _HARMLESS: Final = re.compile(
@@ -54,10 +54,12 @@ class Leftovers:
 
     Args:
         units: The unit of each connection that is checked out.
+        dialect: Of their database.
     """
 
-    def __init__(self, units: Mapping[Connection, OpenUnit]) -> None:
+    def __init__(self, units: Mapping[Connection, OpenUnit], dialect: Dialect) -> None:
         self._units = units
+        self._dialect = dialect
         self._engines: set[AsyncEngine] = set()
         self._left: set[Connection] = set()
 
@@ -69,7 +71,7 @@ class Leftovers:
         if engine in self._engines:
             return
         self._engines.add(engine)
-        if not in_memory(engine.url):
+        if not self._dialect.is_in_memory(engine.url):
             for name in CALLS:
                 event.listen(engine.sync_engine, name, self._look)
 
@@ -94,25 +96,14 @@ class Leftovers:
             if not (connection.closed or connection.invalidated):
                 connection.invalidate()
 
+    def refuse_writing(self, dbapi_connection: Any, _record: object, _proxy: object) -> None:
+        """Replace a connection for reading whose refusal of writes somebody switched off.
 
-def refuse_writing(dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Replace a connection for reading whose refusal of writes somebody switched off.
+        Args:
+            dbapi_connection: A connection that is checked out of a pool for reading.
 
-    PostgreSQL tells its clients of that setting by itself, however it was changed, so that this
-    costs no round trip.
-
-    Args:
-        dbapi_connection: A connection that is checked out of a pool for reading.
-
-    Raises:
-        DisconnectionError: It would let a write pass.
-    """
-    driver = dbapi_connection.driver_connection
-    if hasattr(driver, "get_settings"):  # asyncpg
-        refuses = getattr(driver.get_settings(), "default_transaction_read_only", "on")
-    elif hasattr(driver, "pgconn"):  # psycopg
-        refuses = driver.info.parameter_status("default_transaction_read_only") or "on"
-    else:  # SQLite is told again by each unit
-        return
-    if refuses != "on":
-        raise DisconnectionError("its refusal of writes was switched off")
+        Raises:
+            DisconnectionError: It would let a write pass.
+        """
+        if not self._dialect.refuses_writes(dbapi_connection.driver_connection):
+            raise DisconnectionError("its refusal of writes was switched off")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
+from db_manager.dialects.base import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.events import Cause
@@ -152,11 +153,11 @@ class OpenUnit(ABC):
         if self.state is UnitState.ACTIVE and self.failed is None:
             self.failed = error
 
-    def describe(self, dialect: str) -> str:
+    def describe(self, dialect: Dialect) -> str:
         """Return who this unit is, for people: plugin, handler, update, age, last statement.
 
         Args:
-            dialect: SQLAlchemy's name of its database's language.
+            dialect: Of its database.
         """
         where = self.correlation
         parts = [f"unit {self.number}"]

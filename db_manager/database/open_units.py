@@ -7,6 +7,7 @@ from typing import Any
 
 from db_manager.database.callbacks import report_failure
 from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.dialects.base import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.events import DatabaseDrained, UnitSlow
@@ -18,12 +19,12 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
     """The open unit of each task: a task has at most one.
 
     Args:
-        dialect: SQLAlchemy's name of their database's language.
+        dialect: Of their database.
         slow_unit: Age in seconds at which one is warned about.
         bus: Where that warning is published, and what fails while one is abandoned.
     """
 
-    def __init__(self, dialect: str, slow_unit: float, bus: EventBus) -> None:
+    def __init__(self, dialect: Dialect, slow_unit: float, bus: EventBus) -> None:
         super().__init__()
         self._dialect = dialect
         self._slow_unit = slow_unit

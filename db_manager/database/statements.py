@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
+from db_manager.dialects.known import dialect_of
 from db_manager.dialects.safe_text import statement_text
 from db_manager.events import UnitStatement
 from lifecycle.bus import Channel
@@ -84,7 +85,7 @@ class Statements:
                 unit=unit.number,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
                 # SQLAlchemy has a subclass of str, cut in its str().
-                statement=statement_text(str(sql), connection.dialect.name),
+                statement=statement_text(str(sql), dialect_of(connection.dialect)),
                 system=connection.dialect.name,
                 namespace=self._url.database or "",
                 server=self._url.host or "",

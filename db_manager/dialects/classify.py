@@ -1,53 +1,14 @@
 """What an error of a driver means: by its code, its class and its phase, never by its words.
 
-The rules are PostgreSQL's (documentation 13.5 and appendix A), SQLite's and MariaDB's codes beside
-them. SQLAlchemy's class tells nothing: it reports asyncpg's deadlocks as plain `DBAPIError`. The
-text of an error holds what users typed and is never searched; three texts that asyncpg has instead
-of codes are compared as a whole.
+SQLAlchemy's class tells nothing: it reports asyncpg's deadlocks as plain `DBAPIError`. The text of
+an error holds what users typed and is never searched; three texts that asyncpg has instead of
+codes are compared as a whole. What a code means is in the dialects.
 """
-
-import sqlite3
-from typing import Any, Final
 
 from sqlalchemy import exc
 
+from db_manager.dialects.known import dialect_behind
 from db_manager.errors import DatabaseUnavailableError, TransactionAbortedError
-
-#: The server said that it undid the transaction, and that another try may succeed.
-UNDONE: Final = frozenset({"40001", "40P01", "55P03", "25006"})
-#: Nothing began: the server refused or is not there yet.
-UNAVAILABLE: Final = frozenset({"57P03", "53300", "08001", "08004", "57P05"})
-#: The connection is gone; before COMMIT was sent that means rolled back.
-LOST: Final = frozenset({"08000", "08003", "08006", "08007", "57P01", "57P02", "40003", "25P03"})
-#: The statement has to be inside of a transaction block.
-NO_TRANSACTION: Final = "25P01"
-#: MariaDB: lock wait timeout, deadlock, record changed since last read.
-MYSQL_UNDONE: Final = frozenset({1020, 1205, 1213})
-#: MariaDB: too many connections, cannot connect, shutting down.
-MYSQL_UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
-#: MariaDB: the connection is gone.
-MYSQL_LOST: Final = frozenset({2006, 2013, 2055})
-#: MariaDB: KILL QUERY. The connection serves on, somebody wanted the statement to end, and whether
-#: a COMMIT was through already it does not say.
-_MYSQL_KILLED: Final = 1317
-
-_MYSQL_CLIENT: Final = 2
-#: The log was written, and nobody knows whether it is on the disk.
-_SQLITE_UNSURE: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
-
-# What asyncpg's client says before it sends anything. It has one class for all that it refuses, and
-# no codes: the whole text is the code, of that very class. A test provokes each.
-_OTHER_TASK: Final = frozenset(
-    {
-        "cannot perform operation: another operation is in progress",
-        "cannot use Connection.transaction() in a manually started transaction",
-    }
-)
-_CLOSED: Final = frozenset(
-    {"connection is closed", "cannot perform operation: connection is closed"}
-)
-#: Where PostgreSQL finds out that a migration made a plan stale; its code, 0A000, has other causes.
-_STALE_PLAN: Final = "RevalidateCachedQuery"
 
 
 def origin(error: BaseException) -> BaseException:
@@ -65,75 +26,66 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(origin(error), "sqlstate", None) or "")
 
 
-def errno(error: BaseException) -> int:
-    """Return MariaDB's error number, or 0."""
-    below = origin(error)
-    number = below.args[0] if below.args and _driver(below) == "asyncmy" else 0
-    return number if isinstance(number, int) else 0
-
-
-def _driver(below: BaseException) -> str:
-    return type(below).__module__.partition(".")[0]
-
-
-def _refusal(error: BaseException) -> str:
-    """Return what asyncpg's client refused to do; empty for every other error."""
-    below = origin(error)
-    is_refusal = _driver(below) == "asyncpg" and type(below).__name__ == "InterfaceError"
-    return str(below) if is_refusal else ""
-
-
-def _is_stale_plan(error: BaseException) -> bool:
-    below: Any = origin(error)
-    found = getattr(below, "server_source_function", None)  # asyncpg
-    if found is None and _driver(below) == "psycopg":
-        found = below.diag.source_function
-    return bool(found == _STALE_PLAN)
-
-
-def is_busy(error: BaseException) -> bool:
-    """Return True when SQLite could not get a lock."""
-    code: int = getattr(origin(error), "sqlite_errorcode", 0) or 0
-    return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
 def is_disconnect(error: BaseException) -> bool:
     """Return True when the connection did not survive *error*."""
+    below = origin(error)
     return (
         getattr(error, "connection_invalidated", False)
-        or sqlstate(error) in LOST
-        or errno(error) in MYSQL_LOST
-        or isinstance(origin(error), (OSError, EOFError))
+        or isinstance(below, (OSError, EOFError))
+        or dialect_behind(below).is_lost(below)
     )
+
+
+def is_silent(error: BaseException) -> bool:
+    """Return True when *error* of a lost connection says that nobody spoke any more.
+
+    Then other connections that go the same way are lost as well, and do not know it.
+
+    Args:
+        error: The driver's error.
+    """
+    cause = error.__cause__
+    return isinstance(error, TimeoutError) or (cause is not None and is_silent(cause))
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Return True when *error* of a connection attempt says that the server is not there now."""
+    below = origin(error)
+    dialect = dialect_behind(below)
     return (
-        isinstance(origin(error), OSError)  # refused, DNS, TLS, timeout
-        or sqlstate(error) in UNAVAILABLE | LOST
-        or errno(error) in MYSQL_UNAVAILABLE | MYSQL_LOST
+        isinstance(below, OSError)  # refused, DNS, TLS, timeout
+        or dialect.is_unavailable(below)
+        or dialect.is_lost(below)
         or is_uncoded(error)
-        or _refusal(error) in _CLOSED  # raw: lost while SQLAlchemy was setting it up
     )
 
 
 def is_uncoded(error: BaseException) -> bool:
-    """Return True when *error* of a connection attempt has no code: psycopg's never has.
+    """Return True when *error* of a connection attempt has no code: psycopg's never has."""
+    below = origin(error)
+    return isinstance(error, exc.OperationalError) and dialect_behind(below).is_uncoded(below)
 
-    A server that is not there and one that refuses us look the same then; `refuses_us` of
-    `db_manager.dialects.postgresql.psycopg_connection` can ask.
+
+async def refuses_us(error: BaseException) -> bool:
+    """Return True when the server takes connections, and refused ours without a code.
+
+    Args:
+        error: What the attempt raised.
     """
-    return (
-        isinstance(error, exc.OperationalError)
-        and _driver(origin(error)) == "psycopg"
-        and not sqlstate(error)
-    )
+    below = origin(error)
+    return is_uncoded(error) and await dialect_behind(below).refuses_us(below)
 
 
 def is_other_task_busy(error: BaseException) -> bool:
     """Return True when a statement of another task still runs on the connection."""
-    return _refusal(error) in _OTHER_TASK
+    below = origin(error)
+    return dialect_behind(below).is_other_task_busy(below)
+
+
+def needs_transaction(error: BaseException) -> bool:
+    """Return True when the statement has to be inside of a transaction block."""
+    below = origin(error)
+    return dialect_behind(below).needs_transaction(below)
 
 
 def commit_is_undone(error: BaseException) -> bool:
@@ -148,14 +100,8 @@ def commit_is_undone(error: BaseException) -> bool:
     """
     if isinstance(error, TransactionAbortedError):
         return True  # answered with ROLLBACK
-    if state := sqlstate(error):
-        # PgBouncer says 08P01 when its server is gone.
-        return state not in LOST and not state.startswith("08")
-    if number := errno(error):  # those from 2000 on are the client's: it waited in vain
-        return number != _MYSQL_KILLED and number // 1000 != _MYSQL_CLIENT
-    if _driver(origin(error)) == "sqlite3":
-        return getattr(origin(error), "sqlite_errorcode", 0) not in _SQLITE_UNSURE
-    return _refusal(error) != ""  # asyncpg's client sent nothing
+    below = origin(error)
+    return dialect_behind(below).was_not_committed(below)
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -169,11 +115,11 @@ def is_retryable(error: BaseException) -> bool:
         return True
     if not isinstance(error, exc.DBAPIError) or is_other_task_busy(error):
         return False
+    below = origin(error)
+    dialect = dialect_behind(below)
     return (
-        sqlstate(error) in UNDONE | UNAVAILABLE | LOST
-        or errno(error) in MYSQL_UNDONE | MYSQL_LOST
-        or is_busy(error)
+        dialect.is_undone(below)
+        or dialect.is_unavailable(below)
         or is_disconnect(error)
-        or _refusal(error) in _CLOSED
-        or _is_stale_plan(error)  # gone at the next try
+        or dialect.is_stale_plan(below)  # gone at the next try
     )

@@ -12,7 +12,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, QueueCommon
 
-from db_manager.dialects.liveness import is_closed, is_dead
+from db_manager.dialects.base import Dialect
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.fair_queue import FairQueue
 from db_manager.engine.pool_entry import Entry
@@ -41,7 +41,6 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
     _pool: FairQueue[ConnectionPoolEntry]
-    is_dead = staticmethod(is_dead)
 
     def __init__(
         self,
@@ -51,6 +50,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.know(Dialect())
         self._max_age = recycle
         self._asks = pre_ping
         #: A connection that is older than this may have been lost without a word.
@@ -66,11 +66,17 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self._loop: asyncio.AbstractEventLoop  # of the last who waited
         self._replaced_at = 0.0
 
+    def know(self, dialect: Dialect) -> None:
+        """Judge connections by *dialect* from now on."""
+        self._dialect_known = dialect
+        self.is_dead = dialect.is_dead
+
     def recreate(self) -> "FairQueuePool":
         """Return a new pool like this one, with no connections."""
         pool = super().recreate()
         assert isinstance(pool, FairQueuePool)  # noqa: S101 -- for mypy
         pool._max_age, pool._asks = self._max_age, self._asks  # noqa: SLF001 -- its own class
+        pool.know(self._dialect_known)
         return pool
 
     def checkedout(self) -> int:
@@ -79,6 +85,8 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def has_connection(self) -> bool:
         """Return True when a connection is there, idle or in use, and is not known to be gone."""
+        is_closed = self._dialect_known.is_closed
+        is_closed = self._dialect_known.is_closed
         return any(
             entry.dbapi_connection is not None and not is_closed(entry.driver_connection)
             for entry in self._entries

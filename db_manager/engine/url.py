@@ -61,13 +61,6 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
     return url._replace(password=None), password
 
 
-def in_memory(url: URL) -> bool:
-    """Return True for a SQLite database that lives in its connection and ends with it."""
-    name = url.database or ":memory:"
-    memory = ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
-    return url.get_backend_name() == "sqlite" and memory
-
-
 def is_local(host: str | None) -> bool:
     """Return True for a loopback address, a Unix socket, or no host at all."""
     if not host or host.startswith(("/", "@")) or host == "localhost":

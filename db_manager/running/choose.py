@@ -13,18 +13,17 @@ from db_manager.running.port import Runner
 
 #: The variable of the environment that picks it: `fast` (the default) or `plain`.
 VARIABLE: Final = "DB_MANAGER_RUNNER"
-#: Drivers whose COMMIT the unit's own task waits for (see `in_place`), and the release of each
-#: whose source was read for that: nothing on its way cancels the running task.
-_READ: Final = {"asyncpg": "0.32", "aiosqlite": "0.22"}
 
 _logger = logging.getLogger("db_manager.running")
 
 
-def choose_runner(driver: str) -> Callable[[], Runner]:
+def choose_runner(driver: str, release: str) -> Callable[[], Runner]:
     """Return what makes the runner of an event loop.
 
     Args:
         driver: SQLAlchemy's name of the engine's driver.
+        release: Of the driver, whose source was read: nothing on the way of a COMMIT cancels the
+            running task, which may wait for it (see `in_place`). Empty when none was.
 
     Returns:
         The fast runner, unless the environment asks for the plain one, or something is not there
@@ -40,17 +39,18 @@ def choose_runner(driver: str) -> Callable[[], Runner]:
         return Plain
     from db_manager.running.fast.runner import Fast, supported  # noqa: PLC0415 -- the plain one works without it
 
-    missing = _unread(driver) if supported() else "SQLAlchemy does not wait in its greenlets"
+    missing = _unread(driver, release)
+    if not supported():
+        missing = "SQLAlchemy does not wait in its greenlets"
     if missing:
         _logger.warning("units on %s have the plain runner, which is slower: %s", driver, missing)
         return Plain
-    return partial(Fast, in_place=driver in _READ)
+    return partial(Fast, in_place=bool(release))
 
 
-def _unread(driver: str) -> str:
+def _unread(driver: str, read: str) -> str:
     """Return what is wrong with the release of *driver*, if anything."""
-    read = _READ.get(driver)
-    if read is None:
+    if not read:
         return ""
     release = getattr(import_module(driver), "__version__", "of an unknown release")
     if f"{release}.".startswith(f"{read}."):

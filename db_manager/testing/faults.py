@@ -20,36 +20,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.database.guard import Guard
+from db_manager.dialects.known import dialect_at
 from db_manager.errors import DbManagerError
 from db_manager.testing.sandbox import Sandbox
 from lifecycle.application import Application
 from lifecycle.errors import WiringError, nearest
 
-#: What makes a server refuse the COMMIT of a transaction: a check that is deferred to it.
-_REFUSALS: Final = {
-    "postgresql": (
-        """DO $$ BEGIN
-            CREATE FUNCTION pg_temp.refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $refuse$
-                BEGIN RAISE 'refused by a fault of the test' USING ERRCODE = '{sqlstate}'; END
-            $refuse$;
-            CREATE TEMP TABLE refused_commit (id int);
-            CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pg_temp.refused_commit
-                DEFERRABLE INITIALLY DEFERRED
-                FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse_commit();
-            INSERT INTO pg_temp.refused_commit VALUES (1);
-        END $$""",
-    ),
-    "sqlite": (
-        "CREATE TEMP TABLE refused_parent (id INTEGER PRIMARY KEY)",
-        """CREATE TEMP TABLE refused_commit (
-            id INTEGER REFERENCES refused_parent DEFERRABLE INITIALLY DEFERRED)""",
-        "INSERT INTO temp.refused_commit VALUES (1)",
-    ),
-}
-_IS_READ_ONLY: Final = {
-    "postgresql": "SELECT CAST(current_setting('transaction_read_only') AS boolean)",
-    "sqlite": "PRAGMA query_only",
-}
 #: Violation of a foreign key: what SQLite refuses a COMMIT with, too.
 _VIOLATION: Final = "23503"
 
@@ -81,6 +57,7 @@ class Faults:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._url = sandbox.url
+        self._dialect = dialect_at(sandbox.url)
         self._stack = ExitStack()
         self._faults: list[_Fault] = []
         self._striking = False
@@ -101,18 +78,17 @@ class Faults:
         """
         if re.fullmatch("[0-9A-Z]{5}", sqlstate) is None:
             raise ValueError(f"sqlstate: {sqlstate!r} is not five digits and capital letters")
-        system = self._url.get_backend_name()
-        if system == "sqlite" and sqlstate != _VIOLATION:
+        if not self._dialect.has_server and sqlstate != _VIOLATION:
             raise ImpossibleFaultError(
                 f"SQLite refuses a COMMIT for a foreign key only, never with {sqlstate}; leave "
                 f"`sqlstate` out, or set sandbox_url to a PostgreSQL server"
             )
 
         def strike(connection: Connection) -> None:
-            for statement in _REFUSALS[system]:
+            for statement in self._dialect.refuse_commit:
                 _execute(connection, statement.replace("{sqlstate}", sqlstate))
 
-        self._arm("refuse_commit", "commit", strike, times, unless=_is_read_only)
+        self._arm("refuse_commit", "commit", strike, times, unless=self._is_read_only)
 
     def lose_commit(self, *, committed: bool = True, times: int = 1) -> None:
         """Let the answer to the next COMMIT not come in time: `CommitOutcomeUnknownError`.
@@ -134,7 +110,7 @@ class Faults:
 
             guard.instead[connection.connection] = lose
 
-        self._arm("lose_commit", "commit", strike, times, unless=_is_read_only)
+        self._arm("lose_commit", "commit", strike, times, unless=self._is_read_only)
 
     def drop_connection(self, *, times: int = 1) -> None:
         """Let the server end the connection of the next statement, just before it is sent.
@@ -147,7 +123,7 @@ class Faults:
         Raises:
             ImpossibleFaultError: SQLite has no connection that could drop.
         """
-        if self._url.get_backend_name() == "sqlite":
+        if not self._dialect.has_server:
             raise ImpossibleFaultError(
                 "SQLite is a file: there is no connection that could drop; set sandbox_url to a "
                 "PostgreSQL server"
@@ -155,10 +131,7 @@ class Faults:
 
         def strike(connection: Connection) -> None:
             driver: Any = connection.connection.driver_connection
-            is_asyncpg = hasattr(driver, "get_server_pid")
-            await_only(
-                self._terminate(driver.get_server_pid() if is_asyncpg else driver.info.backend_pid)
-            )
+            await_only(self._terminate(self._dialect.backend(driver)))
 
         self._arm("drop_connection", "before_cursor_execute", strike, times)
 
@@ -236,6 +209,9 @@ class Faults:
         self._faults.append(fault)
         return fault
 
+    def _is_read_only(self, connection: Connection) -> bool:
+        return bool(_execute(connection, self._dialect.is_read_only_query)[0][0])
+
     async def _terminate(self, backend: int) -> None:
         engine = create_async_engine(self._url)
         try:
@@ -263,10 +239,6 @@ class Faults:
 
     def __repr__(self) -> str:
         return f"<Faults armed={self._armed()}>"
-
-
-def _is_read_only(connection: Connection) -> bool:
-    return bool(_execute(connection, _IS_READ_ONLY[connection.dialect.name])[0][0])
 
 
 def _execute(connection: Connection, statement: str) -> Any:

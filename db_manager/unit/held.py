@@ -9,7 +9,6 @@ from sqlalchemy.pool import PoolProxiedConnection
 from db_manager.database.database import Database
 from db_manager.database.guard import Guard, Guarded
 from db_manager.database.open_unit import OpenUnit
-from db_manager.dialects.driver import begin_for_driver, is_autocommit, is_in_the_middle, terminate
 from db_manager.errors import (
     TransactionAbortedError,
     TransactionEndedError,
@@ -32,6 +31,7 @@ class Held(Guarded):
     __slots__ = (
         "_cuts",
         "_database",
+        "_dialect",
         "_driver",
         "_ends",
         "_isolation_level",
@@ -48,6 +48,7 @@ class Held(Guarded):
     def __init__(self, unit: OpenUnit, database: Database, isolation_level: str | None) -> None:
         self._unit = unit
         self._database = database
+        self._dialect = database.dialect
         self._isolation_level = isolation_level
         self.session: UnitSession | None = None
         self.core: UnitConnection | None = None
@@ -82,17 +83,17 @@ class Held(Guarded):
         return connection
 
     def _check_out(self) -> Connection:
-        unit, checkout = self._unit, self._database.checkout
+        unit, checkout, dialect = self._unit, self._database.checkout, self._dialect
         # Held before anything else is waited for: a cancellation leaves it to the unit's end.
         unit.checked_out = connection = checkout.connect(unit)
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
         self._driver = driver = pooled.driver_connection
-        self._ends = getattr(driver, "ends", 0)
-        self._cuts = getattr(driver, "implicit_commits", 0)
+        self._ends = dialect.ends(driver)
+        self._cuts = dialect.implicit_commits(driver)
         checkout.make_ready(connection, unit, self._isolation_level)
-        if not unit.read_only and is_autocommit(pooled):
+        if not unit.read_only and dialect.is_autocommit(pooled):
             self.drop()  # it may be this connection's alone, from an earlier use
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
@@ -103,7 +104,7 @@ class Held(Guarded):
         self.drove = True
         connection = self.connect()
         try:
-            return begin_for_driver(connection)
+            return self._dialect.begin(connection)
         except BaseException as error:
             # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
             # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
@@ -151,7 +152,7 @@ class Held(Guarded):
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
-        if self._driver is not None and is_in_the_middle(self._driver):
+        if self._driver is not None and self._dialect.is_half_done(self._driver):
             self.drop()
         self._stop_guarding()
         try:
@@ -181,7 +182,8 @@ class Held(Guarded):
         try:
             if connection is not None:
                 self._database.checkout.forget(connection)
-                terminate(connection)
+                if not (connection.closed or connection.invalidated):
+                    self._dialect.hang_up(connection)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
             self.listener_error = self.listener_error or error
         finally:

@@ -1,14 +1,12 @@
 """Finds out, afterwards, how a unit with an unknown outcome ended."""
 
-from typing import Final, Literal
+from typing import Literal
 
 import tenacity
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db_manager.dialects.postgresql.postgresql import TRANSACTION_STATUS
 from db_manager.errors import CommitOutcomeUnknownError, DbManagerError
-
-_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
 
 Resolution = Literal["committed", "rolled_back", "outcome_unknown", "wrote_nothing"]
 
@@ -44,7 +42,8 @@ async def resolve(
 
     async def ask() -> str | None:
         async with engine.connect() as connection:
-            status: str | None = await connection.scalar(_STATUS, {"xid": str(error.xid)})
+            known = {"xid": str(error.xid)}
+            status: str | None = await connection.scalar(TRANSACTION_STATUS, known)
             return status
 
     retrying = tenacity.AsyncRetrying(

@@ -11,7 +11,6 @@ from db_manager.database.database import Database
 from db_manager.database.guard import Send
 from db_manager.database.open_unit import OpenUnit, UnitState
 from db_manager.dialects import classify
-from db_manager.dialects.driver import is_aborted, is_autocommit, transaction_id, was_ended
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
@@ -144,10 +143,10 @@ class Transaction(Held):
             raise unit.ended
         if unit.failed is not None:  # since the block is over: by a listener, who swallowed it
             self._refuse_to_commit(None)
-        if is_aborted(pooled, self._driver):
+        if self._dialect.is_aborted(pooled, self._driver):
             raise TransactionAbortedError
         if self._resolvable:
-            unit.xid = transaction_id(pooled, self._driver)
+            unit.xid = self._dialect.transaction_id(pooled)
         unit.state, self._sent = UnitState.COMMITTING, True
         try:
             send(pooled)
@@ -224,7 +223,7 @@ class Transaction(Held):
             return
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         unit.state = UnitState.ROLLED_BACK
-        if unit.ended is None and getattr(self._driver, "implicit_commits", 0) != self._cuts:
+        if unit.ended is None and self._dialect.implicit_commits(self._driver) != self._cuts:
             unit.ended = TransactionEndedError(_CUT, undone=False)
         if unit.ended is not None:
             if unit.error is None:
@@ -250,7 +249,7 @@ class Transaction(Held):
             try:
                 send(pooled)
             finally:
-                self._ends = getattr(self._driver, "ends", 0)
+                self._ends = self._dialect.ends(self._driver)
             self._undone = self._undone or ours
         if self.drove and not ours:
             self.drop()  # what the block has of the driver would commit each statement by itself
@@ -263,9 +262,9 @@ class Transaction(Held):
             return
         if unit.read_only:  # it wrote nothing that could be there or not
             return
-        adapter = pooled.dbapi_connection
-        if was_ended(adapter, self._driver, self._ends) or (
-            adapter is not None and is_autocommit(pooled)
+        dialect, adapter = self._dialect, pooled.dbapi_connection
+        if dialect.was_ended(adapter, self._driver, self._ends) or (
+            adapter is not None and dialect.is_autocommit(pooled)
         ):
             unit.ended = TransactionEndedError(_BEHIND, undone=False)
 

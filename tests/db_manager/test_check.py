@@ -10,10 +10,10 @@ from sqlalchemy.engine import URL
 from support.postgres import PostgresServer
 
 from db_manager.check import command as check
-from db_manager.check import diagnosis
 from db_manager.check.diagnosis import diagnose
 from db_manager.check.finding import Finding
 from db_manager.config import DatabaseConfig
+from db_manager.dialects.postgresql.asyncpg import Asyncpg
 from db_manager.engine.create import create_engine
 from db_manager.schema import create_missing_tables
 from lifecycle.errors import ConfigError
@@ -118,7 +118,7 @@ async def test_a_wrong_name_comes_with_its_fix(postgres_database: URL) -> None:
     assert "[database] database: there is none of that name" in findings["connect"].text
     findings = await found(config_of(postgres_database.set(host="127.0.0.1", port=1, query={})))
     assert findings["connect"].level == "problem"
-    assert "[database] host, port: nobody listens there" in findings["connect"].text
+    assert "[database] host, port: connection refused" in findings["connect"].text
 
 
 async def test_encryption_is_asked_for_where_it_is_needed(postgres_database: URL) -> None:
@@ -155,7 +155,7 @@ async def test_clocks_that_differ_are_warned_about(
 ) -> None:
     """More than a second between the clocks is a warning that says who is ahead."""
     query = "SELECT extract(epoch FROM clock_timestamp()) - 90"
-    monkeypatch.setitem(diagnosis._CLOCK, "postgresql", query)
+    monkeypatch.setattr(Asyncpg, "clock_query", query)
     clock = (await found(config_of(postgres_database)))["clock"]
     assert clock.level == "warning"
     assert "behind ours" in clock.text

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
-from db_manager.dialects.postgresql.psycopg_ping import refuses_us
+from db_manager.dialects.known import dialect_behind
 from db_manager.engine.create import create_engine
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -175,7 +175,7 @@ async def refused_by(url: URL, **keys: Any) -> BaseException:
 async def is_there(refusal: Awaitable[BaseException]) -> bool:
     """Return True when the server of a refused attempt is there, as the plugin finds out."""
     error = await refusal
-    return not classify.is_unavailable(error) or await refuses_us(error)
+    return not classify.is_unavailable(error) or await classify.refuses_us(error)
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
@@ -255,11 +255,17 @@ def classes_of_drivers() -> list[type[BaseException]]:
 def judged(error: BaseException) -> tuple[object, ...]:
     """Return everything that is decided about *error*."""
     questions = (
-        *(classify.sqlstate, classify.errno, classify.is_busy, classify.is_disconnect),
+        *(classify.sqlstate, classify.needs_transaction, classify.is_disconnect),
         *(classify.is_unavailable, classify.is_uncoded),
         *(classify.is_other_task_busy, classify.commit_is_undone, classify.is_retryable),
     )
-    return tuple(question(error) for question in questions)
+    below = classify.origin(error)
+    dialect = dialect_behind(below)
+    meanings = (dialect.is_undone, dialect.is_unavailable, dialect.is_lost, dialect.is_stale_plan)
+    return (
+        *(question(error) for question in questions),
+        *(meaning(below) for meaning in meanings),
+    )
 
 
 def test_no_word_of_a_text_decides() -> None:
@@ -296,8 +302,9 @@ def test_a_number_is_mariadbs_only_in_its_own_error() -> None:
         ValueError(1213),
         exc.StatementError("x", "", {}, KeyError(2013)),
     ):
-        assert classify.errno(error) == 0
         assert not classify.is_disconnect(error)
+        assert not classify.is_unavailable(error)
+        assert not classify.is_retryable(error)
 
 
 async def test_asyncpgs_constants_are_what_asyncpg_says(postgres_database: URL) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from support.line import Line
 
 from db_manager.database.database import Database
-from db_manager.dialects.liveness import is_closed, is_dead, is_silent
+from db_manager.dialects.base import Dialect
+from db_manager.dialects.classify import is_silent
 
 Open = Callable[..., Database]
 
@@ -33,15 +34,15 @@ async def test_a_cut_line_is_noticed(url: URL, open_database: Open) -> None:
     async with Line(url.host or "", url.port or 3306) as line:
         database = open_database(line.url(url))
         async with database.engine.connect() as connection:
-            driver = await driver_of(connection)
-            assert (is_closed(driver), is_dead(driver)) == (False, False)
+            known, driver = database.dialect, await driver_of(connection)
+            assert (known.is_closed(driver), known.is_dead(driver)) == (False, False)
             await connection.execute(text("SELECT 1"))
-            assert (is_closed(driver), is_dead(driver)) == (
+            assert (known.is_closed(driver), known.is_dead(driver)) == (
                 False,
                 url.get_backend_name() != "mysql",
             )
             await line.end()
-            assert (is_closed(driver), is_dead(driver)) == (True, True)
+            assert (known.is_closed(driver), known.is_dead(driver)) == (True, True)
             await connection.invalidate()
 
 
@@ -49,22 +50,22 @@ async def test_an_open_transaction_is_noticed(mariadb_database: URL, open_databa
     """The status that comes with MariaDB's answers says that a transaction has changed rows."""
     database = open_database(mariadb_database)
     async with database.engine.connect() as connection:
-        driver = await driver_of(connection)
+        known, driver = database.dialect, await driver_of(connection)
         await connection.execute(text("CREATE TABLE t (id INT) ENGINE = InnoDB"))
         await connection.execute(text("INSERT INTO t VALUES (1)"))
-        assert (is_closed(driver), is_dead(driver)) == (False, True)
+        assert (known.is_closed(driver), known.is_dead(driver)) == (False, True)
         await connection.rollback()
-        assert not is_dead(driver)
+        assert not known.is_dead(driver)
 
 
 async def test_a_closed_file_is_noticed(sqlite_database: URL, open_database: Open) -> None:
     """A connection of SQLite's that somebody closed is known to be closed."""
     database = open_database(sqlite_database)
     async with database.engine.connect() as connection:
-        driver = await driver_of(connection)
-        assert (is_closed(driver), is_dead(driver)) == (False, False)
+        known, driver = database.dialect, await driver_of(connection)
+        assert (known.is_closed(driver), known.is_dead(driver)) == (False, False)
         await driver.close()
-        assert (is_closed(driver), is_dead(driver)) == (True, True)
+        assert (known.is_closed(driver), known.is_dead(driver)) == (True, True)
         await connection.invalidate()
 
 
@@ -76,9 +77,9 @@ def test_an_unknown_driver_is_asked_for_closed(*, closed: bool) -> None:
         """The connection of another driver."""
 
     other: Any = Other()
-    assert not is_dead(other)
+    assert not Dialect().is_dead(other)
     other.closed = closed
-    assert (is_closed(other), is_dead(other)) == (closed, closed)
+    assert (Dialect().is_closed(other), Dialect().is_dead(other)) == (closed, closed)
 
 
 def test_silence_is_a_timeout_somewhere_below() -> None:

@@ -9,14 +9,17 @@ from sqlalchemy.exc import OperationalError
 
 from db_manager.config import DatabaseConfig
 from db_manager.database.database import Database
-from db_manager.engine.create import _mysql
+from db_manager.dialects.known import dialect_at
 from db_manager.unit.uow import UnitOfWork
 
 
 @pytest.mark.parametrize("driver", ["asyncmy", "aiomysql"])
 async def test_other_drivers_of_mariadb_get_no_key_of_ours(driver: str) -> None:
     """Only the connection that knows our deadline is told of it."""
-    sent = _mysql(DatabaseConfig(database="bot"), make_url(f"mysql+{driver}://localhost/bot"))
+    url = make_url(f"mysql+{driver}://localhost/bot")
+    sent = dialect_at(url).connect_arguments(
+        DatabaseConfig(database="bot"), url, None, read_only=False
+    )
     assert ("answer_timeout" in sent) == (driver == "asyncmy")
 
 

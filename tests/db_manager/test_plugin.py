@@ -210,7 +210,7 @@ async def test_who_does_not_verify_is_warned(caplog: pytest.LogCaptureFixture) -
     )
     await app.load()
     await app.unload()
-    assert "nobody verifies that db.example.com is the database" in caplog.messages[0]
+    assert "the certificate of db.example.com is not verified" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(

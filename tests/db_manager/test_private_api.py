@@ -78,7 +78,7 @@ async def test_without_the_adapters_private_names_the_lane_still_begins(
     def without(subject: object, name: str, *default: Any) -> Any:
         return None if name == "_start_transaction" else getattr(subject, name, *default)
 
-    monkeypatch.setattr("db_manager.dialects.driver.getattr", without, raising=False)
+    monkeypatch.setattr("db_manager.dialects.postgresql.asyncpg.getattr", without, raising=False)
     with pytest.raises(ZeroDivisionError):
         async with UnitOfWork(database) as uow:
             driver = await uow.driver()

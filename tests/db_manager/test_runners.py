@@ -12,6 +12,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only
 
 from db_manager.database.database import Database
+from db_manager.dialects.base import Dialect
+from db_manager.dialects.known import dialect_at
+from db_manager.dialects.postgresql.asyncpg import Asyncpg
+from db_manager.dialects.sqlite.aiosqlite import Aiosqlite
 from db_manager.errors import ConfigError
 from db_manager.running.choose import VARIABLE, choose_runner
 from db_manager.running.fast.greenlets import Worker
@@ -102,16 +106,20 @@ async def test_an_end_whose_task_never_began_is_finished_all_the_same(
     assert "moved" not in ending.log
 
 
-@pytest.mark.parametrize("driver", ["asyncpg", "aiosqlite", "psycopg", "asyncmy"])
-async def test_units_have_the_fast_runner(driver: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["postgresql+asyncpg", "sqlite+aiosqlite", "postgresql+psycopg", "mysql+asyncmy"],
+)
+async def test_units_have_the_fast_runner(name: str) -> None:
     """With the packages that are installed here nothing is missing, on no driver."""
-    assert isinstance(choose_runner(driver)(), Fast)
+    release = dialect_at(URL.create(name)).release
+    assert isinstance(choose_runner(name.partition("+")[2], release)(), Fast)
 
 
 async def test_the_environment_asks_for_the_plain_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """`DB_MANAGER_RUNNER=plain` is all that it takes."""
     monkeypatch.setenv(VARIABLE, "plain")
-    assert isinstance(choose_runner("asyncpg")(), Plain)
+    assert isinstance(choose_runner("asyncpg", Asyncpg.release)(), Plain)
 
 
 async def test_a_database_has_the_runner_that_was_picked(runner: str, database: Database) -> None:
@@ -135,19 +143,22 @@ def test_a_sqlalchemy_that_does_not_know_our_greenlets(
 ) -> None:
     """`await_` of SQLAlchemy looks for a mark; should that change, units run plainly."""
     monkeypatch.delattr(Worker, "__sqlalchemy_greenlet_provider__")
-    assert choose_runner("asyncpg") is Plain
+    assert choose_runner("asyncpg", Asyncpg.release) is Plain
     said = (
         "units on asyncpg have the plain runner, which is slower: SQLAlchemy does not wait in its "
     )
     assert caplog.record_tuples == [("db_manager.running", logging.WARNING, f"{said}greenlets")]
 
 
-@pytest.mark.parametrize("package", [asyncpg, aiosqlite])
+@pytest.mark.parametrize(("package", "dialect"), [(asyncpg, Asyncpg), (aiosqlite, Aiosqlite)])
 def test_a_driver_whose_wait_for_commit_was_not_read(
-    package: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    package: object,
+    dialect: type[Dialect],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A release that nobody looked at may cancel the task that waits: units run plainly there."""
     monkeypatch.setattr(package, "__version__", "0.320.1")
     name = package.__name__  # type: ignore[attr-defined]  # it is a module
-    assert choose_runner(name) is Plain
+    assert choose_runner(name, dialect.release) is Plain
     assert f"how {name} 0.320.1 waits for COMMIT is not known" in caplog.text

@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
-from db_manager.schema import LOCK_KEY, create_missing_tables
+from db_manager.dialects.postgresql.postgresql import LOCK_KEY
+from db_manager.schema import create_missing_tables
 
 
 def model() -> MetaData:

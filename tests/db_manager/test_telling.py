@@ -9,7 +9,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from support.failing import FUNCTIONS, WAYS, Told
 
+from db_manager.dialects.mysql.mysql import MySQL
+from db_manager.dialects.postgresql.postgresql import PostgreSQL
 from db_manager.dialects.safe_text import connection_text, statement_text
+from db_manager.dialects.sqlite.aiosqlite import Aiosqlite
 from db_manager.errors import CommitOutcomeUnknownError, DatabaseUnavailableError
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.error_text import tell, tell_text
@@ -118,7 +121,7 @@ def test_what_a_connection_attempt_said_has_its_text() -> None:
 )
 def test_a_statement_is_shown_without_literals(sql: str, shown: str) -> None:
     """Numbers are question marks; at the first text, comment or quoted body the statement ends."""
-    assert statement_text(sql, "postgresql") == shown
+    assert statement_text(sql, PostgreSQL()) == shown
 
 
 @pytest.mark.parametrize(
@@ -134,12 +137,12 @@ def test_a_statement_is_shown_without_literals(sql: str, shown: str) -> None:
 )
 def test_sqlite_takes_an_unknown_name_for_a_text(sql: str, shown: str) -> None:
     """A double quote ends the statement where a text may stand, and not where only a name may."""
-    assert statement_text(sql, "sqlite") == shown
+    assert statement_text(sql, Aiosqlite()) == shown
 
 
 def test_mariadb_has_more_ways_to_write_a_text() -> None:
     """There a double quote begins a text, and # a comment; names are in backticks."""
-    assert statement_text('SELECT `user`.x FROM t WHERE a = "c"', "mysql") == (
+    assert statement_text('SELECT `user`.x FROM t WHERE a = "c"', MySQL()) == (
         "SELECT `user`.x FROM t WHERE a = …"
     )
-    assert statement_text("SELECT 1 # c", "mariadb") == "SELECT ? …"
+    assert statement_text("SELECT 1 # c", MySQL()) == "SELECT ? …"

@@ -1,0 +1,78 @@
+"""MariaDB and MySQL by asyncmy."""
+
+import importlib
+import ssl
+from contextlib import suppress
+from functools import cache
+from typing import Any, Final
+
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.base import ANSWER_MARGIN
+from db_manager.dialects.mysql.mysql import MySQL, number_of
+from lifecycle.error_text import Told
+
+#: The flag for "in a transaction", in the status that comes with each answer.
+_IN_TRANSACTION: Final = 1
+
+
+class Asyncmy(MySQL):
+    """asyncmy: each of the server's answers tells whether a transaction is open."""
+
+    package = "asyncmy"
+    knows_lost_lines = True
+
+    def connect_arguments(
+        self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
+    ) -> dict[str, Any]:
+        """Return what MySQL's gets, and our connection in the place of asyncmy's."""
+        return super().connect_arguments(config, url, tls, read_only=read_only) | {
+            "async_creator_fn": _connect,
+            "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "connect_timeout": config.connect_timeout,
+        }
+
+    def is_closed(self, driver: Any) -> bool:
+        """Return True when the stream broke."""
+        return bool(driver._stream_broken)  # noqa: SLF001 -- there is no public word for it; guarded by a test
+
+    def is_dead(self, driver: Any) -> bool:
+        """Return True also when the last answer said that a transaction is open."""
+        return self.is_closed(driver) or bool(driver.server_status & _IN_TRANSACTION)
+
+    def is_settled(self, driver: Any) -> bool:
+        """Return True when the last answer said that no transaction is open."""
+        return not self.is_dead(driver)
+
+    def implicit_commits(self, driver: Any) -> int:
+        """Return how often our connection saw that a statement committed what was before it."""
+        return getattr(driver, "implicit_commits", 0)
+
+    def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
+        """Return True when the server undid what was before a statement, and would go on."""
+        del pooled
+        return getattr(driver, "failed", False)
+
+    def tell(self, error: Any) -> Told:
+        """Return the number of *error*, and the server's name of that."""
+        name, facts = super().tell(error)
+        return name, [f"{each} {_names().get(number_of(error), '')}".rstrip() for each in facts]
+
+
+def _connect(*args: Any, **kwargs: Any) -> Any:
+    from db_manager.dialects.mysql.asyncmy_connection import connect  # noqa: PLC0415 -- only when installed
+
+    return connect(*args, **kwargs)
+
+
+@cache
+def _names() -> dict[int, str]:
+    """Return the names of the server's errors by their numbers, as the driver has them."""
+    names = {}
+    for kind in ("ER", "CR"):
+        with suppress(ImportError):
+            module = importlib.import_module(f"asyncmy.constants.{kind}")
+            names.update({v: k for k, v in vars(module).items() if isinstance(v, int)})
+    return names

@@ -1,0 +1,105 @@
+"""MariaDB and MySQL, whatever the driver."""
+
+import re
+import ssl
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.base import Dialect
+from lifecycle.error_text import Told
+
+#: Lock wait timeout, deadlock, record changed since last read.
+UNDONE: Final = frozenset({1020, 1205, 1213})
+#: Too many connections, cannot connect, shutting down.
+UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
+#: The connection is gone.
+LOST: Final = frozenset({2006, 2013, 2055})
+#: KILL QUERY. The connection serves on, somebody wanted the statement to end, and whether a COMMIT
+#: was through already it does not say.
+_KILLED: Final = 1317
+#: Thousands of the numbers of errors that are the client's: it waited in vain.
+_CLIENT: Final = 2
+_LOCK: Final = "db_manager.schema"
+
+
+class MySQL(Dialect):
+    """MariaDB or MySQL by a driver that we do not know."""
+
+    literal = re.compile(r"(?P<text>'|\"|--|/\*|#)")
+    tls_query = "SHOW SESSION STATUS LIKE 'Ssl_version'"
+    clock_query = "SELECT unix_timestamp(now(6))"
+
+    def connect_arguments(
+        self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
+    ) -> dict[str, Any]:
+        """Return the timeouts of a session, and how to encrypt."""
+        del url, read_only
+        lock = max(1, round(config.lock_timeout))
+        longest = max(0.001, config.statement_timeout)
+        arguments: dict[str, Any] = {
+            # MariaDB reads the first comment and MySQL the second; each is blank for the other.
+            "init_command": (
+                f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}"
+                f" /*M!100101 , max_statement_time = {longest:.3f} */"
+                f" /*!50708 , max_execution_time = {longest * 1000:.0f} */"
+            ),
+            "connect_timeout": max(1, round(config.connect_timeout)),
+        }
+        if tls is not None:
+            arguments["ssl"] = tls
+        return arguments
+
+    def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
+        """Return what the server's last answer said."""
+        adapter: Any = pooled.dbapi_connection
+        return bool(adapter.get_autocommit())
+
+    def begin_read_only(self, connection: Connection, level: str | None) -> None:
+        """Begin a read-only transaction with its snapshot now, not with its first statement."""
+        del level
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+
+    def is_undone(self, error: Any) -> bool:
+        """Return True for a deadlock, a lock that did not come free, a changed record."""
+        return number_of(error) in UNDONE
+
+    def is_unavailable(self, error: Any) -> bool:
+        """Return True when the server is full, ends, or is not there."""
+        return number_of(error) in UNAVAILABLE
+
+    def is_lost(self, error: Any) -> bool:
+        """Return True when the connection is gone."""
+        return number_of(error) in LOST
+
+    def was_not_committed(self, error: Any) -> bool:
+        """Return True when the server answered COMMIT with an error that says so."""
+        number = number_of(error)
+        return number not in {0, _KILLED} and number // 1000 != _CLIENT
+
+    def tell(self, error: Any) -> Told:
+        """Return the number of *error*."""
+        number = number_of(error)
+        return type(error).__name__, [str(number)] if number else []
+
+    def lock_schema(self, connection: Connection, seconds: int) -> None:
+        """Take a lock of the session: DDL commits by itself."""
+        connection.execute(text(f"SELECT GET_LOCK('{_LOCK}', {seconds})"))
+
+    def unlock_schema(self, connection: Connection) -> None:
+        """Give the lock back."""
+        connection.execute(text(f"SELECT RELEASE_LOCK('{_LOCK}')"))
+
+    def server(self, connection: Connection) -> str:
+        """Return the version of the server."""
+        version = connection.dialect.server_version_info or ()
+        return f"mysql {'.'.join(map(str, version))}"
+
+
+def number_of(error: Any) -> int:
+    """Return the server's number of *error*, or 0."""
+    number = error.args[0] if error.args else 0
+    return number if isinstance(number, int) else 0

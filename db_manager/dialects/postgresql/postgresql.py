@@ -1,0 +1,155 @@
+"""PostgreSQL, whatever the driver."""
+
+import ssl
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.base import Dialect, scalar
+
+#: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
+#: statement whose client is gone lives on, with its locks, to its end.
+CLIENT_CHECK_INTERVAL: Final = 1000
+#: Key of the advisory lock: the first eight bytes of sha256("db_manager.schema"), without the
+#: sign bit.
+LOCK_KEY: Final = 0x495BBB2721338185
+#: Asks how a transaction ended that had the id :xid.
+TRANSACTION_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
+#: Where the server finds out that a migration made a plan stale; its code, 0A000, has other causes.
+_STALE_PLAN: Final = "RevalidateCachedQuery"
+#: What a failed attempt to connect says and what is to be done; by SQLSTATE.
+_FIXES: Final = {
+    "28P01": "password: it is wrong; set DATABASE__PASSWORD or DATABASE__PASSWORD_FILE",
+    "28000": "user: the server does not let this role in from here; see its pg_hba.conf, and `tls`",
+    "3D000": "database: there is none of that name; correct it, or create the database",
+    "42501": "user: the role may not do that; GRANT it",
+    "53300": "pool_size: the server has no connection left; lower it, or raise max_connections",
+}
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL by a driver that we do not know."""
+
+    has_reader = True
+    tls_query = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
+    clock_query = "SELECT extract(epoch FROM clock_timestamp())"
+    is_read_only_query = "SELECT CAST(current_setting('transaction_read_only') AS boolean)"
+    refuse_commit: ClassVar[tuple[str, ...]] = (
+        """DO $$ BEGIN
+            CREATE FUNCTION pg_temp.refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $refuse$
+                BEGIN RAISE 'refused by a fault of the test' USING ERRCODE = '{sqlstate}'; END
+            $refuse$;
+            CREATE TEMP TABLE refused_commit (id int);
+            CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pg_temp.refused_commit
+                DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse_commit();
+            INSERT INTO pg_temp.refused_commit VALUES (1);
+        END $$""",
+    )
+
+    def settings(self, config: DatabaseConfig, *, read_only: bool) -> dict[str, str]:
+        """Return the settings of a session.
+
+        Args:
+            config: The section [database].
+            read_only: Transactions refuse to write.
+        """
+        settings = {"application_name": config.application_name}
+        if not config.pgbouncer:  # it refuses start-up parameters that it does not know
+            settings |= {
+                "statement_timeout": str(int(config.statement_timeout * 1000)),
+                "lock_timeout": str(int(config.lock_timeout * 1000)),
+                "idle_in_transaction_session_timeout": str(
+                    int(config.idle_in_transaction_timeout * 1000)
+                ),
+                "client_connection_check_interval": str(CLIENT_CHECK_INTERVAL),
+            }
+        if read_only:
+            settings["default_transaction_read_only"] = "on"
+        return settings
+
+    def transaction_id(self, pooled: PoolProxiedConnection) -> int | None:
+        """Return PostgreSQL's id of the transaction, 0 when it wrote nothing."""
+        return int(query(pooled, "SELECT pg_current_xact_id_if_assigned()::text") or 0)
+
+    def begin_read_only(self, connection: Connection, level: str | None) -> None:
+        """Begin a read-only transaction; REPEATABLE READ gives it one snapshot."""
+        connection.execution_options(
+            isolation_level=level or "REPEATABLE READ", postgresql_readonly=True
+        )
+
+    def is_stale_plan(self, error: Any) -> bool:
+        """Return True when the server refused a plan that a migration made useless."""
+        return bool(self.source_function(error) == _STALE_PLAN)
+
+    def source_function(self, error: Any) -> str | None:
+        """Return the function of the server that raised *error*, as far as the driver knows."""
+        del error
+        return None
+
+    def lock_schema(self, connection: Connection, seconds: int) -> None:
+        """Take an advisory lock, which ends with the transaction."""
+        connection.execute(text(f"SET LOCAL lock_timeout = '{seconds}s'"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK_KEY})"))
+
+    def server(self, connection: Connection) -> str:
+        """Return the version of the server."""
+        return f"PostgreSQL {scalar(connection, 'SHOW server_version')}"
+
+    def most_connections(self, connection: Connection) -> int | None:
+        """Return what `max_connections` leaves for roles without privileges."""
+        limit = int(scalar(connection, "SHOW max_connections"))
+        return limit - int(scalar(connection, "SHOW superuser_reserved_connections"))
+
+    def fix(self, error: BaseException) -> str | None:
+        """Return what to do about a failed attempt to connect, by its SQLSTATE."""
+        below = getattr(error, "orig", None)
+        state = getattr(below, "sqlstate", None) or getattr(error, "sqlstate", None)
+        return super().fix(error) if state is None else _FIXES.get(str(state))
+
+
+def query(pooled: PoolProxiedConnection, sql: str) -> Any:
+    """Return the first cell of what *sql* finds, asked past SQLAlchemy's events.
+
+    Args:
+        pooled: The pooled connection of a unit; runs inside a greenlet.
+        sql: The query.
+    """
+    cursor = pooled.cursor()
+    try:
+        cursor.execute(sql)
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return row[0] if row else None
+
+
+def schema_facts(error: Any, fields: Any, type_field: str, position_field: str) -> list[str]:
+    """Return what an error names of the schema, and its SQLSTATE.
+
+    Args:
+        error: The driver's error.
+        fields: What has the names as attributes.
+        type_field: Attribute of the name of a type.
+        position_field: Attribute of the position in the statement.
+    """
+    named = {
+        "constraint": "constraint_name",
+        "table": "table_name",
+        "column": "column_name",
+        "type": type_field,
+        "position": position_field,
+    }
+    facts = [str(state)] if (state := getattr(error, "sqlstate", None)) else []
+    known = ((name, getattr(fields, field, None)) for name, field in named.items())
+    return facts + [f"{name} {value}" for name, value in known if value]
+
+
+def tls_mode(config: DatabaseConfig, tls: ssl.SSLContext | None) -> str:
+    """Return libpq's word for how a connection is encrypted."""
+    if tls is None:
+        return "disable"
+    return "require" if config.tls == "require" else "verify-full"

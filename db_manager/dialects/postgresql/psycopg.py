@@ -1,0 +1,142 @@
+"""PostgreSQL by psycopg, whose libpq knows the state of a connection."""
+
+import asyncio
+import ssl
+from typing import Any, Final
+
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.pool import PoolProxiedConnection
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.base import ANSWER_MARGIN
+from db_manager.dialects.polling import HUNG_UP, READABLE, polled
+from db_manager.dialects.postgresql.postgresql import PostgreSQL, schema_facts, tls_mode
+from lifecycle.error_text import Told
+
+#: An idle connection that was lost in silence is known to be lost after a minute.
+KEEPALIVE: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+#: libpq's numbers for no transaction, and for one in which a statement failed.
+_IDLE, _INERROR = 0, 3
+#: Of the parameters of a connection libpq needs none of these to ask whether a server is there.
+_SECRET: Final = frozenset({"password", "passfile", "sslpassword", "oauth_client_secret"})
+
+
+class Psycopg(PostgreSQL):
+    """psycopg."""
+
+    package = "psycopg"
+    knows_lost_lines = True
+
+    def connect_arguments(
+        self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
+    ) -> dict[str, Any]:
+        """Return libpq's parameters, and our connection in the place of psycopg's."""
+        del url
+        settings = self.settings(config, read_only=read_only)
+        arguments: dict[str, Any] = {
+            "async_creator_fn": _connect,
+            "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
+            **KEEPALIVE,
+            "application_name": settings.pop("application_name"),
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+            "sslmode": tls_mode(config, tls),
+        }
+        if config.tls_ca:
+            arguments["sslrootcert"] = str(config.tls_ca)
+        elif arguments["sslmode"] == "verify-full":
+            arguments["sslrootcert"] = "system"
+        if config.pgbouncer:
+            arguments["prepare_threshold"] = None
+        return arguments
+
+    # -- a connection ---------------------------------------------------------------------
+
+    def is_closed(self, driver: Any) -> bool:
+        """Look at the socket, which psycopg does only when it uses it."""
+        return driver.closed or (HUNG_UP > 0 and polled(driver.pgconn.socket, HUNG_UP))
+
+    def is_dead(self, driver: Any) -> bool:
+        """Return True when it is in a transaction, or the socket has something to read.
+
+        Anything to read on an idle connection means that the server closed it.
+        """
+        # Not `driver.info`: it makes two objects for a number.
+        if driver.closed or driver.pgconn.transaction_status != _IDLE:
+            return True
+        return polled(driver.pgconn.socket, READABLE)
+
+    def is_settled(self, driver: Any) -> bool:
+        """Return True when libpq is in no transaction and psycopg in no pipeline."""
+        return driver.pgconn.transaction_status == _IDLE and not self.is_half_done(driver)
+
+    def is_half_done(self, driver: Any) -> bool:
+        """Return True when psycopg remembers the pipeline of a cancelled `executemany`.
+
+        The next unit's statements would have no results.
+        """
+        left: object = getattr(driver, "_pipeline", None)  # guarded by a test
+        return left is not None
+
+    def hang_up(self, connection: Connection) -> None:
+        """Close the socket; SQLAlchemy would wait for the server."""
+        driver: Any = connection.connection.driver_connection
+        connection.connection.detach()
+        getattr(driver, "terminate", driver.pgconn.finish)()
+
+    # -- the transaction ------------------------------------------------------------------
+
+    def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
+        """Return what libpq knows from the last answer."""
+        del pooled
+        return bool(driver.pgconn.transaction_status == _INERROR)
+
+    def refuses_writes(self, driver: Any) -> bool:
+        """Look at the setting, of which the server tells its clients by itself."""
+        return (driver.info.parameter_status("default_transaction_read_only") or "on") == "on"
+
+    # -- errors ---------------------------------------------------------------------------
+
+    def is_uncoded(self, error: Any) -> bool:
+        """Return True when psycopg gave no code; it never does for an attempt to connect.
+
+        A server that is not there and one that refuses us look the same then.
+        """
+        return not getattr(error, "sqlstate", None)
+
+    async def refuses_us(self, error: Any) -> bool:
+        """Let libpq ask the server once more, without role and password: words are no code."""
+        pgconn: Any = getattr(error, "pgconn", None)
+        if pgconn is None:  # the name of the host was not found
+            return False
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 -- only where it is in use
+        from psycopg.pq import PGconn, Ping  # noqa: PLC0415 -- the same
+
+        known = {
+            option.keyword.decode(): option.val.decode() for option in pgconn.info if option.val
+        }
+        asked = make_conninfo("", **{key: known[key] for key in known.keys() - _SECRET})
+        return bool(await asyncio.to_thread(PGconn.ping, asked.encode()) == Ping.OK)
+
+    def source_function(self, error: Any) -> str | None:
+        """Return the function of the server that raised *error*."""
+        diag: Any = getattr(error, "diag", None)
+        return getattr(diag, "source_function", None)
+
+    def tell(self, error: Any) -> Told:
+        """Return what the server's error names of the schema."""
+        name = type(error).__name__
+        if getattr(error, "pgconn", None) is not None:  # of an attempt to connect
+            return name, [" ".join(str(error).split())]
+        fields = getattr(error, "diag", None)
+        return name, schema_facts(error, fields, "datatype_name", "statement_position")
+
+    def backend(self, driver: Any) -> int:
+        """Return the server's number of the process at the other end."""
+        return int(driver.info.backend_pid)
+
+
+def _connect(*args: Any, **kwargs: Any) -> Any:
+    from db_manager.dialects.postgresql.psycopg_connection import connect  # noqa: PLC0415 -- only when installed
+
+    return connect(*args, **kwargs)
