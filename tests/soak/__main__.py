@@ -62,6 +62,7 @@ def _report(soak: Soak, asked: argparse.Namespace) -> int:
     wrong = judge(soak.samples) + soak.lies
     if wrong:
         print(*wrong, "There are more of:", *soak.grown, sep="\n")
+        print("Memory by tenths:", *found["memory by tenths"])
         return 1
     write(found, asked.write)
     print(*section(asked.write), sep="\n")

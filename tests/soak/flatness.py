@@ -109,6 +109,12 @@ def growths(samples: Sequence[Sample]) -> dict[str, Growth]:
     }
 
 
+def tenths(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+    """Return *samples* in ten parts of the same length, or fewer; what is left over is dropped."""
+    size = max(1, len(samples) // 10)
+    return [samples[at : at + size] for at in range(0, size * (len(samples) // size), size)][:10]
+
+
 def judge(samples: Sequence[Sample], *, heap: float = ALLOWED) -> list[str]:
     """Return which measures are not flat, one sentence each.
 

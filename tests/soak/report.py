@@ -5,9 +5,10 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
-from soak.flatness import ALLOWED, growths, judge
+from soak.flatness import ALLOWED, growths, judge, tenths
 from soak.soaking import POOL, READERS, Soak
 
 #: Where the figures are kept.
@@ -42,6 +43,9 @@ def figures(soak: Soak, *, minutes: float, tasks: int) -> dict[str, Any]:
             name: {"middle": growth.middle, "last": growth.last, "grew": round(growth.share, 4)}
             for name, growth in growths(soak.samples).items()
         },
+        "memory by tenths": [
+            int(median(sample.memory for sample in part)) for part in tenths(soak.samples)
+        ],
         "lies": len(soak.lies),
         "wrong": judge(soak.samples),
     }
