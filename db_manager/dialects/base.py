@@ -11,22 +11,12 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
+from db_manager.dialects.meanings import Meanings
 from db_manager.errors import ReadOnlyUnsupportedError
-from lifecycle.error_text import Told
 
 #: A driver gives up on an answer this many seconds after the server should have ended the
 #: statement by itself.
 ANSWER_MARGIN: Final = 5.0
-
-# What SQLSTATEs mean, on whatever database: PostgreSQL's documentation, 13.5 and appendix A.
-#: The server said that it undid the transaction, and that another try may succeed.
-UNDONE: Final = frozenset({"40001", "40P01", "55P03", "25006"})
-#: Nothing began: the server refused or is not there yet.
-UNAVAILABLE: Final = frozenset({"57P03", "53300", "08001", "08004", "57P05"})
-#: The connection is gone; before COMMIT was sent that means rolled back.
-LOST: Final = frozenset({"08000", "08003", "08006", "08007", "57P01", "57P02", "40003", "25P03"})
-#: The statement has to be inside of a transaction block.
-NO_TRANSACTION: Final = "25P01"
 
 #: What to do about a server that cannot be reached; the first that fits.
 _UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
@@ -37,15 +27,13 @@ _UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
 )
 
 
-class Dialect:
+class Dialect(Meanings):
     """A database behind a driver; a subclass says where it differs from what suits any.
 
     It keeps nothing: one object serves every engine. What takes SQLAlchemy's connection runs
     inside a greenlet, unless it says otherwise. *driver* is the driver's own connection.
     """
 
-    #: Package that the driver's own errors are from.
-    package: ClassVar[str] = ""
     #: Release of the driver whose wait for COMMIT was read; see `db_manager.running.choose`.
     release: ClassVar[str] = ""
     #: Whether `is_closed` and `is_dead` know the truth, so that one lost line condemns no other.
@@ -186,59 +174,6 @@ class Dialect:
         del driver
         return True
 
-    # -- errors: by class and code, never by words ----------------------------------------
-
-    def is_undone(self, error: Any) -> bool:
-        """Return True when the server undid the transaction, and another try may succeed."""
-        return _sqlstate(error) in UNDONE
-
-    def is_unavailable(self, error: Any) -> bool:
-        """Return True when the server refused to begin, or is not there yet."""
-        return _sqlstate(error) in UNAVAILABLE
-
-    def is_lost(self, error: Any) -> bool:
-        """Return True when the connection did not survive *error*."""
-        return _sqlstate(error) in LOST
-
-    def is_uncoded(self, error: Any) -> bool:
-        """Return True when *error* is of an attempt to connect, and has no code."""
-        del error
-        return False
-
-    async def refuses_us(self, error: Any) -> bool:
-        """Return True when the server takes connections and refused ours.
-
-        Args:
-            error: What the attempt raised, without a code.
-        """
-        del error
-        return False
-
-    def is_other_task_busy(self, error: Any) -> bool:
-        """Return True when a statement of another task still runs on the connection."""
-        del error
-        return False
-
-    def is_stale_plan(self, error: Any) -> bool:
-        """Return True when a migration made a prepared plan useless; it is gone at the next try."""
-        del error
-        return False
-
-    def needs_transaction(self, error: Any) -> bool:
-        """Return True when the statement has to be inside of a transaction block."""
-        return _sqlstate(error) == NO_TRANSACTION
-
-    def was_not_committed(self, error: Any) -> bool:
-        """Return True when *error* of a COMMIT proves that nothing was written."""
-        state = _sqlstate(error)
-        # PgBouncer says 08P01 when its server is gone.
-        return bool(state) and state not in LOST and not state.startswith("08")
-
-    def tell(self, error: Any) -> Told:
-        """Return the name of *error*, and facts of it that come from no user."""
-        state = _sqlstate(error)
-        return type(error).__name__, [state] if state else []
-
     # -- creating tables ------------------------------------------------------------------
 
     def lock_schema(self, connection: Connection, seconds: int) -> None:
@@ -290,10 +225,6 @@ class Dialect:
     def backend(self, driver: Any) -> int:
         """Return the server's number of the process at the other end."""
         raise NotImplementedError
-
-
-def _sqlstate(error: Any) -> str:
-    return str(getattr(error, "sqlstate", None) or "")
 
 
 def scalar(connection: Connection, query: str) -> Any:

@@ -35,54 +35,82 @@ async def shield(
     Returns:
         The cancellation that came meanwhile, to be raised once the outcome is known.
     """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    timer: asyncio.TimerHandle
-    left = False
-
-    async def work() -> None:
-        try:
-            await coroutine
-        finally:
-            wake()
-
-    def wake(_task: object = None) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    def leave() -> None:
-        nonlocal left
-        left = True
-        leave_behind(task)
-        wake()
-
-    def rudely() -> None:
-        nonlocal timer
-        give_up()
-        task.cancel()
-        timer = loop.call_later(LAST, leave, context=Context())
-
-    def politely() -> None:
-        nonlocal timer
-        task.cancel()
-        timer = loop.call_later(GRACE, rudely, context=Context())
-
-    task = loop.create_task(work())
-    task.add_done_callback(wake)  # it may be cancelled before it begins
-    # In a context of its own: a timer keeps it to its time, also when it is cancelled.
-    first, when = (rudely, GRACE) if cancelled else (politely, deadline)
-    timer = loop.call_later(when, first, context=Context())
-    interrupted = None
-    while not (task.done() or left):
-        try:
-            await ended  # half the price of asyncio.shield
-        except asyncio.CancelledError as error:
-            interrupted = error
-            ended = loop.create_future()
-    timer.cancel()
-    if task.done():
+    shielded = _Shielded(coroutine, give_up)
+    if cancelled:
+        shielded.rudely_in(GRACE)
+    else:
+        shielded.politely_in(deadline)
+    interrupted = await shielded.wait()
+    if shielded.task.done():
         coroutine.close()
     return interrupted
+
+
+class _Shielded:
+    """A coroutine in a task of its own, which the deadline ends: politely, rudely, or not at all.
+
+    Args:
+        coroutine: The coroutine.
+        give_up: Called before the rude end.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, object], give_up: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._coroutine = coroutine
+        self._give_up = give_up
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._left = False
+        self._timer: asyncio.TimerHandle
+        self.task = self._loop.create_task(self._work())
+        self.task.add_done_callback(self._wake)  # it may be cancelled before it begins
+
+    async def _work(self) -> None:
+        try:
+            await self._coroutine
+        finally:
+            self._wake()
+
+    def _wake(self, _task: object = None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def wait(self) -> asyncio.CancelledError | None:
+        """Wait until it has ended or was left; return the cancellation that came meanwhile."""
+        interrupted = None
+        while not (self.task.done() or self._left):
+            try:
+                await self._ended  # half the price of asyncio.shield
+            except asyncio.CancelledError as error:
+                interrupted = error
+                self._ended = self._loop.create_future()
+        self._timer.cancel()
+        return interrupted
+
+    def _later(self, seconds: float, step: Callable[[], None]) -> None:
+        # In a context of its own: a timer keeps its context alive, also when it is cancelled.
+        self._timer = self._loop.call_later(seconds, step, context=Context())
+
+    def politely_in(self, seconds: float) -> None:
+        """Cancel it in *seconds*, and give it time for that."""
+        self._later(seconds, self._politely)
+
+    def rudely_in(self, seconds: float) -> None:
+        """Give up and cancel it again in *seconds*."""
+        self._later(seconds, self._rudely)
+
+    def _politely(self) -> None:
+        self.task.cancel()
+        self.rudely_in(GRACE)
+
+    def _rudely(self) -> None:
+        self._give_up()
+        self.task.cancel()
+        self._later(LAST, self._leave)
+
+    def _leave(self) -> None:
+        self._left = True
+        leave_behind(self.task)
+        self._wake()
 
 
 def is_left(coroutine: Coroutine[Any, Any, object]) -> bool:
