@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.base import Base
 from db_manager.check.finding import Finding
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import Dialect, scalar
+from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.create import create_engine

@@ -14,7 +14,7 @@ from db_manager.database.leftovers import Leftovers
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
 from db_manager.dialects import classify
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.fair_queue import FairQueue
 from db_manager.errors import (

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.statements import CALLS
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.ending_sql import BLANKS
 
 #: Statements that read, that are refused, or that end with their transaction.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import Connection
 
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.events import Cause

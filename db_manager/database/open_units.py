@@ -7,7 +7,7 @@ from typing import Any
 
 from db_manager.database.callbacks import report_failure
 from db_manager.database.open_unit import OpenUnit, UnitState
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.events import DatabaseDrained, UnitSlow

@@ -6,7 +6,7 @@ from typing import Any, Final
 import sqlalchemy.engine
 from sqlalchemy.engine import URL
 
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.mysql.asyncmy import Asyncmy
 from db_manager.dialects.mysql.mysql import MySQL
 from db_manager.dialects.postgresql.asyncpg import Asyncpg

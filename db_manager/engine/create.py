@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
 from db_manager.engine.pool import FairQueuePool
 from db_manager.engine.tls import tls_context

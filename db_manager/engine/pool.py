@@ -12,7 +12,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, QueueCommon
 
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.fair_queue import FairQueue
 from db_manager.engine.pool_entry import Entry

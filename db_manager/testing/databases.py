@@ -5,10 +5,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sqlalchemy import Table, make_url, text
 from sqlalchemy.engine import URL
@@ -170,11 +170,13 @@ def _place(given: str | URL) -> Place:
         url = None
     if url is None:
         raise ConfigError("sandbox_url: cannot be read; write driver://user:password@host/database")
-    backend: Any = url.get_backend_name()
-    if backend == "sqlite":
-        return _Files()
-    if backend != "postgresql":
-        raise ConfigError(f"sandbox_url: no sandbox on {backend!r}; only on PostgreSQL and SQLite")
     if url.drivername == "postgresql":  # as people and containers write it
         url = url.set(drivername="postgresql+asyncpg")
-    return _Server(url)
+    backend: str = url.get_backend_name()
+    places: dict[str, Callable[[URL], Place]] = {
+        "sqlite": lambda _url: _Files(),
+        "postgresql": _Server,
+    }
+    if backend not in places:
+        raise ConfigError(f"sandbox_url: no sandbox on {backend!r}; only on PostgreSQL and SQLite")
+    return places[backend](url)

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.util import await_only
 
 from db_manager.database.database import Database
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
 from db_manager.dialects.postgresql.asyncpg import Asyncpg
 from db_manager.dialects.sqlite.aiosqlite import Aiosqlite

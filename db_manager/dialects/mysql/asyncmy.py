@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import ANSWER_MARGIN
+from db_manager.dialects.dialect import ANSWER_MARGIN
 from db_manager.dialects.mysql.mysql import MySQL, number_of
 from lifecycle.error_text import Told
 

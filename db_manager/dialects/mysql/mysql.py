@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import Dialect
+from db_manager.dialects.dialect import Dialect
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.

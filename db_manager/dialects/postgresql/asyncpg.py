@@ -9,7 +9,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import ANSWER_MARGIN
+from db_manager.dialects.dialect import ANSWER_MARGIN
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, query, schema_facts
 from lifecycle.error_text import Told
 

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import Dialect, scalar
+from db_manager.dialects.dialect import Dialect, scalar
 
 #: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
 #: statement whose client is gone lives on, with its locks, to its end.

@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import ANSWER_MARGIN
+from db_manager.dialects.dialect import ANSWER_MARGIN
 from db_manager.dialects.polling import HUNG_UP, READABLE, polled
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, schema_facts, tls_mode
 from lifecycle.error_text import Told

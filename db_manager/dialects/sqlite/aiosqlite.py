@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.base import Dialect, scalar
+from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.sqlite.connection import SqliteConnection
 from db_manager.dialects.sqlite.file import connector
 from lifecycle.error_text import Told, of_sqlite
