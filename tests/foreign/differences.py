@@ -62,6 +62,7 @@ SQLALCHEMY = (
             "AsyncProxyTest.test_get_connection_kws",
             "AsyncProxyTest.test_get_transaction",
             "AsyncProxyTest.test_get_transaction_gced",
+            "AsyncEngineTest.test_invalidate",
             "AsyncSessionTransactionTest.test_connections_engine_bind",
             "AsyncSessionTransactionTest.test_invalidate",
             "AsyncSessionTransactionTest.test_trans_noctx",
