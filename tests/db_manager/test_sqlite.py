@@ -205,6 +205,22 @@ async def test_a_cancelled_statement_ends_at_once(database: Database) -> None:
     assert database.pool_levels()["used"] == 0
 
 
+async def test_a_cancelled_unit_holds_no_lock_for_who_keeps_its_cursor(database: Database) -> None:
+    """What keeps a statement of a dropped connection, as a traceback does, keeps no lock with it."""
+    kept: list[object] = []
+    with pytest.raises(asyncio.CancelledError):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            insert_one = "INSERT INTO shelf_test__book (shelf) VALUES (1) RETURNING id"
+            kept.append(await driver.execute(insert_one))
+            raise asyncio.CancelledError
+    with closing(sqlite3.connect(str(database.engine.url.database), timeout=0)) as stranger:
+        stranger.execute("UPDATE shelf_test__shelf SET books = 7")
+        stranger.commit()
+    assert kept
+    assert await books(database) == 7
+
+
 async def test_an_empty_end_crosses_nowhere(database: Database) -> None:
     """A session that was opened and not used neither connects nor begins."""
     async with UnitOfWork(database) as uow:

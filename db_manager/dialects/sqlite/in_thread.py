@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -140,9 +141,7 @@ class InThread(aiosqlite.Connection):
         self.ends += int(connection.in_transaction)
         try:
             # What was not read to its end would keep its snapshot, and the log could only grow.
-            for cursor in list(self._unread):
-                cursor.close()
-            self._unread.clear()
+            self._close_unread()
             if connection.in_transaction:  # some errors end the transaction by themselves
                 self._patiently(connection.execute, sql)
         except sqlite3.Error:
@@ -152,6 +151,11 @@ class InThread(aiosqlite.Connection):
             raise
         finally:
             self._in_transaction = connection.in_transaction
+
+    def _close_unread(self) -> None:
+        for cursor in list(self._unread):
+            cursor.close()
+        self._unread.clear()
 
     def _open(self) -> sqlite3.Connection:
         """In the driver's thread: open, and remember it for a caller that does not wait."""
@@ -163,8 +167,17 @@ class InThread(aiosqlite.Connection):
         return self._running and (self.crossing is None or self.crossing.is_wanted())
 
     def _close_opened(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        """In the driver's thread: undo what is open, and close.
+
+        SQLite keeps what is closed while somebody has a statement of it, the traceback of a
+        cancellation for example: its transaction would hold the lock for as long as that.
+        """
+        if self._opened is None:
+            return
+        with suppress(sqlite3.Error):  # it is closed already
+            self._close_unread()
+            self._opened.rollback()
+        self._opened.close()
 
 
 def _executed(
