@@ -49,6 +49,12 @@ _AUTOCOMMIT: Final = _compile(
 )
 #: What ends a transaction on every database; BEGIN does so on MariaDB alone.
 ENDS: Final = frozenset({"COMMIT", "END", "ABORT", "ROLLBACK", "PREPARE TRANSACTION"})
+#: What does not write when no transaction is begun; each may begin one, too.
+_WRITES_NOTHING: Final = _compile(
+    rf"""{_BEGIN}
+    (?: BEGIN | START{_GAP}TRANSACTION | SELECT | VALUES | TABLE | SHOW | EXPLAIN
+    | SET | RESET | LISTEN | UNLISTEN )\b [^;]*+ ;?+ \s*+ \Z"""
+)
 #: What PostgreSQL refuses in every transaction, in words for its log; nothing is committed then.
 SPOIL: Final = 'RELEASE SAVEPOINT "a statement failed before it was sent"'
 #: What commits the transaction before it, on MariaDB, and also when it fails itself.
@@ -118,6 +124,16 @@ def ends_later(sql: str, *, mariadb: bool = False) -> bool:
     if mariadb:  # there END is of a compound statement only
         return bool(words - {"", "END"})
     return bool(words & (ENDS - {"END"} if _ATOMIC.search(bare) else ENDS))
+
+
+@lru_cache(maxsize=512)
+def commits_itself(sql: str) -> bool:
+    """Return True when *sql* may write, which PostgreSQL commits where no transaction is begun.
+
+    Args:
+        sql: Any statement, or several.
+    """
+    return _WRITES_NOTHING.match(sql) is None
 
 
 def commits_first(sql: str) -> bool:

@@ -206,7 +206,7 @@ async def test_a_cancelled_statement_ends_at_once(database: Database) -> None:
 
 
 async def test_a_cancelled_unit_holds_no_lock_for_who_keeps_its_cursor(database: Database) -> None:
-    """What keeps a statement of a dropped connection, as a traceback does, keeps no lock with it."""
+    """A statement that a traceback keeps of a dropped connection keeps no lock with it."""
     kept: list[object] = []
     with pytest.raises(asyncio.CancelledError):
         async with UnitOfWork(database) as uow:

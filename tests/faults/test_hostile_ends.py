@@ -162,6 +162,17 @@ async def _driver_transaction(uow: UnitOfWork) -> None:
         await driver.execute("SELECT 1")
 
 
+def goes_below(name: str, *args: Any, **kwargs: Any) -> Way:
+    """Return the way of who calls *name* of the driver below SQLAlchemy's connection."""
+
+    async def way(uow: UnitOfWork) -> None:
+        driver = await uow.connection.run_sync(lambda lane: lane.connection.driver_connection)
+        await getattr(driver, name)(*args, **kwargs)
+
+    way.__name__ = f"goes below, to {name} {args}"
+    return way
+
+
 async def _psycopg_executemany(uow: UnitOfWork) -> None:
     async with (await uow.driver()).cursor() as cursor:
         await cursor.executemany("COMMIT", [()])
@@ -371,9 +382,15 @@ WAYS: dict[str, list[Way]] = {
         calls("fetch", "ROLLBACK", "BEGIN"),
         runs_through("cursor", "COMMIT AND CHAIN"),
         runs_through("cursor", "ROLLBACK AND CHAIN"),
+        *(goes_below(name, WRITE) for name in ("execute", "fetch", "fetchrow", "fetchval")),
+        goes_below("executemany", "INSERT INTO hostile_ends__row VALUES ($1)", [(PENDING,)]),
+        goes_below("copy_records_to_table", Ended.__tablename__, records=[(PENDING,)]),
+        goes_below("execute", f"SELECT 1; {WRITE}"),
+        goes_below("execute", "SELECT 1"),
     ],
     "psycopg": [
         *(EVERYWHERE + POSTGRES),
+        goes_below("execute", WRITE),
         _psycopg_executemany,
         _psycopg_autocommit,
         _psycopg_autocommit_for_a_while,

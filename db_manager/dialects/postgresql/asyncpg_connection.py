@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from db_manager.dialects.ending_sql import ENDS, SPOIL, ending, ends_later
+from db_manager.dialects.ending_sql import ENDS, SPOIL, commits_itself, ending, ends_later
 from db_manager.errors import TransactionAbortedError
 from db_manager.running.timers import Timers
 
@@ -37,8 +37,9 @@ class CheckedConnection(asyncpg.Connection):
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
         said = ending(query)
-        if said in ENDS or ends_later(query):
+        if ends_later(query):
             self.ends += 1  # now: its answer may be lost
+        self.tell(query)
         try:
             status: str = await super().execute(query, *args, timeout=timeout)
         except Exception as error:
@@ -49,6 +50,11 @@ class CheckedConnection(asyncpg.Connection):
         if status == "COMMIT" and not said:  # of a script
             self.ends += 1
         return status
+
+    def tell(self, query: str) -> None:
+        """Count the transaction that *query* ends or, where none is begun, is by itself."""
+        if ending(query) in ENDS or (not self.is_in_transaction() and commits_itself(query)):
+            self.ends += 1  # now: its answer may be lost
 
     async def spoil(self, error: Exception) -> None:
         """Let the server refuse the transaction of a statement that failed at its client.
@@ -66,13 +72,16 @@ class CheckedConnection(asyncpg.Connection):
 
 
 def _counting(name: str) -> Any:
-    """Return asyncpg's method *name*, with an eye for the transaction that its query ends."""
+    """Return asyncpg's method *name*, with an eye for the transaction that its query ends.
+
+    The first argument of what copies into a table is the table: that is no query, and writes.
+    """
     method = getattr(asyncpg.Connection, name)
 
     @wraps(method)
     def count(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
-        query = args[0] if args else kwargs.get("query", kwargs.get("command", ""))
-        self.ends += ending(query) in ENDS  # now: its answer may be lost
+        query = args[0] if args else kwargs.get("query", kwargs.get("command", "COPY"))
+        self.tell(query)
         return method(self, *args, **kwargs)
 
     return count
@@ -93,7 +102,8 @@ def _watching(name: str) -> Any:
     return watch
 
 
-for _name in ("cursor", "prepare"):
+_COPIES = ("copy_from_query", "copy_records_to_table", "copy_to_table")
+for _name in ("cursor", "prepare", *_COPIES):
     setattr(CheckedConnection, _name, _counting(_name))
 for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval"):
     setattr(CheckedConnection, _name, _watching(_name))
