@@ -1,7 +1,7 @@
 """What all units of one engine share: their settings, who holds what, and whether it is open."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -29,6 +29,7 @@ from lifecycle.bus import EventBus
 
 #: Name of the engine's execution option that leads from an engine to its Database.
 OPTION: Final = "db_manager"
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,13 @@ class Database:
             return engine
         known: Database | None = engine.sync_engine.get_execution_options().get(OPTION)
         return known if known is not None else cls(engine)
+
+    def options_of(self, engine: "AsyncEngine | Database") -> Mapping[str, Any]:
+        """Return what was added to our engine where *engine* is its `execution_options(…)`."""
+        if isinstance(engine, Database) or engine.sync_engine is self.engine.sync_engine:
+            return _NONE
+        options = engine.sync_engine.get_execution_options()
+        return {name: value for name, value in options.items() if name != OPTION}
 
     # -- the life of a unit ---------------------------------------------------------------
 

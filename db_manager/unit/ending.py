@@ -3,6 +3,8 @@
 import asyncio
 import time
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,6 +37,7 @@ class EndingUnit(Unit):
         "_database",
         "_held",
         "_isolation_level",
+        "_options",
         "_resolvable",
         "_scope",
         "defer_callbacks",
@@ -54,6 +57,7 @@ class EndingUnit(Unit):
         self._held: Transaction | None = None  # before its first use
         self._callbacks: Callbacks | None = None
         self.defer_callbacks = False
+        self._options: Mapping[str, Any]
         self._scope: Scope
 
     @property
@@ -65,6 +69,7 @@ class EndingUnit(Unit):
                 self,
                 self._database,
                 isolation_level=self._isolation_level,
+                options=self._options,
                 resolvable=self._database.settings.resolvable if resolvable is None else resolvable,
             )
         return self._held

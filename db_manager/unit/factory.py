@@ -34,6 +34,7 @@ class UnitOfWorkFactory:
 
     def __init__(self, engine: AsyncEngine | Database) -> None:
         self._database = Database.of(engine)
+        self._engine = engine
 
     def __call__(
         self,
@@ -54,7 +55,7 @@ class UnitOfWorkFactory:
             The unit.
         """
         return UnitOfWork(
-            self._database,
+            self._engine,
             read_only=read_only,
             isolation_level=isolation_level,
             resolvable=resolvable,

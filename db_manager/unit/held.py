@@ -1,5 +1,6 @@
 """What a unit has of the database, from its first statement to its end."""
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Connection
@@ -26,6 +27,7 @@ class Held(Guarded):
         unit: The unit it belongs to.
         database: Where connections come from.
         isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        options: Execution options of its connection.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class Held(Guarded):
         "_ends",
         "_isolation_level",
         "_lent",
+        "_options",
         "_pooled",
         "_ready",
         "_unit",
@@ -45,11 +48,18 @@ class Held(Guarded):
         "session",
     )
 
-    def __init__(self, unit: OpenUnit, database: Database, isolation_level: str | None) -> None:
+    def __init__(
+        self,
+        unit: OpenUnit,
+        database: Database,
+        isolation_level: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
         self._unit = unit
         self._database = database
         self._dialect = database.dialect
         self._isolation_level = isolation_level
+        self._options = options
         self.session: UnitSession | None = None
         self.core: UnitConnection | None = None
         #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
@@ -92,6 +102,8 @@ class Held(Guarded):
         self._driver = driver = pooled.driver_connection
         self._ends = dialect.ends(driver)
         self._cuts = dialect.implicit_commits(driver)
+        if self._options:
+            connection.execution_options(**self._options)
         checkout.make_ready(connection, unit, self._isolation_level)
         if not unit.read_only and dialect.is_autocommit(pooled):
             self.drop()  # it may be this connection's alone, from an earlier use

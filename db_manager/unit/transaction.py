@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
@@ -37,6 +38,7 @@ class Transaction(Held):
         unit: The unit it belongs to.
         database: Where connections come from.
         isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        options: Execution options of its connection.
         resolvable: Ask for the transaction's id before COMMIT.
     """
 
@@ -48,9 +50,10 @@ class Transaction(Held):
         database: Database,
         *,
         isolation_level: str | None,
+        options: Mapping[str, Any],
         resolvable: bool,
     ) -> None:
-        super().__init__(unit, database, isolation_level)
+        super().__init__(unit, database, isolation_level, options)
         self._resolvable = resolvable
         #: From when on its end takes longer than `exit_timeout`.
         self.late_at = 0.0

@@ -59,7 +59,9 @@ class UnitOfWork(EndingUnit):
                 "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
                 "use `engine.connect()`, or read_only=True for statements that only read"
             )
-        super().__init__(Database.of(engine), read_only, isolation_level, resolvable)
+        database = Database.of(engine)
+        super().__init__(database, read_only, isolation_level, resolvable)
+        self._options = database.options_of(engine)
         self._savepoints: Savepoints | None = None
 
     def __repr__(self) -> str:

@@ -99,6 +99,26 @@ async def test_the_sentence_that_everything_grew_from(plain_engine: AsyncEngine)
     assert pool.checkedout() == 0
 
 
+@pytest.mark.parametrize("make", [UnitOfWork, lambda engine: UnitOfWorkFactory(engine)()])
+async def test_options_of_an_engine_hold_in_its_units(
+    plain_engine: AsyncEngine, make: Callable[[AsyncEngine], UnitOfWork]
+) -> None:
+    """`engine.execution_options(…)` makes an engine that units take as it is, and only that one."""
+    async with make(plain_engine) as uow:
+        await uow.session.execute(insert(Item).values(name="first"))
+    elsewhere = plain_engine.execution_options(schema_translate_map={None: "nowhere"})
+    by_itself = plain_engine.execution_options(isolation_level="AUTOCOMMIT")
+    for refused in (elsewhere, by_itself):
+        with pytest.raises((DBAPIError, UnitOfWorkStateError)):
+            async with make(refused) as uow:
+                await uow.session.execute(insert(Item).values(name="lost"))
+        assert uow.state == "rolled_back"
+    async with make(plain_engine) as uow:
+        await uow.session.execute(insert(Item).values(name="last"))
+    async with plain_engine.connect() as connection:
+        assert set(await connection.scalars(select(Item.name))) == {"first", "last"}
+
+
 async def test_a_normal_end_commits(
     database: Database, uow_factory: UnitOfWorkFactory, events: EventRecorder
 ) -> None:
