@@ -56,12 +56,17 @@ async def part(unit: U) -> AsyncIterator[U]:
     nested = await unit.session.begin_nested()
     try:
         yield unit
+        if unit.state.is_final:  # by its `rollback()`: there is no part any more
+            return
         if unit.failed is not failed:
             raise TransactionAbortedError from unit.failed  # noqa: TRY301 -- undone below
         await nested.commit()
     except BaseException as error:
         try:
-            if unit.session.get_nested_transaction() is nested:  # else it ended in its commit
+            if (
+                not unit.state.is_final
+                and unit.session.get_nested_transaction() is nested  # else it ended in its commit
+            ):
                 await nested.rollback()
         except Exception as wrong:  # noqa: BLE001 -- the part's own error is what matters
             error.add_note(f"the rollback to the savepoint failed: {tell(wrong)}")

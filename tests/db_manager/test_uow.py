@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -639,6 +639,22 @@ async def test_an_error_swallowed_inside_of_a_savepoint(
                     await fail_in_core(uow)
         uow.session.add(Item(name="later"))
     assert await names(database) == ["later", "taken"]
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+async def test_a_rollback_by_hand_ends_the_parts_as_well(
+    database: Database, uow_factory: UnitOfWorkFactory, error: Exception | None
+) -> None:
+    """After `rollback()` in a part its blocks are left as that of the unit is: without an error."""
+    with pytest.raises(type(error)) if error else nullcontext() as caught:
+        async with uow_factory() as uow, uow.savepoint(), uow.savepoint():
+            uow.session.add(Item(name="lost"))
+            await uow.rollback()
+            if error is not None:
+                raise error
+    assert uow.state == "rolled_back"
+    assert await names(database) == []
+    assert caught is None or not hasattr(caught.value, "__notes__")
 
 
 async def test_savepoints_nest(database: Database, uow_factory: UnitOfWorkFactory) -> None:
