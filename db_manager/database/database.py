@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import sqlalchemy.exc
 from sqlalchemy import event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool
 
@@ -16,8 +16,9 @@ from db_manager import events as facts
 from db_manager.database.checkout import Checkout
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
-from db_manager.database.statements import Statements
+from db_manager.database.statements import CALLS, Statements
 from db_manager.dialects import classify
+from db_manager.dialects.ending_sql import commits_first
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import (
     ManagerClosedError,
@@ -102,6 +103,7 @@ class Database:
         )
         self._statements = Statements(engine.url, self.checkout.holders, self.answered)
         self._counts = False
+        self._watched: set[Engine] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
         self._listen(engine)
@@ -165,6 +167,19 @@ class Database:
         for engine in (self.engine, self.checkout.reader):
             if engine is not None:
                 self._statements.listen(engine)
+
+    def watch_ddl(self, engine: Engine) -> None:
+        """Look, from now on, for statements of units that commit what was before them."""
+        if engine in self._watched:
+            return
+        self._watched.add(engine)
+        for name in CALLS:
+            event.listen(engine, name, self._note_ddl)
+
+    def _note_ddl(self, _cursor: object, sql: str, *rest: Any) -> None:
+        unit = self.checkout.holders.get(rest[-1].root_connection)
+        if unit is not None and commits_first(sql):
+            unit.implicit_commits += 1  # now: its answer may be lost
 
     def _note_error(self, context: ExceptionContext) -> BaseException | None:
         error = context.original_exception

@@ -63,6 +63,7 @@ class OpenUnit(ABC):
         "error",
         "failed",
         "holds_writer",
+        "implicit_commits",
         "number",
         "owner",
         "read_only",
@@ -97,6 +98,8 @@ class OpenUnit(ABC):
         #: Its connection, from its first statement to its end.
         self.checked_out: Connection | None = None
         self.holds_writer = self.warned = False
+        #: How many of its statements committed what was before them, if the driver does not tell.
+        self.implicit_commits = 0
         # How it ended.
         self.cause: Cause = ""
         self.error: BaseException | None = None

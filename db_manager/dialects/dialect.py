@@ -119,8 +119,8 @@ class Dialect(Meanings):
         """Return how many transactions have ended on the connection, where it counts them."""
         return getattr(driver, "ends", 0)
 
-    def implicit_commits(self, driver: Any) -> int:
-        """Return how often a statement committed what was before it."""
+    def implicit_commits(self, driver: Any) -> int | None:
+        """Return how often a statement has committed what was before it; None if nobody counts."""
         del driver
         return 0
 

@@ -101,7 +101,10 @@ class Held(Guarded):
         self._lent[pooled] = self
         self._driver = driver = pooled.driver_connection
         self._ends = dialect.ends(driver)
-        self._cuts = dialect.implicit_commits(driver)
+        cuts = dialect.implicit_commits(driver)
+        if cuts is None:
+            self._database.watch_ddl(connection.engine)
+        self._cuts = cuts or 0
         if self._options:
             connection.execution_options(**self._options)
         checkout.make_ready(connection, unit, self._isolation_level)

@@ -226,7 +226,8 @@ class Transaction(Held):
             return
         # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
         unit.state = UnitState.ROLLED_BACK
-        if unit.ended is None and self._dialect.implicit_commits(self._driver) != self._cuts:
+        cuts = self._dialect.implicit_commits(self._driver)
+        if unit.ended is None and (unit.implicit_commits if cuts is None else cuts) != self._cuts:
             unit.ended = TransactionEndedError(_CUT, undone=False)
         if unit.ended is not None:
             if unit.error is None:

@@ -9,6 +9,7 @@ from asyncmy.errors import Error
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from db_manager.database.database import Database
 from db_manager.database.open_unit import UnitState
@@ -31,6 +32,32 @@ async def says(uow: UnitOfWork, sql: str) -> None:
     driver: Any = await uow.driver()
     async with driver.cursor() as cursor:
         await cursor.execute(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "state"),
+    [
+        ("CREATE TABLE u (id INT)", UnitState.OUTCOME_UNKNOWN),
+        ("DROP TABLE nobody", UnitState.OUTCOME_UNKNOWN),
+        ("CREATE TEMPORARY TABLE u (id INT)", UnitState.ROLLED_BACK),
+    ],
+)
+async def test_ddl_is_told_on_an_engine_of_ones_own_as_well(
+    database: Database, mariadb_database: URL, sql: str, state: UnitState
+) -> None:
+    """The stock driver does not count what DDL committed: what SQLAlchemy sends is looked at."""
+    engine = create_async_engine(mariadb_database)
+    unit = UnitOfWork(engine)
+    with pytest.raises((ZeroDivisionError, DBAPIError)) as caught:
+        async with unit:
+            await unit.connection.execute(text("INSERT INTO t (id) VALUES (2)"))
+            await unit.session.execute(text(sql))
+            raise ZeroDivisionError
+    await engine.dispose()
+    assert unit.state is state
+    assert await ids(database) == ([1] if state is UnitState.ROLLED_BACK else [1, 2])
+    told = "committed what was before it" in str(getattr(caught.value, "__notes__", ""))
+    assert told is (state is UnitState.OUTCOME_UNKNOWN)
 
 
 async def ids(database: Database) -> list[int]:

@@ -46,9 +46,9 @@ class Asyncmy(MySQL):
         """Return True when the last answer said that no transaction is open."""
         return not self.is_dead(driver)
 
-    def implicit_commits(self, driver: Any) -> int:
-        """Return how often our connection saw that a statement committed what was before it."""
-        return getattr(driver, "implicit_commits", 0)
+    def implicit_commits(self, driver: Any) -> int | None:
+        """Return what our connection has counted; the stock one does not count."""
+        return getattr(driver, "implicit_commits", None)
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
         """Return True when the server undid what was before a statement, and would go on."""

@@ -58,6 +58,11 @@ class MySQL(Dialect):
         adapter: Any = pooled.dbapi_connection
         return bool(adapter.get_autocommit())
 
+    def implicit_commits(self, driver: Any) -> int | None:
+        """Return None: DDL commits what was before it, and the driver does not count that."""
+        del driver
+        return None
+
     def begin_read_only(self, connection: Connection, level: str | None) -> None:
         """Begin a read-only transaction with its snapshot now, not with its first statement."""
         del level
