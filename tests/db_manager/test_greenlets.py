@@ -38,6 +38,31 @@ async def test_a_function_gets_what_it_waits_for() -> None:
     assert await Greenlets().run(add, 1, second=2) == 3
 
 
+@pytest.mark.parametrize("error", [None, ValueError])
+async def test_a_call_that_begins_inside_of_another_goes_on_outside(
+    error: type[Exception] | None,
+) -> None:
+    """A listener may start an eager task: its wait is over when the listener's call is, too."""
+
+    async def waits() -> int:
+        if error is not None:
+            raise error
+        return await later(1)
+
+    def function() -> int:
+        return await_only(waits()) + await_only(later(2))
+
+    inner, outer = Worker(), Worker()
+    awaited = outer.begin(inner.begin, function)
+    assert inner.busy
+    assert not outer.busy
+    if error is None:
+        assert await inner.finish(awaited) == 3
+    else:
+        with pytest.raises(error):
+            await inner.finish(awaited)
+
+
 async def test_a_greenlet_is_used_again() -> None:
     """The next call runs in the greenlet of the last one; a call beside it gets another."""
     pool = Greenlets()

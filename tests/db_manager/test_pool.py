@@ -45,6 +45,27 @@ async def test_the_pool_makes_our_entries(database_url: URL, open_database: Open
     assert entry.returned
 
 
+@pytest.mark.skipif(
+    not hasattr(asyncio, "eager_task_factory"), reason="not run: Python before 3.12"
+)
+@pytest.mark.usefixtures("runner")
+async def test_eager_tasks_get_connections(any_database_url: URL, open_database: Open) -> None:
+    """Under a factory that begins tasks at once, the pool opens connections as ever."""
+    database = open_database(any_database_url, pool_size=2, max_overflow=0)
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # Python 3.12
+
+    async def work() -> str:
+        async with UnitOfWork(database) as uow:
+            await uow.session.execute(text("SELECT 1"))
+        return uow.state
+
+    try:
+        states = await asyncio.gather(*(asyncio.create_task(work()) for _ in range(5)))
+    finally:
+        asyncio.get_running_loop().set_task_factory(None)
+    assert states == ["committed"] * 5
+
+
 async def test_who_waits_is_served_in_order(postgres_database: URL, open_database: Open) -> None:
     """Units that wait for a connection get it in the order of their coming, nobody in between."""
     database = open_database(postgres_database, pool_size=1, max_overflow=0)

@@ -125,6 +125,7 @@ class Worker(greenlet):
 
     def _switch(self, *values: Any) -> Any:
         """Go on in the function; return what it waits for, or its result when it is done."""
+        self.parent = getcurrent()  # another than at its begin, which an eager task makes anywhere
         try:
             awaited = self.switch(*values)
         except BaseException:
@@ -134,6 +135,7 @@ class Worker(greenlet):
 
     def _throw(self, *error: Any) -> Any:
         """Raise *error* in the function where it waits; return as `_switch` does."""
+        self.parent = getcurrent()  # as above
         try:
             awaited = self.throw(*error)
         except BaseException:
