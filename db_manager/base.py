@@ -1,4 +1,4 @@
-"""The declarative Base of all plugins' models: named constraints, one owner for each table."""
+"""The declarative Base of all plugins' models: named constraints, one owner per table."""
 
 import re
 from typing import Any, Final
@@ -8,13 +8,13 @@ from sqlalchemy.orm import DeclarativeBase
 
 from db_manager.errors import TableNameError
 
-#: A name is cut by PostgreSQL at 63 bytes in silence, and two would become one; SQLite keeps
-#: names that begin with `sqlite_` for itself.
+#: PostgreSQL silently truncates names to 63 bytes, so that two could become one. SQLite reserves
+#: names that begin with `sqlite_`.
 TABLE_NAME: Final = re.compile(
     r"(?=.{3,63}\Z)(?!sqlite_)[a-z][a-z0-9]*(?:_[a-z0-9]+)*__[a-z][a-z0-9_]*\Z"
 )
 
-#: Constraints and indexes get names that are the same on every database, for migrations.
+#: Migrations need constraints and indexes to have the same names on every database.
 NAMING_CONVENTION: Final = {
     "ix": "ix_%(column_0_N_label)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -25,16 +25,16 @@ NAMING_CONVENTION: Final = {
 
 
 class Base(DeclarativeBase):
-    """What models inherit; their tables are named `plugin_name__table_name`.
+    """Base class of all models; their tables are named `plugin_name__table_name`.
 
     Raises:
-        TableNameError: The name of a table breaks the convention, or another model has it.
+        TableNameError: A table name breaks the convention, or belongs to another model.
     """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the name of the table before SQLAlchemy maps the class."""
+        """Check the table name before SQLAlchemy maps the class."""
         table = cls.__dict__.get("__table__")
         name = cls.__dict__.get("__tablename__", getattr(table, "name", None))
         if isinstance(name, str):
@@ -49,12 +49,12 @@ def _check_name(model: type[Base], name: str) -> None:
         table = re.sub(r"\W", "_", name.lower()).strip("_") or "table"
         raise TableNameError(
             f"model {me}: the table {name!r} must be named plugin_name__table_name, in lower "
-            f"case, at most 63 characters; {f'{plugin}__{table}'[:63]!r} would do"
+            f"case, at most 63 characters; for example {f'{plugin}__{table}'[:63]!r}"
         )
     for mapper in Base.registry.mappers:
         if mapper.local_table is Base.metadata.tables.get(name) and not mapper.single:
             owner = f"{mapper.class_.__module__}.{mapper.class_.__qualname__}"
             raise TableNameError(
-                f"the table {name!r} is claimed by {owner} and by {me}; rename one of them, each "
-                f"plugin's tables begin with its own name"
+                f"the table {name!r} is claimed by {owner} and by {me}; rename one of them; the "
+                f"tables of a plugin begin with the plugin's name"
             )

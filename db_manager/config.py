@@ -1,4 +1,4 @@
-"""The section [database] of config.toml, overridden by the environment; knows no SQLAlchemy."""
+"""The section [database] of config.toml, overridden by the environment; imports no SQLAlchemy."""
 
 import difflib
 import json
@@ -16,13 +16,14 @@ from lifecycle.errors import ConfigError
 PREFIX = "DATABASE__"
 FILE_SUFFIX = "_FILE"
 
-#: Connections of a pool: PostgreSQL allows 262,143 in all, and a program opens not many files more.
+#: Connections of a pool. PostgreSQL allows 262,143 in all, and a process runs out of file
+#: descriptors long before that.
 MOST_CONNECTIONS = 10_000
-#: A millisecond, the servers' unit: less would be rounded to 0, which switches a timeout off; and a
-#: day: what is to wait for longer is to wait for ever.
+#: Limits of every timeout, in seconds. Servers count in milliseconds: less would be rounded to 0,
+#: which switches a timeout off. More than a day is the same as no timeout.
 SHORTEST, LONGEST = 0.001, 86_400
 
-#: The keys that are numbers.
+#: The keys with a number as value.
 NUMBERS = (
     *("port", "pool_size", "max_overflow", "pool_timeout", "pool_recycle", "connect_timeout"),
     *("statement_timeout", "lock_timeout", "idle_in_transaction_timeout", "exit_timeout"),
@@ -33,10 +34,10 @@ Seconds = Annotated[float, Field(ge=SHORTEST, le=LONGEST)]
 
 
 class DatabaseConfig(BaseSettings):
-    """How to reach the database, and how patient to be with it. Times are in seconds.
+    """How to reach the database, and how long to wait for it. Times are in seconds.
 
-    A variable `DATABASE__POOL_SIZE` of the environment wins over `pool_size` of the file, and
-    `DATABASE__PASSWORD_FILE` names a file that holds the value, as Docker's secrets do.
+    The environment variable `DATABASE__POOL_SIZE` overrides `pool_size` of the file, and
+    `DATABASE__PASSWORD_FILE` is the path of a file with the value, as for Docker secrets.
     """
 
     model_config = SettingsConfigDict(
@@ -50,60 +51,62 @@ class DatabaseConfig(BaseSettings):
     driver: str = Field("sqlite+aiosqlite", description="SQLAlchemy's name of an async driver")
     user: str | None = Field(None, description="name of the database role")
     password: SecretStr | None = Field(None, description="better kept out of the file")
-    host: str | None = Field(None, description="name, address, or folder of the Unix socket")
+    host: str | None = Field(None, description="name, address, or directory of the Unix socket")
     port: int | None = Field(None, ge=1, le=65535, description="TCP port")
-    database: str | None = Field(None, description="its name; for SQLite the path of the file")
+    database: str | None = Field(
+        None, description="name of the database, or path of the SQLite file"
+    )
     url: SecretStr | None = Field(
         None, description="instead of the keys above: driver://user:password@host:port/database"
     )
 
     create_tables: bool = Field(default=True, description="create missing tables at start")
 
-    pool_size: int = Field(
-        10, ge=1, le=MOST_CONNECTIONS, description="connections that are kept open"
-    )
+    pool_size: int = Field(10, ge=1, le=MOST_CONNECTIONS, description="connections kept open")
     max_overflow: int = Field(
-        0, ge=0, le=MOST_CONNECTIONS, description="connections that may be opened on top"
+        0, ge=0, le=MOST_CONNECTIONS, description="connections that may be opened beyond pool_size"
     )
     pool_timeout: Seconds = Field(5.0, description="longest wait for a free connection")
     pool_recycle: Seconds = Field(1800.0, description="age at which a connection is replaced")
     pre_ping: bool = Field(
         default=False,
-        description="ask the server at every checkout; only for networks that drop silently",
+        description="ping at every checkout; only for networks that drop connections silently",
     )
     connect_timeout: Seconds = Field(5.0, description="longest wait for a new connection")
 
-    statement_timeout: Seconds = Field(15.0, description="longest statement, not on SQLite")
-    lock_timeout: Seconds = Field(5.0, description="longest wait for a lock, also SQLite's")
+    statement_timeout: Seconds = Field(15.0, description="longest statement; not on SQLite")
+    lock_timeout: Seconds = Field(5.0, description="longest wait for a lock, including SQLite's")
     idle_in_transaction_timeout: Seconds = Field(
         30.0, description="longest pause inside a transaction (PostgreSQL)"
     )
     exit_timeout: Seconds = Field(
-        5.0, description="longest COMMIT or ROLLBACK before its outcome is unknown"
+        5.0, description="longest wait for COMMIT or ROLLBACK; then the outcome is unknown"
     )
-    slow_unit: Seconds = Field(1.0, description="age at which an open unit is warned about")
+    slow_unit: Seconds = Field(1.0, description="age of an open unit at which a warning is logged")
     sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
         "NORMAL",
-        description="FULL survives power loss at one fsync a commit; NORMAL survives kill -9",
+        description="NORMAL survives kill -9; FULL also power loss, at one fsync per commit",
     )
     resolvable: bool = Field(
         default=False,
-        description="keep each unit's transaction id for `resolve`: one more round trip",
+        description="keep each unit's transaction id for `resolve`; costs a round trip",
     )
 
     tls: Literal["auto", "verify", "require", "disable"] = Field(
         "auto",
-        description="auto verifies every host that is not local; require encrypts unverified",
+        description="auto verifies every remote host; require encrypts without verifying",
     )
-    tls_ca: Path | None = Field(None, description="file with the authority's certificate")
-    pgbouncer: bool = Field(default=False, description="PgBouncer in transaction mode is between")
+    tls_ca: Path | None = Field(None, description="file with the certificate of the CA")
+    pgbouncer: bool = Field(
+        default=False, description="connections go through PgBouncer in transaction mode"
+    )
     application_name: str = Field("db_manager", description="shown in pg_stat_activity")
 
     engine_options: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="passed to create_async_engine as they are"
+        default_factory=dict, repr=False, description="passed to create_async_engine unchanged"
     )
     connect_args: dict[str, Any] = Field(
-        default_factory=dict, repr=False, description="passed to the driver's connect as they are"
+        default_factory=dict, repr=False, description="passed to the driver's connect unchanged"
     )
 
     @classmethod
@@ -115,29 +118,29 @@ class DatabaseConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file."""
+        """Let the environment override the file."""
         return _Environment(settings_cls), init_settings
 
     @field_validator(*NUMBERS, mode="before")
     @classmethod
     def _refuse_truth(cls, value: object) -> object:
-        if isinstance(value, bool):  # pydantic takes true for 1
+        if isinstance(value, bool):  # pydantic accepts true as 1
             raise PydanticCustomError("number", "Input should be a number, not true or false")
         return value
 
     @model_validator(mode="after")
     def _check_pieces(self) -> Self:
         if self.url is None and not self.driver.startswith("sqlite") and not self.database:
-            raise ConfigError(f"[database] database: driver {self.driver!r} needs its name")
+            raise ConfigError(f"[database] database: driver {self.driver!r} needs a database name")
         if self.tls_ca is not None and self.tls in {"disable", "require"}:
             raise ConfigError(
-                f"[database] tls_ca: is not used with tls = {self.tls!r}; say tls = 'verify'"
+                f"[database] tls_ca: is not used with tls = {self.tls!r}; set tls = 'verify'"
             )
         return self
 
 
 class _Environment(PydanticBaseSettingsSource):
-    """Reads `DATABASE__X` and `DATABASE__X_FILE`, and refuses variables of ours that mean nothing.
+    """Reads `DATABASE__X` and `DATABASE__X_FILE`, and refuses an unknown `DATABASE__` variable.
 
     pydantic-settings ignores an unknown variable even with `extra="forbid"`: a typo in the name
     of a password variable would otherwise go unnoticed.

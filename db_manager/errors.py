@@ -40,8 +40,8 @@ class UnitOfWorkTaskError(DbManagerError, RuntimeError):
         user: Name of the task that used it.
     """
 
-    #: Of names of tasks events say nothing: they may be made of what a user typed.
-    told: Final = "the unit of work belongs to another task than the one that used it"
+    #: The text that events carry: a task's name may contain what a user typed.
+    told: Final = "the unit of work was used by a task that does not own it"
 
     def __init__(self, owner: str, user: str) -> None:
         self.owner = owner
@@ -51,7 +51,7 @@ class UnitOfWorkTaskError(DbManagerError, RuntimeError):
     def __str__(self) -> str:
         return (
             f"the unit of work belongs to task {self.owner!r} and was used by task {self.user!r}; "
-            f"open a unit of its own in each task, and await child tasks before the block ends "
+            f"open a separate unit in each task, and await child tasks before the block ends "
             f"(asyncio.wait_for makes a task on Python 3.11; asyncio.timeout makes none)"
         )
 
@@ -67,7 +67,7 @@ class WrongEventLoopError(DbManagerError, RuntimeError):
 
 
 class TransactionAbortedError(DbManagerError):
-    """A statement failed, the block went on as if nothing had happened, nothing was written.
+    """A statement failed and the block swallowed its error, so everything was rolled back.
 
     The failed statement's error is `__cause__`.
     """
@@ -81,14 +81,14 @@ class TransactionAbortedError(DbManagerError):
 
 
 class TransactionEndedError(DbManagerError):
-    """The transaction of a unit was ended in the middle of its block, behind the unit's back.
+    """The transaction ended during the block, and the unit did not end it.
 
-    By a COMMIT or ROLLBACK of the bare driver, for example. What went through SQLAlchemy is
-    refused at once instead, as `UnitOfWorkStateError`.
+    For example, the bare driver sent COMMIT or ROLLBACK. One that goes through SQLAlchemy is
+    refused before it is sent, with `UnitOfWorkStateError`.
 
     Args:
-        what: What is known of it.
-        undone: True when nothing of the unit is written; False when nobody here can know.
+        what: How the transaction ended, as far as it is known.
+        undone: True when nothing of the unit was written; False when that cannot be known.
     """
 
     def __init__(self, what: str, *, undone: bool) -> None:
@@ -100,10 +100,10 @@ class TransactionEndedError(DbManagerError):
         return _ended, self.args
 
     def __str__(self) -> str:
-        written = "nothing of it is written" if self.undone else "what it wrote may be there or not"
+        written = "nothing was written" if self.undone else "its writes may or may not be committed"
         return (
-            f"{self.what} before the block was over: {written}; leave COMMIT and ROLLBACK to the "
-            f"unit, and do in a block of its own what shall be committed by itself"
+            f"{self.what} before the block ended: {written}; leave COMMIT and ROLLBACK to the "
+            f"unit, and open a separate unit for what must be committed separately"
         )
 
 
@@ -124,20 +124,20 @@ class EndTimeoutError(DbManagerError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"the last flush of the unit and what listens to it took longer than exit_timeout, "
-            f"{self.seconds:g} s: COMMIT was not sent, everything was rolled back"
+            f"the unit's last flush and its listeners took longer than exit_timeout, "
+            f"{self.seconds:g} s: COMMIT was not sent, and everything was rolled back"
         )
 
 
 class CommitOutcomeUnknownError(DbManagerError):
-    """COMMIT was sent and no answer came: the rows may be there or not.
+    """COMMIT was sent and no answer came: the unit may or may not be committed.
 
-    Never retry blindly: find out first, with `await resolve(engine, error)` or by looking for the
+    Never retry blindly. Find out first, with `await resolve(engine, error)` or by looking for the
     unit's rows.
 
     Args:
         unit: Number of the unit.
-        reason: What happened to the answer, in one line, without the text of an error.
+        reason: What happened to the answer, in one line, without the error's text.
         xid: PostgreSQL's transaction id, when the unit was asked to keep it (`resolvable`); 0
             when it had written nothing.
     """
@@ -152,7 +152,7 @@ class CommitOutcomeUnknownError(DbManagerError):
         how = (
             "look for its rows, or open such units with resolvable=True"
             if self.xid is None
-            else f"ask `await resolve(engine, error)` (transaction {self.xid})"
+            else f"call `await resolve(engine, error)` (transaction {self.xid})"
             if self.xid
             else "it had written nothing"
         )
@@ -160,14 +160,15 @@ class CommitOutcomeUnknownError(DbManagerError):
 
 
 class PoolExhaustedError(DbManagerError, TimeoutError):
-    """No connection came free in time.
+    """No connection became free in time.
 
     Args:
-        size: Connections the pool may hold, or has while the server refuses more.
+        size: Most connections that the pool may hold; while the server refuses more, the number
+            that it has.
         waited: Seconds the unit waited.
-        holders: Who holds them, a line each, the longest first.
-        what: What there is too little of: `connections`, or `SQLite's one writer`.
-        refusal: What the server said when the pool wanted more connections, if it refused.
+        holders: The units that hold them, one line each, longest first.
+        what: What ran out: `connections`, or `SQLite's one writer`.
+        refusal: What the server answered when the pool asked for more connections, if it refused.
     """
 
     def __init__(
@@ -193,15 +194,15 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         if self.what != "connections":
             busy = f"{self.what} was"
             fix = "Make units shorter, or open those that only read with read_only=True"
-        held = "; ".join(self.holders) or "somebody outside of units of work"
+        held = "; ".join(self.holders) or "code outside units of work"
         return f"{busy} busy for {self.waited:.1f} s; held by: {held}. {fix}"
 
 
 class DatabaseUnavailableError(DbManagerError, ConnectionError):
-    """The database cannot be reached now: nothing was begun, trying later is safe.
+    """The database cannot be reached now. No transaction was begun: it is safe to try again.
 
     Args:
-        reason: What the connection attempt said, in one line, without secrets.
+        reason: The error of the connection attempt, in one line, without secrets.
     """
 
     def __init__(self, reason: str) -> None:
@@ -213,13 +214,13 @@ class DatabaseUnavailableError(DbManagerError, ConnectionError):
 
 
 class RetriesExhaustedError(DbManagerError):
-    """Every attempt of `run` failed with an error that is worth a retry.
+    """Every attempt of `run` failed with a retryable error.
 
     The last error is `__cause__`.
 
     Args:
-        attempts: Attempts that were made.
-        seconds: Seconds from the first to the end of the last.
+        attempts: Number of attempts.
+        seconds: Seconds from the start of the first attempt to the end of the last.
     """
 
     def __init__(self, attempts: int, seconds: float) -> None:
@@ -237,12 +238,12 @@ class ManagerClosedError(DbManagerError, RuntimeError):
     def __str__(self) -> str:
         return (
             "db_manager is stopping or stopped: no unit of work can be opened; "
-            "do the work before the stop, in a plugin that requires db_manager"
+            "do this work earlier, in a plugin that requires db_manager"
         )
 
 
 class ReadOnlyUnsupportedError(DbManagerError):
-    """This engine cannot refuse writes, so it cannot have read-only units.
+    """This engine cannot refuse writes, so it has no read-only units.
 
     Args:
         database: Name of the engine's database.
@@ -254,10 +255,10 @@ class ReadOnlyUnsupportedError(DbManagerError):
 
     def __str__(self) -> str:
         return (
-            f"an engine of one's own for {self.database} cannot refuse writes; build it with "
+            f"an engine of your own for {self.database} cannot refuse writes; build it with "
             f"`create_engine(DatabaseConfig(...))`, or open the unit without read_only"
         )
 
 
 class TableNameError(DbManagerError, ValueError):
-    """A model's table breaks the convention `plugin_name__table_name`, or is claimed twice."""
+    """A table name breaks the convention `plugin_name__table_name`, or is another model's."""

@@ -21,10 +21,10 @@ class UnitEvent(Event, kw_only=True):
 
 
 class UnitBegun(UnitEvent, kw_only=True):
-    """A unit of work was entered; the database knows nothing of it yet.
+    """A unit of work was entered; nothing has been sent to the database yet.
 
     Args:
-        attempt: 1, or the number of the attempt under `uow_factory.run`.
+        attempt: Number of the attempt under `uow_factory.run`; otherwise 1.
         read_only: True for a read-only unit.
     """
 
@@ -35,19 +35,19 @@ class UnitBegun(UnitEvent, kw_only=True):
 
 
 class UnitStatement(UnitEvent, kw_only=True):
-    """A statement of a unit was answered; made only while somebody listens to it.
+    """A statement of a unit was answered; published only while it has subscribers.
 
-    It has no measures: nobody who reads the end of units shall pay for each of their statements.
+    It has no measures, so that observers of `uow.close` do not pay for every statement.
 
     Args:
-        operation: First word of the statement, as `SELECT`.
+        operation: First word of the statement, such as `SELECT`.
         statement: The statement, without parameters and literals.
         system: The database, as OpenTelemetry names it: `postgresql`, `sqlite`, `mysql`.
-        namespace: Its name, or the path of its file.
-        server: Host of its server; empty for a file.
-        port: Port of its server, when the configuration says one.
-        duration: Seconds from sending it to its answer.
-        error: What it failed with, in one line, without its text; empty otherwise.
+        namespace: Name of the database, or the path of its file.
+        server: Host of the server; empty for a file.
+        port: Port of the server, when it is configured.
+        duration: Seconds from sending the statement to its answer.
+        error: Its error in one line, without the error's text; empty when it succeeded.
     """
 
     topic: ClassVar[str] = "database.statement"
@@ -63,18 +63,18 @@ class UnitStatement(UnitEvent, kw_only=True):
 
 
 class UnitCommitted(UnitEvent, kw_only=True):
-    """The server said that the unit is committed (or there was nothing to commit)."""
+    """The server confirmed the commit, or there was nothing to commit."""
 
     topic: ClassVar[str] = "uow.commit"
 
 
 class UnitRolledBack(UnitEvent, kw_only=True):
-    """Nothing of the unit was written.
+    """The unit was rolled back: it wrote nothing.
 
     Args:
         cause: `error`, `cancelled`, `control_flow` (SkipHandler, CancelHandler) or `explicit`.
-        error: What ended the block, in one line, without its text.
-        rollback_error: What went wrong in the rollback itself, without its text.
+        error: The error that ended the block, in one line, without its text.
+        rollback_error: The error of the rollback itself, in one line, without its text.
     """
 
     topic: ClassVar[str] = "uow.rollback"
@@ -86,7 +86,7 @@ class UnitRolledBack(UnitEvent, kw_only=True):
 
 
 class UnitOutcomeUnknown(UnitEvent, kw_only=True):
-    """COMMIT was sent and no answer came, or somebody ended the transaction before the unit did.
+    """COMMIT was sent and no answer came, or the transaction ended before the unit ended it.
 
     Args:
         reason: What happened to the answer, or to the transaction.
@@ -101,17 +101,17 @@ class UnitOutcomeUnknown(UnitEvent, kw_only=True):
 
 
 class UnitClosed(UnitEvent, kw_only=True):
-    """The unit is over and its connection is back: the one line to read about a unit.
+    """The unit has ended and its connection is back in the pool: the summary of a unit.
 
     Args:
         outcome: `committed`, `rolled_back` or `outcome_unknown`.
         cause: Why it was rolled back; empty otherwise.
-        error: What ended the block, in one line, without its text.
+        error: The error that ended the block, in one line, without its text.
         duration: Seconds from begin to close.
-        statements: Statements that went through SQLAlchemy.
+        statements: Number of statements that went through SQLAlchemy.
         database_time: Seconds spent waiting for those statements.
-        waited: Seconds spent in getting a connection from the pool.
-        attempt: 1, or the number of the attempt under `uow_factory.run`.
+        waited: Seconds spent waiting for a connection from the pool.
+        attempt: Number of the attempt under `uow_factory.run`; otherwise 1.
     """
 
     topic: ClassVar[str] = "uow.close"
@@ -130,19 +130,19 @@ class UnitClosed(UnitEvent, kw_only=True):
 
     @property
     def log_level(self) -> Level:
-        """`error` when the outcome is unknown, `warning` when an error rolled it back."""
+        """`error` for an unknown outcome, `warning` for an error or a cancellation, else `info`."""
         if self.outcome == "outcome_unknown":
             return "error"
         return "warning" if self.cause in {"error", "cancelled"} else "info"
 
 
 class UnitRetried(UnitEvent, kw_only=True):
-    """An attempt under `uow_factory.run` failed and the whole unit is tried again.
+    """An attempt under `uow_factory.run` failed, and the whole unit will be retried.
 
     Args:
         attempt: Number of the attempt that failed.
-        error: What it failed with, in one line, without its text.
-        sqlstate: The server's code, when it said one.
+        error: Its error in one line, without the error's text.
+        sqlstate: The server's SQLSTATE code, if any.
         wait: Seconds until the next attempt.
     """
 
@@ -158,11 +158,11 @@ class UnitRetried(UnitEvent, kw_only=True):
 
 
 class UnitSlow(UnitEvent, kw_only=True):
-    """A unit has been open for longer than `slow_unit` and still is.
+    """A unit has been open for longer than `slow_unit`, and is still open.
 
     Args:
         duration: Seconds it has been open.
-        holds_connection: True when it keeps a connection from others.
+        holds_connection: True when it holds a connection.
         statement: Its last statement, without parameters and literals.
     """
 
@@ -180,7 +180,7 @@ class UnitCallbackFailed(UnitEvent, kw_only=True):
 
     Args:
         callback: Qualified name of the callback.
-        error: What it raised, in one line, without its text.
+        error: The error it raised, in one line, without its text.
     """
 
     topic: ClassVar[str] = "uow.callback_failed"
@@ -191,11 +191,12 @@ class UnitCallbackFailed(UnitEvent, kw_only=True):
 
 
 class PoolExhausted(Event, kw_only=True):
-    """A unit waited for a connection in vain.
+    """A unit waited for a connection and got none in time.
 
     Args:
-        size: Connections the pool may hold, or has while the server refuses more.
-        holders: Who holds them, a line each, the longest first.
+        size: Most connections that the pool may hold; while the server refuses more, the number
+            that it has.
+        holders: The units that hold them, one line each, longest first.
     """
 
     topic: ClassVar[str] = "pool.exhausted"
@@ -206,11 +207,11 @@ class PoolExhausted(Event, kw_only=True):
 
 
 class DatabaseDrained(Event, kw_only=True):
-    """The stop has waited for the open units.
+    """The stop has finished waiting for open units.
 
     Args:
-        waited: Units that were open.
-        cancelled: Units that did not end before the deadline and were rolled back, a line each.
+        waited: Number of units that were open when the stop began.
+        cancelled: Units that did not end before the deadline and were cancelled, one line each.
         duration: Seconds it took.
     """
 

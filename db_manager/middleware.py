@@ -10,19 +10,19 @@ from aiogram.types import TelegramObject
 
 from db_manager.unit.factory import UnitOfWorkFactory
 
-#: Exceptions of aiogram that end a handler without being an error: they roll back.
+#: Exceptions with which aiogram ends a handler without an error; a unit rolls back on them.
 CONTROL_FLOW: Final = (SkipHandler, CancelHandler)
 
 
 class DatabaseData(TypedDict):
-    """What a handler finds in its data; extend it with your own keys."""
+    """The key that db_manager adds to a handler's data; extend it with your own keys."""
 
     uow_factory: UnitOfWorkFactory
     """Makes units of work: `async with uow_factory() as uow`."""
 
 
 class DatabaseMiddleware(BaseMiddleware):
-    """Hands the factory to handlers, never an open unit: the handler says where a unit ends.
+    """Passes the factory to handlers, not an open unit: the handler decides where a unit ends.
 
     Args:
         factory: The factory.
@@ -31,7 +31,7 @@ class DatabaseMiddleware(BaseMiddleware):
     def __init__(self, factory: UnitOfWorkFactory) -> None:
         self.factory = factory
 
-    def __call__(  # type: ignore[override]  # the next one's awaitable is passed on, not awaited
+    def __call__(  # type: ignore[override]  # returns the handler's awaitable instead of awaiting it
         self,
         handler: Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]],
         event: TelegramObject,
@@ -44,9 +44,9 @@ class DatabaseMiddleware(BaseMiddleware):
 
 @contextmanager
 def registered(dispatcher: Dispatcher, factory: UnitOfWorkFactory) -> Iterator[None]:
-    """Register the middleware on *dispatcher* for the time of the block.
+    """Register the middleware on *dispatcher* for the duration of the block.
 
-    Error handlers run outside of the update's own middlewares, so it stands before them too.
+    Error handlers run outside the middlewares of the update, so they need it as well.
 
     Args:
         dispatcher: The dispatcher.

@@ -1,4 +1,4 @@
-"""The plugin: an engine that is connected, watched, drained and disposed with the bot."""
+"""The plugin: connects, watches, drains and disposes of the engine along with the bot."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -22,16 +22,16 @@ from lifecycle.plugins.plugin import Plugin
 
 _logger = logging.getLogger("db_manager")
 
-#: Of the stop's deadline, the part in which cancelled units roll back.
+#: Fraction of the stop's deadline that is left for cancelled units to roll back.
 ROLLBACK_SHARE: Final = 0.5
 
 
 class DatabasePlugin(Plugin):
     """Gives a bot its database.
 
-    Provides `db_manager:engine` and `db_manager:uow_factory`. With a dispatcher among the
-    services (`aiogram:dispatcher`) its handlers get `uow_factory`; without one (a worker, a
-    script, a test) all the rest is the same.
+    Provides `db_manager:engine` and `db_manager:uow_factory`. If there is a dispatcher among the
+    services (`aiogram:dispatcher`), its handlers get `uow_factory`. Without one (in a worker, a
+    script, a test) everything else works the same.
     """
 
     name = "db_manager"
@@ -44,7 +44,7 @@ class DatabasePlugin(Plugin):
     _availability: Availability
 
     async def load(self, context: PluginContext) -> None:
-        """Build the engine, offer it, and stand before the handlers."""
+        """Build the engine, provide the services, and register the middleware."""
         config: DatabaseConfig = context.config
         if host := unverified_host(config):
             _logger.warning(
@@ -85,25 +85,25 @@ class DatabasePlugin(Plugin):
             await context.enter(registered(dispatcher, factory))
 
     async def start(self, context: PluginContext) -> None:
-        """Connect and create missing tables; a database that is not there yet is waited for."""
+        """Connect and create missing tables; wait for a database that is not available yet."""
         self._database.state = "open"
         self._availability = Availability(self._database, context, partial(self._prepare, context))
         await self._availability.begin()
 
     async def stop(self, context: PluginContext) -> None:
-        """Refuse new units, wait for the open ones, roll back the rest and name them."""
+        """Refuse new units, wait for open ones, then cancel the rest and report them."""
         self._availability.end()
         rollback = self.stop_timeout * ROLLBACK_SHARE
         context.publish(await self._database.drain(self.stop_timeout - rollback, rollback * 0.8))
 
     async def health(self, context: PluginContext) -> Mapping[str, Any]:  # noqa: ARG002 -- the hook's signature
-        """Ask the server for a 1.
+        """Check that the server answers.
 
         Returns:
             The driver, and the levels of the pool.
 
         Raises:
-            DatabaseUnavailableError: It does not answer.
+            DatabaseUnavailableError: The server cannot be reached.
         """
         with unavailable_errors():
             await ping(self._database.engine)
@@ -117,7 +117,7 @@ class DatabasePlugin(Plugin):
 
 
 def _reader(config: DatabaseConfig) -> Any:
-    """Return what builds the engine for read-only units, where one is worth it."""
+    """Return what builds a separate engine for read-only units; None if they share the main one."""
     url = database_url(config)[0]
     dialect = dialect_at(url)
     if config.pgbouncer or dialect.is_in_memory(url) or not dialect.has_reader:

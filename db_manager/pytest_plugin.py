@@ -1,4 +1,4 @@
-"""The fixtures `sandbox` and `faults` for pytest; imports wait until one is used."""
+"""The pytest fixtures `sandbox` and `faults`; what they need is imported at first use."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ import pytest
 
 try:
     from pytest_asyncio import fixture as async_fixture
-except ModuleNotFoundError:  # anyio's plugin runs plain ones
-    async_fixture = pytest.fixture  # type: ignore[assignment]  # as many overloads, other ones
+except ModuleNotFoundError:  # anyio's plugin runs async fixtures declared with pytest.fixture
+    async_fixture = pytest.fixture  # type: ignore[assignment]  # its overloads differ
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the setting that says where sandboxes are made."""
+    """Add the setting `sandbox_url`."""
     parser.addini(
         "sandbox_url",
-        "PostgreSQL server where the fixture `sandbox` may create databases; without it, and "
-        "without SANDBOX_URL in the environment, a sandbox is a SQLite file",
+        "PostgreSQL server on which the fixture `sandbox` may create databases; if neither this "
+        "nor SANDBOX_URL in the environment is set, a sandbox is a SQLite file",
         default="",
     )
 
 
 @pytest.fixture(scope="session")
 def sandbox_url(pytestconfig: pytest.Config) -> "str | URL":
-    """Where sandboxes are made; override it when a fixture of yours starts the server."""
+    """Where sandboxes are created; override it if one of your fixtures starts the server."""
     return os.environ.get("SANDBOX_URL") or str(pytestconfig.getini("sandbox_url"))
 
 
 @pytest.fixture(scope="session")
 def sandbox_databases(sandbox_url: "str | URL") -> "Iterator[Databases]":
-    """Make the databases of sandboxes; its template lives as long as the run."""
+    """Creates the databases of sandboxes; the template lives as long as the test run."""
     from db_manager.testing import Databases  # noqa: PLC0415 -- SQLAlchemy: only when used
 
     databases = Databases(sandbox_url)
     yield databases
-    with ThreadPoolExecutor(1) as thread:  # where no other event loop runs
+    with ThreadPoolExecutor(1) as thread:  # asyncio.run needs a thread without a running loop
         thread.submit(asyncio.run, databases.close()).result()
 
 
@@ -51,7 +51,7 @@ def sandbox_databases(sandbox_url: "str | URL") -> "Iterator[Databases]":
 async def sandbox(
     sandbox_databases: "Databases", event_bus: "EventBus"
 ) -> "AsyncIterator[Sandbox]":
-    """A database of this test's own, in which everything commits for real."""
+    """A database for this test alone, in which commits are real."""
     from db_manager.testing import Sandbox  # noqa: PLC0415 -- SQLAlchemy: only when used
 
     async with Sandbox.open(sandbox_databases, event_bus) as sandbox:
@@ -60,7 +60,7 @@ async def sandbox(
 
 @pytest.fixture
 def faults(sandbox: "Sandbox") -> "Iterator[Faults]":
-    """Makes the database of the sandbox, or a plugin, go wrong."""
+    """Injects faults into the sandbox's database or into a plugin."""
     from db_manager.testing import Faults  # noqa: PLC0415 -- SQLAlchemy: only when used
 
     faults = Faults(sandbox)

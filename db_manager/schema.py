@@ -7,16 +7,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.dialects.known import dialect_of
 
-#: Seconds a replica waits for another one that is creating the tables.
+#: Seconds that a replica waits while another one creates the tables.
 LOCK_WAIT: Final = 30
 
 
 def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
-    """Return the names of the tables of *metadata* that are not in the database, in order.
+    """Return the names of the tables of *metadata* that the database lacks, in creation order.
 
     Args:
         connection: SQLAlchemy's synchronous connection.
-        metadata: The tables there should be.
+        metadata: The tables that should exist.
     """
     inspector = inspect(connection)
     there = {
@@ -33,18 +33,19 @@ def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
 async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tuple[str, ...]:
     """Create the tables of *metadata* that are missing, under a lock.
 
-    Without the lock two processes that start together fail, also with IF NOT EXISTS. A database
-    that misses nothing is only asked: its role needs no right to create.
+    Without the lock, two processes that start together can fail, even with IF NOT EXISTS. When no
+    table is missing, nothing but queries is sent: the role needs no permission to create tables.
 
     Args:
         engine: The engine.
-        metadata: The tables there should be.
+        metadata: The tables that should exist.
 
     Returns:
-        The names of the tables created here.
+        The names of the tables that this call created.
 
     Raises:
-        DBAPIError: The role may not create tables, or the lock did not come free in 30 s.
+        DBAPIError: The role may not create tables; or, on PostgreSQL and SQLite, the lock did not
+            become free in time.
     """
     if not metadata.tables:
         return ()
@@ -53,7 +54,7 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
             return ()
     dialect = dialect_of(engine.dialect)
     async with engine.begin() as connection:
-        # On SQLite the transaction begins with the lock of the one writer.
+        # On SQLite the transaction itself begins with the write lock.
         await connection.run_sync(dialect.lock_schema, LOCK_WAIT)
         try:
             missing = await connection.run_sync(missing_tables, metadata)

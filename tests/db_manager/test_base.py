@@ -55,7 +55,7 @@ def test_a_wrong_name_is_reported_with_a_right_one(name: str, right: str) -> Non
         type("Wrong", (Base,), {"__tablename__": name, "__module__": __name__})
     assert str(caught.value) == (
         f"model {__name__}.Wrong: the table {name!r} must be named plugin_name__table_name, in "
-        f"lower case, at most 63 characters; {right!r} would do"
+        f"lower case, at most 63 characters; for example {right!r}"
     )
     assert name not in Base.metadata.tables
 
@@ -78,7 +78,7 @@ def test_a_table_object_is_checked_too() -> None:
     """A model that brings its Table instead of a name is held to the same convention."""
     table = Table("shelves", Base.metadata, Column("id", Integer, primary_key=True))
     try:
-        with pytest.raises(TableNameError, match="'test_base__shelves' would do"):
+        with pytest.raises(TableNameError, match="for example 'test_base__shelves'"):
             type("Wrong", (Base,), {"__table__": table, "__module__": __name__})
     finally:
         Base.metadata.remove(table)
@@ -90,5 +90,5 @@ def test_two_owners_are_both_named() -> None:
         type("Thief", (Base,), {"__tablename__": "base_test__shelf", "__module__": "thieves"})
     assert str(caught.value) == (
         f"the table 'base_test__shelf' is claimed by {__name__}.Shelf and by thieves.Thief; "
-        f"rename one of them, each plugin's tables begin with its own name"
+        f"rename one of them; the tables of a plugin begin with the plugin's name"
     )

@@ -122,7 +122,7 @@ def test_an_unknown_key_is_refused() -> None:
             {"pool_size": 0},
             (
                 "[database] pool_size: 0 is out of range: 1 to 10000 "
-                "(connections that are kept open)"
+                "(connections kept open)"
             ),
         ),
         (
@@ -133,23 +133,23 @@ def test_an_unknown_key_is_refused() -> None:
             {"tls": CANARY},
             (
                 "[database] tls: Input should be 'auto', 'verify', 'require' or 'disable' "
-                "(auto verifies every host that is not local; require encrypts unverified)"
+                "(auto verifies every remote host; require encrypts without verifying)"
             ),
         ),
         (
             {"engine_options": CANARY},
             (
                 "[database] engine_options: Input should be a valid dictionary "
-                "(passed to create_async_engine as they are)"
+                "(passed to create_async_engine unchanged)"
             ),
         ),
         (
             {"driver": "postgresql+asyncpg", "password": CANARY},
-            "[database] database: driver 'postgresql+asyncpg' needs its name",
+            "[database] database: driver 'postgresql+asyncpg' needs a database name",
         ),
         (
             {"tls": "require", "tls_ca": "ca.pem", "password": CANARY},
-            "[database] tls_ca: is not used with tls = 'require'; say tls = 'verify'",
+            "[database] tls_ca: is not used with tls = 'require'; set tls = 'verify'",
         ),
     ],
 )

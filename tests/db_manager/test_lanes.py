@@ -432,7 +432,7 @@ async def test_a_connection_that_the_block_gave_up_is_not_replaced_in_silence(
     """After `connection.invalidate()` nothing more is sent, and the end says that all is undone."""
     for goes_on in (True, False):
         uow = uow_factory()
-        with pytest.raises(TransactionEndedError, match="nothing of it is written"):
+        with pytest.raises(TransactionEndedError, match="nothing was written"):
             async with uow:
                 await by_core(uow, "lost")
                 await uow.connection.invalidate()
