@@ -1,1 +1,1 @@
-"""What we know of each database and each driver by name."""
+"""What is specific to each database and each driver."""

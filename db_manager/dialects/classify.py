@@ -1,8 +1,8 @@
-"""What an error of a driver means: by its code, its class and its phase, never by its words.
+"""Classifies errors of drivers by code, class and phase, never by words of their text.
 
-SQLAlchemy's class tells nothing: it reports asyncpg's deadlocks as plain `DBAPIError`. The text of
-an error holds what users typed and is never searched; three texts that asyncpg has instead of
-codes are compared as a whole. What a code means is in the dialects.
+SQLAlchemy's class is not enough: it reports asyncpg's deadlocks as plain `DBAPIError`. The text of
+an error may contain what users typed, and is never searched. Only the few texts that asyncpg's
+client has instead of codes are compared, as a whole. What a code means is in the dialects.
 """
 
 from sqlalchemy import exc
@@ -12,7 +12,7 @@ from db_manager.errors import DatabaseUnavailableError, TransactionAbortedError
 
 
 def origin(error: BaseException) -> BaseException:
-    """Return the driver's own error below SQLAlchemy's, of which asyncpg's has two layers."""
+    """Return the driver's own error, which SQLAlchemy wraps, in two layers for asyncpg."""
     while isinstance(error, (exc.StatementError, exc.EmulatedDBAPIException)):
         below = error.orig or error.__cause__
         if below is None:
@@ -22,12 +22,12 @@ def origin(error: BaseException) -> BaseException:
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return the server's five-character code, or an empty string."""
+    """Return the SQLSTATE of *error*, or an empty string."""
     return str(getattr(origin(error), "sqlstate", None) or "")
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Return True when the connection did not survive *error*."""
+    """Return True if *error* means that the connection is lost."""
     below = origin(error)
     return (
         getattr(error, "connection_invalidated", False)
@@ -37,9 +37,9 @@ def is_disconnect(error: BaseException) -> bool:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Return True when *error* of a lost connection says that nobody spoke any more.
+    """Return True if the connection was lost because the server stopped answering.
 
-    Then other connections that go the same way are lost as well, and do not know it.
+    Then other connections over the same network may be lost as well, without showing it.
 
     Args:
         error: The driver's error.
@@ -49,7 +49,7 @@ def is_silent(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return True when *error* of a connection attempt says that the server is not there now."""
+    """Return True if *error*, of a connection attempt, means that the server is unavailable."""
     below = origin(error)
     dialect = dialect_behind(below)
     return (
@@ -61,55 +61,55 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_uncoded(error: BaseException) -> bool:
-    """Return True when *error* of a connection attempt has no code: psycopg's never has."""
+    """Return True if *error*, of a connection attempt, has no code, as always with psycopg."""
     below = origin(error)
     return isinstance(error, exc.OperationalError) and dialect_behind(below).is_uncoded(below)
 
 
 async def refuses_us(error: BaseException) -> bool:
-    """Return True when the server takes connections, and refused ours without a code.
+    """Return True if the server accepts connections but refused ours, without a code.
 
     Args:
-        error: What the attempt raised.
+        error: The error of the connection attempt.
     """
     below = origin(error)
     return is_uncoded(error) and await dialect_behind(below).refuses_us(below)
 
 
 def is_other_task_busy(error: BaseException) -> bool:
-    """Return True when a statement of another task still runs on the connection."""
+    """Return True if a statement of another task is still running on the connection."""
     below = origin(error)
     return dialect_behind(below).is_other_task_busy(below)
 
 
 def needs_transaction(error: BaseException) -> bool:
-    """Return True when the statement has to be inside of a transaction block."""
+    """Return True if the statement is only allowed inside a transaction block."""
     below = origin(error)
     return dialect_behind(below).needs_transaction(below)
 
 
 def commit_is_undone(error: BaseException) -> bool:
-    """Return True when *error* of a COMMIT proves that nothing was written.
+    """Return True if *error*, of a COMMIT, proves that nothing was written.
 
     Args:
-        error: What COMMIT raised.
+        error: The error that COMMIT raised.
 
     Returns:
         True when the server answered with an error, or the driver did not send COMMIT. False when
-        the answer is missing: then nobody here can know.
+        there was no answer, so that the outcome is unknown.
     """
     if isinstance(error, TransactionAbortedError):
-        return True  # answered with ROLLBACK
+        return True  # the server answered with ROLLBACK
     below = origin(error)
     return dialect_behind(below).was_not_committed(below)
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Return True when the whole unit may be tried again: nothing of it was written.
+    """Return True if the whole unit may be retried, because it wrote nothing.
 
     Args:
-        error: What left the unit. An unknown outcome is never retryable; a connection lost before
-            COMMIT is, because then the server rolled back.
+        error: The error that left the unit. An unknown outcome is never retryable. A connection
+            lost before COMMIT is, because the server then rolls back.
     """
     if isinstance(error, DatabaseUnavailableError):
         return True
@@ -121,5 +121,5 @@ def is_retryable(error: BaseException) -> bool:
         dialect.is_undone(below)
         or dialect.is_unavailable(below)
         or is_disconnect(error)
-        or dialect.is_stale_plan(below)  # gone at the next try
+        or dialect.is_stale_plan(below)  # the next attempt gets a new plan
     )

@@ -1,4 +1,4 @@
-"""What we have to know of a database and of its driver, with defaults that suit any."""
+"""The base of all dialects: what is specific to a database and driver, with safe defaults."""
 
 import re
 import socket
@@ -14,37 +14,38 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects.meanings import Meanings
 from db_manager.errors import ReadOnlyUnsupportedError
 
-#: A driver gives up on an answer this many seconds after the server should have ended the
-#: statement by itself.
+#: Seconds after `statement_timeout`, at which the server ends the statement itself, until the
+#: driver stops waiting for an answer.
 ANSWER_MARGIN: Final = 5.0
 
-#: What to do about a server that cannot be reached; the first that fits.
+#: Advice for a server that cannot be reached; the first match applies.
 _UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
     (ssl.SSLError, "tls: the certificate is not trusted; name its CA with `tls_ca`"),
     (socket.gaierror, "host: the name does not resolve"),
-    (TimeoutError, "host, port: no answer in time; is a firewall in between?"),
+    (TimeoutError, "host, port: no answer in time; is a firewall blocking it?"),
     (OSError, "host, port: connection refused; is the server running?"),
 )
 
 
 class Dialect(Meanings):
-    """A database behind a driver; a subclass says where it differs from what suits any.
+    """A database and its driver; a subclass overrides what differs from the defaults.
 
-    It keeps nothing: one object serves every engine. What takes SQLAlchemy's connection runs
-    inside a greenlet, unless it says otherwise. *driver* is the driver's own connection.
+    It has no state: one object serves every engine. Methods that take SQLAlchemy's connection run
+    inside a greenlet, unless they say otherwise. *driver* is the driver's own connection.
     """
 
-    #: Release of the driver whose wait for COMMIT was read; see `db_manager.running.choose`.
+    #: Release of the driver whose COMMIT was reviewed; see `db_manager.running.choose`.
     release: ClassVar[str] = ""
-    #: Whether `is_closed` and `is_dead` know the truth, so that one lost line condemns no other.
+    #: Whether `is_closed` and `is_dead` detect a lost connection, so that the loss of one says
+    #: nothing about the others.
     knows_lost_lines: ClassVar[bool] = False
-    #: Whether there is a server, and so a password, TLS and a limit of connections.
+    #: Whether there is a server, and therefore a password, TLS and a limit on connections.
     has_server: ClassVar[bool] = True
-    #: Whether one unit writes at a time, and the next ones wait in our queue.
+    #: Whether only one unit writes at a time, so that the others wait in our queue.
     has_one_writer: ClassVar[bool] = False
-    #: Whether an engine of its own makes read-only units cheaper, and refuses their writes.
+    #: Whether read-only units get a separate engine, which is cheaper and refuses writes.
     has_reader: ClassVar[bool] = False
-    #: Where the group `text` is found, a text, a comment or a quoted body may begin.
+    #: Its group `text` matches where a string literal, a comment or a quoted body may begin.
     literal: ClassVar[re.Pattern[str]] = re.compile(r"(?P<text>'|--|/\*|\$\w*\$)")
 
     # -- from the section [database] to an engine -----------------------------------------
@@ -52,49 +53,49 @@ class Dialect(Meanings):
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
     ) -> dict[str, Any]:
-        """Return what the driver's connect gets.
+        """Return the arguments for the driver's connect.
 
         Args:
             config: The section [database].
             url: Where the database is.
-            tls: How to encrypt; None for clear text.
-            read_only: Connections refuse to write.
+            tls: The TLS context; None for clear text.
+            read_only: Connections refuse writes.
         """
         del config, url, tls, read_only
         return {}
 
     def is_in_memory(self, url: URL) -> bool:
-        """Return True for a database that lives in its connection and ends with it."""
+        """Return True for a database that exists only in its connection."""
         del url
         return False
 
     # -- a connection, without a round trip -----------------------------------------------
 
     def is_closed(self, driver: Any) -> bool:
-        """Return True when the connection is known to be gone, whoever uses it now."""
+        """Return True if the connection is known to be lost; it may be idle or in use."""
         return bool(getattr(driver, "closed", False))
 
     def is_dead(self, driver: Any) -> bool:
-        """Return True when an idle connection is gone, or is still in somebody's transaction."""
+        """Return True if an idle connection is lost, or is still in a transaction."""
         return self.is_closed(driver)
 
     def is_settled(self, driver: Any) -> bool:
-        """Return True when the driver knows that a ROLLBACK would find nothing to undo."""
+        """Return True if the driver knows that a ROLLBACK would have nothing to undo."""
         del driver
         return False
 
     def is_half_done(self, driver: Any) -> bool:
-        """Return True when the driver takes something of a unit that is over for unfinished."""
+        """Return True if the driver still has unfinished state from a unit that has ended."""
         del driver
         return False
 
     def hang_up(self, connection: Connection) -> None:
-        """Drop the connection without another word, and free its place in the pool.
+        """Drop the connection without contacting the server, and free its place in the pool.
 
-        Called outside of a greenlet, so that nobody waits for anything.
+        Called outside a greenlet, so it must not wait.
 
         Args:
-            connection: One whose polite close did not end.
+            connection: A connection whose regular close did not complete.
         """
         connection.invalidate()  # SQLAlchemy's adapter has a `terminate` that does not wait
         connection.close()
@@ -104,49 +105,52 @@ class Dialect(Meanings):
     def begin(self, connection: Connection) -> Any:
         """Begin the transaction at the server now, and return the driver's connection.
 
-        SQLAlchemy begins with the first statement that goes through it; a statement that goes
-        past it must find the transaction begun.
+        SQLAlchemy begins with the first statement that goes through it. A statement that bypasses
+        SQLAlchemy must find the transaction begun.
         """
         if not connection.in_transaction():
             connection.begin()
         return connection.connection.driver_connection
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
-        """Return True when each statement commits by itself; asks nobody."""
+        """Return True if each statement commits by itself; without a round trip."""
         return getattr(pooled.dbapi_connection, "autocommit", False) is True
 
     def ends(self, driver: Any) -> int:
-        """Return how many transactions have ended on the connection, where it counts them."""
+        """Return the number of transactions that have ended on the connection, if it counts them."""
         return getattr(driver, "ends", 0)
 
     def implicit_commits(self, driver: Any) -> int | None:
-        """Return how often a statement has committed what was before it; None if nobody counts."""
+        """Return how often a statement, such as DDL, implicitly committed what preceded it.
+
+        None when the driver does not count that.
+        """
         del driver
         return 0
 
     def was_ended(self, adapter: Any, driver: Any, ends: int) -> bool:
-        """Return True when the transaction of a unit is over before its COMMIT; asks nobody.
+        """Return True if the transaction ended before the unit ended it; without a round trip.
 
         Args:
-            adapter: SQLAlchemy's connection of the driver; None when the line is lost.
-            driver: The driver's own, as it was when the unit got it.
-            ends: What `ends` was then.
+            adapter: SQLAlchemy's adapter of the driver's connection; None if that is lost.
+            driver: The driver's own connection, as the unit got it.
+            ends: The value of `ends` at that time.
         """
         del adapter
         return self.ends(driver) != ends
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
-        """Return True when a statement failed that went past SQLAlchemy, and undid the transaction.
+        """Return True if a statement that bypassed SQLAlchemy failed and aborted the transaction.
 
-        Where COMMIT itself says so, this need not ask.
+        Where COMMIT itself reports that, this may return False without asking the server.
         """
         del pooled, driver
         return False
 
     def transaction_id(self, pooled: PoolProxiedConnection) -> int | None:
-        """Return the id by which the server knows the transaction later: 0 when it wrote nothing.
+        """Return the id under which the server can report the transaction's outcome later.
 
-        None where there is no such id.
+        0 when it wrote nothing; None where there is no such id.
         """
         del pooled
         return None
@@ -154,42 +158,47 @@ class Dialect(Meanings):
     # -- units that read ------------------------------------------------------------------
 
     def begin_read_only(self, connection: Connection, level: str | None) -> None:
-        """Give a unit one snapshot of the data, and let the server refuse writes.
+        """Give a unit a snapshot of the data, and make the server refuse writes.
 
         Args:
             connection: The connection of the unit.
-            level: The isolation level asked for, or None.
+            level: The requested isolation level, or None.
 
         Raises:
-            ReadOnlyUnsupportedError: We do not know how.
+            ReadOnlyUnsupportedError: Not supported on this database.
         """
         del level
         raise ReadOnlyUnsupportedError(connection.dialect.name)
 
     def end_read_only(self, driver: Any) -> None:
-        """Make the next unit on the connection a usual one again."""
+        """Undo `begin_read_only`, so that the next unit on the connection may write."""
 
     def refuses_writes(self, driver: Any) -> bool:
-        """Return False when somebody switched off that a connection for reading refuses writes."""
+        """Return False if a read-only connection does not refuse writes any more."""
         del driver
         return True
 
     # -- creating tables ------------------------------------------------------------------
 
     def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Let no other replica create tables until `unlock_schema`; wait for it so long."""
+        """Keep other replicas from creating tables until `unlock_schema`.
+
+        Args:
+            connection: The connection that holds the lock.
+            seconds: Longest wait for it.
+        """
 
     def unlock_schema(self, connection: Connection) -> None:
-        """Let the others create tables."""
+        """Allow other replicas to create tables again."""
 
-    # -- what `db-manager check` tells ----------------------------------------------------
+    # -- for `db-manager check` -----------------------------------------------------------
 
-    #: Queries for the version of TLS, in the last column of a row, and for the server's clock.
+    #: Queries for the TLS version (the last column of the row) and for the server's clock.
     tls_query: ClassVar[str] = ""
     clock_query: ClassVar[str] = ""
 
     def place(self, url: URL) -> str:
-        """Return where the database is, for people."""
+        """Return a readable description of where the database is."""
         port = f":{url.port}" if url.port else ""
         role = f" as {url.username}" if url.username else ""
         return (
@@ -197,36 +206,36 @@ class Dialect(Meanings):
         )
 
     def file(self, url: URL) -> Path | None:
-        """Return the file that the database is, or None."""
+        """Return the file of the database, or None."""
         del url
         return None
 
     def server(self, connection: Connection) -> str:
-        """Return what answers, and its version."""
+        """Return the name of the server and its version."""
         version = connection.dialect.server_version_info or ()
         return f"{connection.dialect.name} {'.'.join(map(str, version))}"
 
     def most_connections(self, connection: Connection) -> int | None:
-        """Return how many connections the server gives us at most, where it says so."""
+        """Return the server's limit on our connections, if it reports one."""
         del connection
         return None
 
     def fix(self, error: BaseException) -> str | None:
-        """Return what to do about a failed attempt to connect, if we know."""
+        """Return advice on a failed attempt to connect, or None."""
         return next((fix for kind, fix in _UNREACHABLE if isinstance(error, kind)), None)
 
-    # -- faults of tests ------------------------------------------------------------------
+    # -- for injected faults of tests -----------------------------------------------------
 
-    #: Statements that let the server refuse the COMMIT of the transaction that they are in, by a
-    #: check that is deferred to it, and a query that says whether that is impossible.
+    #: Statements that make the server refuse the COMMIT of their transaction, with a check that is
+    #: deferred to COMMIT; and a query that returns true where a read-only transaction prevents it.
     refuse_commit: ClassVar[tuple[str, ...]] = ()
     is_read_only_query: ClassVar[str] = ""
 
     def backend(self, driver: Any) -> int:
-        """Return the server's number of the process at the other end."""
+        """Return the process id of the connection's backend at the server."""
         raise NotImplementedError
 
 
 def scalar(connection: Connection, query: str) -> Any:
-    """Return the first cell of what *query* finds."""
+    """Return the first column of the first row of *query*."""
     return connection.execute(text(query)).scalar()

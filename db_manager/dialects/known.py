@@ -23,23 +23,23 @@ _DRIVERS: Final[dict[str, Dialect]] = {
     "aiosqlite": Aiosqlite(),
     "asyncmy": Asyncmy(),
 }
-#: By SQLAlchemy's name of the database, for drivers that we do not know.
+#: By SQLAlchemy's name of the database, for unknown drivers.
 _DATABASES: Final[dict[str, Dialect]] = {
     "postgresql": PostgreSQL(),
     "mysql": MySQL(),
     "mariadb": MySQL(),
 }
-#: By the package of the driver's own errors.
+#: By the package that defines the driver's own errors.
 BY_PACKAGE: Final[dict[str, Dialect]] = {each.package: each for each in _DRIVERS.values()}
 
 
 def dialect_of(dialect: sqlalchemy.engine.Dialect) -> Dialect:
-    """Return what we know of SQLAlchemy's *dialect*."""
+    """Return our dialect for SQLAlchemy's *dialect*."""
     return _named(dialect.name, dialect.driver)
 
 
 def dialect_at(url: URL) -> Dialect:
-    """Return what we know of the database at *url*."""
+    """Return our dialect for the database at *url*."""
     database, _, driver = url.drivername.partition("+")
     return _named(database, driver)
 
@@ -50,5 +50,5 @@ def _named(database: str, driver: str) -> Dialect:
 
 
 def dialect_behind(error: Any) -> Dialect:
-    """Return the dialect of the driver that raised *error*, its own and not SQLAlchemy's."""
+    """Return our dialect for the driver that raised *error*, which SQLAlchemy has not wrapped."""
     return BY_PACKAGE.get(type(error).__module__.partition(".")[0], _ANY)

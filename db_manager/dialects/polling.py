@@ -1,22 +1,22 @@
-"""Asks a socket whether there is something to read, or nobody at the other end; never waits."""
+"""Checks without waiting whether a socket has data to read, or was closed by its peer."""
 
 import select
 from typing import Final
 
 READABLE: Final = getattr(select, "POLLIN", 0)
-#: The other side has said good-bye, also behind unread data (Linux; 0 elsewhere).
+#: The peer has closed the connection, even if there is unread data (Linux; 0 elsewhere).
 HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)
 
 
 def polled(file: int, events: int) -> bool:
-    """Return True when one of *events* has happened to a socket.
+    """Return True if one of *events* is pending on a socket.
 
     Args:
-        file: Its descriptor.
+        file: Its file descriptor.
         events: `READABLE` or `HUNG_UP`.
     """
     if not hasattr(select, "poll"):  # Windows
         return bool(select.select([file], [], [], 0)[0])
-    poller = select.poll()  # select() refuses the files of a process with more than 1024 of them
+    poller = select.poll()  # unlike select(), it accepts descriptors above 1023
     poller.register(file, events)
     return bool(poller.poll(0))

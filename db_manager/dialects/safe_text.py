@@ -1,6 +1,7 @@
-"""What is told of errors of databases: codes and names of the schema, as far as drivers have them.
+"""Text about errors and statements that is safe to log, because it contains no user data.
 
-And of statements: their text without the literals.
+Of an error: codes and names of the schema, as far as the driver has them. Of a statement: its SQL
+without the literals.
 """
 
 import re
@@ -14,17 +15,17 @@ from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import BY_PACKAGE, dialect_behind
 from lifecycle.error_text import LONGEST, Told, add_reader, reader_of
 
-#: Characters of a statement that the line of an error has.
+#: Most characters of a statement in the line of an error.
 _SHOWN: Final = 80
-#: A number that is no part of a name or of a placeholder.
+#: A number that is not part of a name or of a placeholder.
 _NUMBER: Final = re.compile(r"(?<![\w$:?@.\"`])\d[\w.]*")
 
 
 def connection_text(error: BaseException) -> str:
-    """Return what an attempt to connect said, with its text: no value of a user was sent yet.
+    """Return the class and text of a connection error: no user data has been sent at that point.
 
     Args:
-        error: Of a connection attempt, and of nothing else.
+        error: The error of a connection attempt, and of nothing else.
 
     Returns:
         One line, without SQL; drivers put no password into it.
@@ -36,13 +37,15 @@ def connection_text(error: BaseException) -> str:
 
 @lru_cache(maxsize=512)  # the same few statements, again and again
 def statement_text(sql: str, dialect: Dialect) -> str:
-    """Return *sql* without its literals: each number is `?`, and it ends at the first text.
+    """Return *sql* without its literals: numbers become `?`, and it is cut at the first string.
 
-    The end, and not a gap, because a text that was put between quotes by hand may hold quotes.
+    It is cut because the end of a string cannot be trusted: a value that was quoted by hand may
+    itself contain quotes.
 
     Args:
         sql: The statement.
-        dialect: Of its database: MariaDB takes double quotes for a text, and so may SQLite.
+        dialect: The dialect of its database: in MariaDB, and possibly in SQLite, double quotes
+            delimit a string.
     """
     begin = next((each for each in dialect.literal.finditer(sql) if each["text"]), None)
     shown = sql if begin is None else f"{sql[: begin.start()]}…"
@@ -50,22 +53,23 @@ def statement_text(sql: str, dialect: Dialect) -> str:
 
 
 def said_last(statement: object, dialect: Dialect) -> str:
-    """Return the last statement of a unit for people, in one line without literals.
+    """Return the last statement of a unit in one readable line, without literals.
 
     Args:
-        statement: As it was handed to a lane; it becomes a text here, and some have none.
-        dialect: Of its database.
+        statement: The statement as passed to a lane. It is compiled here; if that fails, the name
+            of its class is returned.
+        dialect: The dialect of its database.
     """
     try:
         sql = str(statement)
-    except Exception:  # noqa: BLE001 -- a construct of one dialect only; its text is no reason to fail
+    except Exception:  # noqa: BLE001 -- a construct of another dialect; a log line must not fail on it
         sql = type(statement).__name__
     return " ".join(statement_text(sql, dialect).split())
 
 
 def _of_sqlalchemy(error: BaseException) -> Told:
     below = origin(error)
-    if type(error) is StatementError:  # no answer of a database: a value that cannot be sent
+    if type(error) is StatementError:  # not from the database: a value that cannot be sent
         return "StatementError", [f"of {type(below).__name__}"]
     reader = reader_of(below)
     if reader is not None and reader is not _of_sqlalchemy:

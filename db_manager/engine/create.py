@@ -1,4 +1,4 @@
-"""Builds the async engine from the configuration: safe defaults for every database we test."""
+"""Builds the async engine from the configuration, with safe defaults for each tested database."""
 
 from functools import partial
 from typing import Any, Final
@@ -23,10 +23,10 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
 
     Args:
         config: The section [database].
-        read_only: Build one whose connections commit each statement by itself and refuse writes.
+        read_only: Build an engine whose connections refuse writes and begin no transaction.
 
     Returns:
-        The engine. Its URL carries no password: that is handed to the driver at connect.
+        The engine. Its URL contains no password; the driver gets it at each connect.
 
     Raises:
         ConfigError: The driver is unknown, not installed or not async, or the URL is malformed.
@@ -43,7 +43,7 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
         "pool_use_lifo": True,
         "poolclass": FairQueuePool,
     }
-    if dialect.is_in_memory(url):  # it lives in its one connection
+    if dialect.is_in_memory(url):  # the database is its one connection
         options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
     tls = tls_context(config, url) if dialect.has_server else None
     connect_args = dialect.connect_arguments(config, url, tls, read_only=read_only)
@@ -71,7 +71,7 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
 
 
 def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Let *theirs* win, key by key also inside of tables as `server_settings`."""
+    """Merge both, with *theirs* first; nested tables such as `server_settings` key by key."""
     both = {**ours, **theirs}
     for name, table in theirs.items():
         if isinstance(table, dict) and isinstance(ours.get(name), dict):
@@ -98,6 +98,6 @@ def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
 
 
 def _refuse_dead(dialect: Dialect, dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Replace a connection that died while it was idle; our own pool looks for itself."""
+    """Replace a connection that died while idle; `FairQueuePool` does this by itself."""
     if dialect.is_dead(dbapi_connection.driver_connection):
         raise exc.DisconnectionError("the connection was lost while it was idle")

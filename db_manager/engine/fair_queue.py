@@ -1,4 +1,4 @@
-"""The line of those who wait for what is scarce: a pool's connections, SQLite's one writer."""
+"""A fair queue: waiters are served first come, first served."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -13,60 +13,60 @@ T = TypeVar("T")
 
 
 class FairQueue(QueueCommon[T]):
-    """The idle connections of a pool, and the line of those who wait for one.
+    """The idle connections of a pool, and the waiters for one.
 
-    SQLAlchemy's own queue wakes one who waits and lets whoever runs first take the connection,
-    so that under load some wait for ever; each wait costs a task and a timer. Here a connection
-    is handed to the first of the line.
+    SQLAlchemy's own queue wakes a waiter, but any task that runs first can take the connection, so
+    that a waiter may starve under load; each wait also costs a task and a timer. Here a connection
+    is handed directly to the first waiter. SQLite's one writer is queued for in the same way.
 
     Args:
-        maxsize: How many idle connections are kept; 0 means any number.
-        use_lifo: Hand out the one that was used last.
+        maxsize: Most idle connections that are kept; 0 means no limit.
+        use_lifo: Hand out the most recently used connection first.
     """
 
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
         self.maxsize = maxsize
         self.use_lifo = use_lifo
         self._idle: deque[T] = deque()
-        self._line: OrderedDict[asyncio.Future[T], None] = OrderedDict()
+        self._waiters: OrderedDict[asyncio.Future[T], None] = OrderedDict()
 
     def empty(self) -> bool:
         """Return True when no connection is idle."""
         return not self._idle
 
     def full(self) -> bool:
-        """Return True when no more connections are kept."""
+        """Return True when as many idle connections are kept as may be."""
         return 0 < self.maxsize <= len(self._idle)
 
     def qsize(self) -> int:
-        """Return how many connections are idle."""
+        """Return the number of idle connections."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """How many stand in the line."""
-        return len(self._line)
+        """Number of waiters."""
+        return len(self._waiters)
 
     def put_nowait(self, item: T) -> None:
-        """Hand *item* to the first of the line, or keep it.
+        """Hand *item* to the first waiter, or keep it.
 
         Raises:
-            Full: Nobody waits, and enough are kept.
+            Full: There is no waiter, and enough are kept.
         """
-        if not self._line and self.full():
+        if not self._waiters and self.full():
             raise Full
         self._hand_over(item)
 
     def _hand_over(self, item: T) -> None:
-        while self._line:
-            waiter, _ = self._line.popitem(last=False)
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(item)
                 return
         self._idle.append(item)
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- SQLAlchemy's signature; its pool never blocks here
-        """Do as `put_nowait`."""
+        """Call `put_nowait`."""
         self.put_nowait(item)
 
     def get_nowait(self) -> T:
@@ -80,15 +80,16 @@ class FairQueue(QueueCommon[T]):
         return self._idle.pop() if self.use_lifo else self._idle.popleft()
 
     def get(self, block: bool = True, timeout: float | None = None, *, first: bool = False) -> T:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
-        """Return an idle connection, or stand in line for one; runs inside a greenlet.
+        """Return an idle connection, or wait for one; runs inside a greenlet.
 
         Args:
-            block: Wait when there is none.
-            timeout: Seconds to wait at most.
-            first: Stand at the head of the line: what came with one's turn was of no use.
+            block: Wait if none is idle.
+            timeout: Longest wait in seconds.
+            first: Wait at the head of the queue, because the connection received before was
+                unusable.
 
         Raises:
-            Empty: There was none, or none in time.
+            Empty: No connection was idle, or none became free in time.
         """
         if self._idle or not block:
             return self.get_nowait()
@@ -99,9 +100,9 @@ class FairQueue(QueueCommon[T]):
         timer = None
         if timeout is not None:
             timer = Timers.current().call_later(timeout, self._expire, waiter)
-        self._line[waiter] = None
+        self._waiters[waiter] = None
         if first:
-            self._line.move_to_end(waiter, last=False)
+            self._waiters.move_to_end(waiter, last=False)
         got = False
         try:
             item = await waiter
@@ -111,38 +112,39 @@ class FairQueue(QueueCommon[T]):
             if timer is not None:
                 timer.cancel()
             if not got:
-                self._step_out(waiter)
+                self._leave(waiter)
 
-    def _step_out(self, waiter: asyncio.Future[T]) -> None:
-        """Take one out of the line who was cancelled or closed, or whom nothing will come for."""
-        self._line.pop(waiter, None)
+    def _leave(self, waiter: asyncio.Future[T]) -> None:
+        """Remove a waiter that was cancelled, closed or failed."""
+        self._waiters.pop(waiter, None)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-            self._hand_over(waiter.result())  # handed over meanwhile
+            self._hand_over(waiter.result())  # it was handed a connection just before
 
     def _expire(self, waiter: asyncio.Future[Any]) -> None:
-        self._line.pop(waiter, None)
+        self._waiters.pop(waiter, None)
         if not waiter.done():
             waiter.set_exception(Empty())
 
     def fail(self, error: BaseException) -> None:
-        """Raise one like *error* in everyone who stands in the line now: nothing will come."""
-        line, self._line = self._line, OrderedDict()
-        for waiter in line:
+        """Raise a copy of *error* in every current waiter: no connection will come."""
+        waiters, self._waiters = self._waiters, OrderedDict()
+        for waiter in waiters:
             if not waiter.done():
-                waiter.set_exception(_another(error))
+                waiter.set_exception(_copy(error))
 
 
-def _another(error: BaseException) -> BaseException:
-    """Return one like *error*, with that as its cause; *error* itself when that cannot be made.
+def _copy(error: BaseException) -> BaseException:
+    """Return a copy of *error* with *error* as its cause; *error* itself if it cannot be copied.
 
-    What several tasks raise gathers the frames of all of them in one traceback, and keeps them.
+    One error object raised in several tasks would collect the frames of all of them in its
+    traceback, and keep them alive.
     """
     try:
-        # Without its __init__, whose arguments may be others than those it has handed on.
+        # Without __init__, whose parameters may differ from `args`.
         fresh = type(error).__new__(type(error), *error.args)
         fresh.args = error.args
         fresh.__dict__.update(error.__dict__)
-    except Exception:  # noqa: BLE001 -- made in a way of its own
+    except Exception:  # noqa: BLE001 -- the class cannot be copied this way
         return error
     fresh.__cause__ = error
     return fresh

@@ -1,4 +1,4 @@
-"""A connection pool that serves who waits, in the order of their coming, as long as it can."""
+"""A connection pool that serves waiters first come, first served, for as long as it can."""
 
 import asyncio
 import random
@@ -17,26 +17,26 @@ from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.fair_queue import FairQueue
 from db_manager.engine.pool_entry import Entry
 
-#: Seconds after a refused attempt before the next one, while other connections serve: the first
-#: pause, and the longest.
+#: Seconds between a refused attempt and the next one, while other connections are in use: the
+#: first pause, and the longest.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
-#: Seconds between two connections that are replaced because of their age.
+#: Seconds between two replacements of aged connections.
 REPLACING_PAUSE: Final = 1.0
-#: Seconds that a dispose waits for attempts that it cancelled.
+#: Seconds that `dispose` waits for the attempts that it cancelled.
 _CANCEL_TIME: Final = 1.0
 
 
 class FairQueuePool(AsyncAdaptedQueuePool):
-    """SQLAlchemy's pool for asyncio, in which a failed attempt to connect is nobody's loss.
+    """SQLAlchemy's pool for asyncio, in which units do not fail when one attempt to connect fails.
 
-    Whoever finds no idle connection stands in the line, and the pool opens one in a task of its
-    own: new or given back, the first that is there serves the first of the line. An attempt that
-    fails is an error for those who wait only when no connection of the pool is left; until then
-    one attempt at a time, after a pause that grows, looks whether the server takes more.
+    A unit that finds no idle connection waits in a queue, and the pool opens a connection in a
+    separate task. Whichever comes first, a new connection or a returned one, goes to the first
+    waiter. A failed attempt is an error for the waiters only if the pool has no connection left.
+    Otherwise the pool tries again, one attempt at a time, with growing pauses.
 
-    SQLAlchemy would replace an old or dead connection in the way of the unit that got it. Here
-    that is done before: what leaves the pool is connected.
+    SQLAlchemy would make the unit that gets an old or dead connection wait for its replacement.
+    Here a connection is checked before it leaves the pool, so a unit gets a live one.
     """
 
     _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
@@ -53,21 +53,21 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self.know(Dialect())
         self._max_age = recycle
         self._asks = pre_ping
-        #: A connection that is older than this may have been lost without a word.
+        #: A connection opened before this time may have been lost silently.
         self._suspected_before = 0.0
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
-        self._attempts: dict[asyncio.Task[None], None] = {}  # the oldest first
-        #: What the server said to the last attempt, in one line, when that failed.
+        self._attempts: dict[asyncio.Task[None], None] = {}  # oldest first
+        #: The error of the last attempt, in one line; empty if it succeeded.
         self.refusal = ""
         self._refused_at = 0.0
         self._pause = FIRST_PAUSE
-        #: The end of the pause after a refusal.
+        #: The timer that ends the pause after a refusal.
         self._next_attempt: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop  # of the last who waited
+        self._loop: asyncio.AbstractEventLoop  # of the last waiter
         self._replaced_at = 0.0
 
     def know(self, dialect: Dialect) -> None:
-        """Judge connections by *dialect* from now on."""
+        """Use *dialect* to check connections from now on."""
         self._dialect_known = dialect
         self.is_dead = dialect.is_dead
 
@@ -80,11 +80,11 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         return pool
 
     def checkedout(self) -> int:
-        """Return how many connections are in use."""
+        """Return the number of connections in use."""
         return super().checkedout() - len(self._attempts)
 
     def has_connection(self) -> bool:
-        """Return True when a connection is there, idle or in use, and is not known to be gone."""
+        """Return True if a connection, idle or in use, is not known to be lost."""
         is_closed = self._dialect_known.is_closed
         is_closed = self._dialect_known.is_closed
         return any(
@@ -93,7 +93,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         )
 
     def dispose(self) -> None:
-        """Close what is idle, and end the attempts to open more."""
+        """Close idle connections, and cancel the attempts to open more."""
         attempts = tuple(self._attempts)
         for attempt in self._wanted_attempts():
             attempt.cancel()
@@ -102,7 +102,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             await_only(asyncio.wait(attempts, timeout=_CANCEL_TIME))
         super().dispose()
 
-    # -- out of the pool and back ---------------------------------------------------------
+    # -- checkout and return --------------------------------------------------------------
 
     def _do_get(self) -> ConnectionPoolEntry:
         queue, end = self._pool, 0.0
@@ -110,7 +110,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             if queue.empty():
                 came_again = end > 0
                 end = end or time.perf_counter() + self._timeout
-                entry = self._stand_in_line(end - time.perf_counter(), first=came_again)
+                entry = self._wait_for_entry(end - time.perf_counter(), first=came_again)
             else:
                 entry = queue.get_nowait()
             try:
@@ -123,27 +123,28 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             self._discard(entry)
 
     def _is_spent(self, entry: Any) -> bool:
-        """Return True when *entry* must not leave the pool any more."""
-        if self.is_dead(entry.driver_connection) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- what SQLAlchemy's own pool asks
+        """Return True if *entry* must not be handed out any more."""
+        if self.is_dead(entry.driver_connection) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- as in SQLAlchemy's own pool
             return True
         if self._asks and not entry.fresh and not self._answers(entry):
             self._suspected_before = time.time()
             return True
         entry.fresh = False
-        if self.refusal:  # an old one is better than none
+        if self.refusal:  # the server gives no new one
             return False
         return entry.starttime < self._suspected_before or self._replaces_aged(entry)
 
     def _answers(self, entry: Any) -> bool:
         try:
             return bool(self._dialect._do_ping_w_event(entry.dbapi_connection))  # noqa: SLF001 -- as above
-        except TimeoutError:  # asyncpg's
+        except TimeoutError:  # raised by asyncpg
             return False
 
     def _replaces_aged(self, entry: Any) -> bool:
-        """Return True when *entry* is old and its turn to be replaced has come.
+        """Return True if *entry* is old and may be replaced now.
 
-        One after the other: the server may refuse the new ones, and the old ones serve on.
+        They are replaced one at a time, because the server may refuse new connections. Until then
+        the old ones remain in use.
         """
         if self._max_age < 0 or (now := time.time()) - entry.starttime <= self._max_age:
             return False
@@ -172,7 +173,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     def _free_place(self) -> None:
         self._dec_overflow()
         if self._pool.waiting and not self._loop.is_closed():
-            # The garbage collector may have brought us here, in any thread.
+            # The garbage collector may be the caller, in any thread.
             self._loop.call_soon_threadsafe(self._open_more)
 
     def _invalidate(
@@ -189,26 +190,26 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     # -- new connections ------------------------------------------------------------------
 
-    def _stand_in_line(self, patience: float, *, first: bool) -> ConnectionPoolEntry:
+    def _wait_for_entry(self, patience: float, *, first: bool) -> ConnectionPoolEntry:
         self._loop = asyncio.get_running_loop()
         self._open_more(1)
         try:
             return self._pool.get(timeout=patience, first=first)
         except BaseException as error:
-            # An attempt that nobody waits for may hang: who comes next deserves one of its own.
+            # An attempt without a waiter may hang; the next waiter must not depend on it.
             wanted = self._wanted_attempts()
             for attempt in wanted[: max(0, len(wanted) - self._pool.waiting)]:
                 attempt.cancel()
             if not isinstance(error, Empty):
                 raise
         more = f"; the server refuses more: {self.refusal}" if self.refusal else ""
-        raise exc.TimeoutError(f"no connection came free in {self._timeout:.2f} s{more}")
+        raise exc.TimeoutError(f"no connection became free in {self._timeout:.2f} s{more}")
 
     def _wanted_attempts(self) -> list["asyncio.Task[None]"]:
         return [attempt for attempt in self._attempts if not attempt.cancelling()]
 
     def _open_more(self, coming: int = 0) -> None:
-        """Begin to open a connection for each who waits or is *coming*, where that is allowed."""
+        """Start opening a connection for each waiter, present or *coming*, up to the limit."""
         if self._next_attempt is not None and self.has_connection():
             return
         most = self._pool.waiting + coming
@@ -232,12 +233,12 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self._open_more()
 
     def _attempt(self) -> None:
-        """Open a connection for the first of the line; runs in a task of its own."""
+        """Open a connection for the first waiter; runs in a separate task."""
         began = self._loop.time()
         entry = self._create_connection()
-        del self._attempts[asyncio.current_task()]  # type: ignore[arg-type]  # it runs in one
+        del self._attempts[asyncio.current_task()]  # type: ignore[arg-type]  # it runs in a task
         self._entries.add(entry)
-        if began >= self._refused_at:  # else the server has said no to a later one
+        if began >= self._refused_at:  # otherwise the server has refused a later attempt
             self._end_pause()
             self.refusal, self._pause = "", FIRST_PAUSE
         self._do_return_conn(entry)
@@ -245,7 +246,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def _attempt_ended(self, attempt: "asyncio.Task[None]") -> None:
         error = None if attempt.cancelled() else attempt.exception()
-        if attempt not in self._attempts:  # it opened one
+        if attempt not in self._attempts:  # it opened a connection
             if error is not None:
                 raise error  # the loop reports it
             return
@@ -255,7 +256,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             return
         self._dec_overflow()
         self.refusal, self._refused_at = connection_text(error), self._loop.time()
-        if self._next_attempt is None:  # those that fail together are one refusal
+        if self._next_attempt is None:  # attempts that fail together count as one refusal
             pause = self._pause * random.uniform(0.8, 1.2)  # noqa: S311 -- not for secrecy
             self._next_attempt = self._loop.call_later(pause, self._ask_again)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)

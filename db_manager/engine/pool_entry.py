@@ -1,14 +1,14 @@
-"""An entry of a connection pool that is never lost."""
+"""A pool entry that always returns to its pool."""
 
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 
 class Entry(_ConnectionRecord):  # private there; guarded by a test
-    """A place for one connection, which the pool gets back whatever its return runs into.
+    """A place for one connection; it returns to the pool even if its checkin fails.
 
-    SQLAlchemy forgets an entry when a step of its return raises: what resets an isolation level,
-    or a listener of `checkin`. Ten times, and a pool of ten serves nobody any more.
+    SQLAlchemy loses an entry when a step of its checkin raises, for example the reset of the
+    isolation level or a `checkin` listener. A pool of ten would be unusable after ten such errors.
 
     Args:
         pool: The pool it belongs to.
@@ -17,11 +17,11 @@ class Entry(_ConnectionRecord):  # private there; guarded by a test
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self._owner = pool
-        #: True once the pool has it back.
+        #: True once it is back in the pool.
         self.returned = False
 
     def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
-        """Give the entry back, without its connection when that cannot be made clean."""
+        """Return the entry to the pool, without its connection if resetting that fails."""
         self.returned = False
         try:
             super().checkin(_fairy_was_created)

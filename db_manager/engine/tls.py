@@ -1,4 +1,4 @@
-"""How a connection is encrypted, and whether anybody verifies who answers."""
+"""TLS: how a connection is encrypted, and whether the server's certificate is verified."""
 
 import ssl
 
@@ -10,17 +10,17 @@ from db_manager.errors import ConfigError
 
 
 def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
-    """Return how to encrypt, or None for clear text.
+    """Return the TLS context of connections, or None for clear text.
 
     Args:
         config: The section [database].
         url: Where the database is.
 
     Returns:
-        A context that verifies certificate and host name, unless `tls = "require"`.
+        A context that verifies the certificate and the host name, unless `tls = "require"`.
 
     Raises:
-        ConfigError: The file of the authority cannot be read.
+        ConfigError: The file `tls_ca` cannot be read.
     """
     mode = config.tls
     if mode == "auto":
@@ -38,7 +38,7 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
 
 
 def unverified_host(config: DatabaseConfig) -> str | None:
-    """Return the hosts that are reached without verifying who answers, or None.
+    """Return the remote hosts whose certificate is not verified, or None.
 
     Args:
         config: The section [database].

@@ -1,4 +1,4 @@
-"""Where a database is: its URL, its password apart, and which of its hosts are remote."""
+"""The location of a database: its URL without the password, and which of its hosts are remote."""
 
 import ipaddress
 import re
@@ -14,7 +14,7 @@ _SECRETS: Final = frozenset({"password", "passwd", "sslpassword"})
 
 
 def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
-    """Return where the database is, and its password apart.
+    """Return the URL of the database, and its password separately.
 
     Args:
         config: The section [database].
@@ -23,7 +23,7 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
         The URL without a password, and the password.
 
     Raises:
-        ConfigError: The URL is malformed, or carries a secret in its query.
+        ConfigError: The URL is malformed, or its query contains a secret or an ssl option.
     """
     password = config.password.get_secret_value() if config.password else None
     if config.url is None:
@@ -43,26 +43,26 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
     except (exc.ArgumentError, ValueError):
         malformed = True
     else:
-        malformed = "@" in (url.host or "")  # the end of a password
+        malformed = "@" in (url.host or "")  # then part of the password was taken for the host
     if malformed:
         raise ConfigError(
             "[database] url: cannot be read; write driver://user:password@host:port/database, "
-            "with @ : / of the password as %40 %3A %2F"
+            "with @ : / in the password written as %40 %3A %2F"
         )
     if secret := _SECRETS & set(url.query):
         raise ConfigError(
-            f"[database] url: {', '.join(sorted(secret))} does not belong into the query; "
+            f"[database] url: {', '.join(sorted(secret))} does not belong in the query; "
             f"use the key password or DATABASE__PASSWORD_FILE"
         )
     if "sslmode" in url.query or "ssl" in url.query:
-        raise ConfigError("[database] url: say tls = 'verify' (or require, disable) instead of ssl")
+        raise ConfigError("[database] url: set tls = 'verify' (or require, disable) instead of ssl")
     if url.password is not None:
         password = str(url.password)
     return url._replace(password=None), password
 
 
 def is_local(host: str | None) -> bool:
-    """Return True for a loopback address, a Unix socket, or no host at all."""
+    """Return True for a loopback address, a Unix socket, or no host."""
     if not host or host.startswith(("/", "@")) or host == "localhost":
         return True
     try:
@@ -72,7 +72,7 @@ def is_local(host: str | None) -> bool:
 
 
 def remote_hosts(url: URL) -> list[str]:
-    """Return the hosts of *url* that are not local; PostgreSQL's may be in the query, several.
+    """Return the hosts of *url* that are not local; PostgreSQL allows several, in the query.
 
     Args:
         url: Where the database is: `//host/db`, `///db?host=a:5432&host=b:5432`, `?host=a,b`.

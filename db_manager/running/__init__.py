@@ -1,6 +1,7 @@
-"""How SQLAlchemy's synchronous core runs, and how the end of a unit is waited for.
+"""Runs SQLAlchemy's synchronous core, and carries the end of a unit through.
 
-`port` says what a runner is, `plain` is one that is checked by reading, `fast` is the one that
-units have, and `choose` picks. Beside them: `shield`, which outlasts a cancellation, and `timers`,
-for deadlines that almost never fire.
+`port` is the interface of a runner. `plain` is the reference implementation, simple enough to check
+by reading; `fast` is the one that units use by default; `choose` selects one of them. Both use
+`shield`, which protects the end of a unit from cancellation, and `timers`, which are cheap for
+deadlines that almost never fire.
 """

@@ -1,4 +1,4 @@
-"""The plain runner: a greenlet of SQLAlchemy's for each call, a task for the end of each unit."""
+"""The plain runner: SQLAlchemy's `greenlet_spawn` for each call, a task for the end of a unit."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class Plain:
-    """Does what a runner has to do, and nothing to be fast."""
+    """The reference implementation of a runner, without optimisations."""
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call *function* in a new greenlet."""
         return await greenlet_spawn(function, *args, **kwargs)
 
     async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
-        """Run the end in a task of its own, and wait for that task."""
+        """Run the end in a separate task, and wait for that task."""
         begun = False
 
         async def alone() -> None:
@@ -30,6 +30,6 @@ class Plain:
             await self.run(ending.finish)
 
         interrupted = await shield(alone(), patience, give_up=ending.give_up)
-        if not begun:  # the loop closes, and cancelled the task before it began
+        if not begun:  # the loop is closing: the task was cancelled before it started
             await self.run(ending.finish)
         return interrupted

@@ -1,4 +1,4 @@
-"""What a runner is: it runs SQLAlchemy's synchronous core, and the end of a unit to its end."""
+"""The interface of a runner: runs SQLAlchemy's synchronous core, and the end of a unit."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,48 +8,48 @@ T = TypeVar("T")
 
 
 class Ending(Protocol):
-    """The end of a unit, as a runner needs it."""
+    """The end of a unit, as a runner sees it."""
 
     @property
     def awaits_commit(self) -> bool:
-        """True from the moment that COMMIT is sent to its answer."""
+        """True from the moment COMMIT is sent until it is answered."""
 
     def finish(self) -> None:
-        """Commit or roll back, and give everything back.
+        """Commit or roll back, and release everything.
 
-        It may wait by `sqlalchemy.util.await_only`, and does not raise.
+        It may wait with `sqlalchemy.util.await_only`, and does not raise.
         """
 
     def moved(self) -> None:
-        """Note that the running task goes on with it: called first in that task."""
+        """Note that the running task continues it; called first in a new task."""
 
     def give_up(self) -> None:
-        """Let everything go without another word to the server; called outside of `finish`."""
+        """Release everything without contacting the server; called outside `finish`."""
 
 
 class Runner(Protocol):
-    """Runs what units have to say to the database; of one event loop."""
+    """Runs the database work of units, in one event loop."""
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call *function*, which may wait by `sqlalchemy.util.await_only`.
+        """Call *function*, which may wait with `sqlalchemy.util.await_only`.
 
         Args:
-            function: A synchronous function of SQLAlchemy's, or one that calls such.
-            args: Its arguments.
-            kwargs: The same by name.
+            function: A synchronous function of SQLAlchemy, or one that calls such functions.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
             Its result.
         """
 
     async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
-        """Run `ending.finish` to its end, also while the calling task is cancelled.
+        """Run `ending.finish` to completion, even if the calling task is cancelled.
 
         Args:
             ending: The end of a unit.
-            patience: Seconds until it is cancelled itself; `ending.give_up` is called when it has
-                not ended 2.5 seconds after that.
+            patience: Seconds until `ending.finish` itself is cancelled. If it still runs 2.5
+                seconds later, `ending.give_up` is called.
 
         Returns:
-            The cancellation that came meanwhile, to be raised once the outcome is known.
+            The cancellation that arrived meanwhile, to be raised once the outcome is known.
         """

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from lifecycle.tasks import leave_behind
 
-#: Seconds between the polite end (a cancellation, after which SQLAlchemy closes the connection
-#: for at most 2 s) and the rude one.
+#: Seconds from the first cancellation to `give_up` and the second one. After the first,
+#: SQLAlchemy takes up to 2 s to close the connection.
 GRACE: Final = 2.5
-#: Seconds after the rude end until what ignores that, too, is left behind.
+#: Seconds from the second cancellation until a task that ignores it is abandoned.
 LAST: Final = 1.0
 
 
@@ -22,24 +22,26 @@ async def shield(
     give_up: Callable[[], None] = lambda: None,
     cancelled: bool = False,
 ) -> asyncio.CancelledError | None:
-    """Run *coroutine* in a task of its own and wait for it, also while this task is cancelled.
+    """Run *coroutine* in a separate task and wait for it, even if the calling task is cancelled.
 
-    What ignores every cancellation is left behind, 3.5 seconds after the first; `is_left` tells.
+    A coroutine that ignores every cancellation is abandoned 3.5 seconds after the first one; then
+    `is_left` returns True.
 
     Args:
-        coroutine: What must not be left half done. It handles its own errors.
+        coroutine: Work that must be completed. It handles its own errors.
         deadline: Seconds until it is cancelled.
-        give_up: Called when it has not ended 2.5 seconds after that; does not raise.
-        cancelled: Its time is over and it was cancelled already: it has those 2.5 seconds.
+        give_up: Called if it still runs 2.5 seconds after that; must not raise.
+        cancelled: The deadline has passed and the work was cancelled already: only the 2.5
+            seconds remain.
 
     Returns:
-        The cancellation that came meanwhile, to be raised once the outcome is known.
+        The cancellation that arrived meanwhile, to be raised once the outcome is known.
     """
     shielded = _Shielded(coroutine, give_up)
     if cancelled:
-        shielded.rudely_in(GRACE)
+        shielded.give_up_in(GRACE)
     else:
-        shielded.politely_in(deadline)
+        shielded.cancel_in(deadline)
     interrupted = await shielded.wait()
     if shielded.task.done():
         coroutine.close()
@@ -47,11 +49,11 @@ async def shield(
 
 
 class _Shielded:
-    """A coroutine in a task of its own, which the deadline ends: politely, rudely, or not at all.
+    """A coroutine in a separate task, cancelled at a deadline, cancelled again, then abandoned.
 
     Args:
         coroutine: The coroutine.
-        give_up: Called before the rude end.
+        give_up: Called before the second cancellation.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, object], give_up: Callable[[], None]) -> None:
@@ -62,7 +64,7 @@ class _Shielded:
         self._left = False
         self._timer: asyncio.TimerHandle
         self.task = self._loop.create_task(self._work())
-        self.task.add_done_callback(self._wake)  # it may be cancelled before it begins
+        self.task.add_done_callback(self._wake)  # it may be cancelled before it starts
 
     async def _work(self) -> None:
         try:
@@ -75,11 +77,11 @@ class _Shielded:
             self._ended.set_result(None)
 
     async def wait(self) -> asyncio.CancelledError | None:
-        """Wait until it has ended or was left; return the cancellation that came meanwhile."""
+        """Wait until it ends or is abandoned; return the cancellation that arrived meanwhile."""
         interrupted = None
         while not (self.task.done() or self._left):
             try:
-                await self._ended  # half the price of asyncio.shield
+                await self._ended  # half the cost of asyncio.shield
             except asyncio.CancelledError as error:
                 interrupted = error
                 self._ended = self._loop.create_future()
@@ -87,22 +89,22 @@ class _Shielded:
         return interrupted
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
-        # In a context of its own: a timer keeps its context alive, also when it is cancelled.
+        # In an empty context: a timer keeps its context alive, even after it is cancelled.
         self._timer = self._loop.call_later(seconds, step, context=Context())
 
-    def politely_in(self, seconds: float) -> None:
-        """Cancel it in *seconds*, and give it time for that."""
-        self._later(seconds, self._politely)
+    def cancel_in(self, seconds: float) -> None:
+        """Cancel it in *seconds*, and give it time to clean up."""
+        self._later(seconds, self._cancel)
 
-    def rudely_in(self, seconds: float) -> None:
-        """Give up and cancel it again in *seconds*."""
-        self._later(seconds, self._rudely)
+    def give_up_in(self, seconds: float) -> None:
+        """Call `give_up` and cancel it again in *seconds*."""
+        self._later(seconds, self._cancel_again)
 
-    def _politely(self) -> None:
+    def _cancel(self) -> None:
         self.task.cancel()
-        self.rudely_in(GRACE)
+        self.give_up_in(GRACE)
 
-    def _rudely(self) -> None:
+    def _cancel_again(self) -> None:
         self._give_up()
         self.task.cancel()
         self._later(LAST, self._leave)
@@ -114,5 +116,5 @@ class _Shielded:
 
 
 def is_left(coroutine: Coroutine[Any, Any, object]) -> bool:
-    """Return whether `shield` has left *coroutine* behind, and it runs still."""
+    """Return True if `shield` has abandoned *coroutine* and it still runs."""
     return inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED

@@ -1,4 +1,4 @@
-"""Coarse timers for deadlines that almost never fire: one of the loop's per tenth of a second."""
+"""Coarse timers for deadlines that almost never fire: one loop timer per tenth of a second."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from contextvars import Context
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-#: Seconds by which a call may be late: those of one such moment share a timer of the loop.
+#: Seconds by which a call may be late. Calls due in the same interval share a timer of the loop.
 GRAIN: Final = 0.1
 
 
 class Timer:
-    """A call that is to be made when time is over."""
+    """A scheduled call, which can be cancelled."""
 
     __slots__ = ("_args", "_callback", "_moment")
 
@@ -24,14 +24,14 @@ class Timer:
         moment.add(self)
 
     def cancel(self) -> None:
-        """Forget it: what was waited for has come."""
+        """Cancel the call."""
         self._moment.discard(self)
 
     def call(self) -> None:
-        """Make the call; what it raises is told as of any callback of the running loop."""
+        """Make the call; an error goes to the exception handler of the running loop."""
         try:
             self._callback(*self._args)
-        except Exception as error:  # noqa: BLE001 -- others have their time at the same moment
+        except Exception as error:  # noqa: BLE001 -- other calls are due in the same interval
             name = getattr(self._callback, "__qualname__", type(self._callback).__qualname__)
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"{name} failed, as a timer", "exception": error}
@@ -39,10 +39,10 @@ class Timer:
 
 
 class Timers:
-    """Makes calls after a time, up to `GRAIN` seconds late; of one event loop.
+    """Schedules calls in one event loop, each up to `GRAIN` seconds late.
 
-    A timer of the event loop costs some 4 µs, most of it for order in a heap of timers that are
-    cancelled before their time (docs/performance.md).
+    A timer of the event loop costs about 4 µs, mostly to keep a heap of timers sorted that are
+    cancelled before they fire (docs/performance.md).
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Timers:
 
     @classmethod
     def current(cls) -> "Timers":
-        """Return those that all who run in the running event loop share."""
+        """Return the timers that all users of the running event loop share."""
         loop = asyncio.get_running_loop()
         known = _of_loops.get(loop)
         if known is None:
@@ -58,22 +58,22 @@ class Timers:
         return known
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """Call *callback* in *delay* seconds, or a little later.
+        """Call *callback* in *delay* seconds, or up to `GRAIN` seconds later.
 
         Args:
             delay: Seconds.
-            callback: A plain function; what it raises goes to the loop's exception handler.
+            callback: A plain function; an error goes to the loop's exception handler.
             *args: Its arguments.
 
         Returns:
-            The timer, to be cancelled.
+            The timer, which can be cancelled.
         """
         loop = asyncio.get_running_loop()
         number = int((loop.time() + delay) / GRAIN) + 1
         moment = self._moments.get(number)
         if moment is None:
             moment = self._moments[number] = set()
-            # In a context of its own: it would keep the variables of whoever came first alive.
+            # In an empty context: the timer would keep the context of its first caller alive.
             loop.call_at(number * GRAIN, self._reach, number, context=Context())
         return Timer(moment, callback, args)
 
@@ -83,5 +83,5 @@ class Timers:
             moment.pop().call()
 
 
-#: They hold no loop, so that this keeps none alive.
+#: `Timers` refers to no loop, so the values keep no key alive.
 _of_loops: "WeakKeyDictionary[asyncio.AbstractEventLoop, Timers]" = WeakKeyDictionary()

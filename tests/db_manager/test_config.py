@@ -120,10 +120,7 @@ def test_an_unknown_key_is_refused() -> None:
         ),
         (
             {"pool_size": 0},
-            (
-                "[database] pool_size: 0 is out of range: 1 to 10000 "
-                "(connections kept open)"
-            ),
+            ("[database] pool_size: 0 is out of range: 1 to 10000 (connections kept open)"),
         ),
         (
             {"password": 5},

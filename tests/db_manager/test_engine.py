@@ -250,32 +250,32 @@ def test_a_wrong_driver_is_named_with_the_fix(driver: str, text: str) -> None:
             f"postgresql+asyncpg//bot:{CANARY}@localhost",
             (
                 "[database] url: cannot be read; write driver://user:password@host:port/database, "
-                "with @ : / of the password as %40 %3A %2F"
+                "with @ : / in the password written as %40 %3A %2F"
             ),
         ),
         (
             f"postgresql+asyncpg://bot:{CANARY}@localhost:port/bot",
             (
                 "[database] url: cannot be read; write driver://user:password@host:port/database, "
-                "with @ : / of the password as %40 %3A %2F"
+                "with @ : / in the password written as %40 %3A %2F"
             ),
         ),
         (
             f"postgresql+asyncpg://bot@localhost/bot?password={CANARY}",
             (
-                "[database] url: password does not belong into the query; use the key password or "
+                "[database] url: password does not belong in the query; use the key password or "
                 "DATABASE__PASSWORD_FILE"
             ),
         ),
         (
             "postgresql+asyncpg://bot@localhost/bot?sslmode=require",
-            "[database] url: say tls = 'verify' (or require, disable) instead of ssl",
+            "[database] url: set tls = 'verify' (or require, disable) instead of ssl",
         ),
         (
             f"postgresql+asyncpg://bot:a@{CANARY}@localhost/bot",
             (
                 "[database] url: cannot be read; write driver://user:password@host:port/database, "
-                "with @ : / of the password as %40 %3A %2F"
+                "with @ : / in the password written as %40 %3A %2F"
             ),
         ),
     ],

@@ -134,7 +134,7 @@ def test_an_unknown_runner_is_refused(
 ) -> None:
     """A wrong value is told with the right ones when the database is opened, before any unit."""
     monkeypatch.setenv(VARIABLE, "quick")
-    with pytest.raises(ConfigError, match="DB_MANAGER_RUNNER is 'quick': it takes 'fast' or 'pl"):
+    with pytest.raises(ConfigError, match="DB_MANAGER_RUNNER is 'quick': it must be 'fast' or 'pl"):
         open_database(sqlite_database)
 
 
@@ -145,7 +145,7 @@ def test_a_sqlalchemy_that_does_not_know_our_greenlets(
     monkeypatch.delattr(Worker, "__sqlalchemy_greenlet_provider__")
     assert choose_runner("asyncpg", Asyncpg.release) is Plain
     said = (
-        "units on asyncpg have the plain runner, which is slower: SQLAlchemy does not wait in its "
+        "units on asyncpg use the plain runner, which is slower: SQLAlchemy does not recognise its "
     )
     assert caplog.record_tuples == [("db_manager.running", logging.WARNING, f"{said}greenlets")]
 

@@ -1,5 +1,5 @@
-"""The fast runner; skip it, `plain` does the same.
+"""The fast runner. It behaves as `plain` does, so a first reading can skip it.
 
-`runner` is the whole of it, on greenlets that are kept (`greenlets`) and on a wait for COMMIT that
-needs no task (`in_place`).
+`runner` combines reused greenlets (`greenlets`) with a wait for COMMIT that needs no extra task
+(`in_place`).
 """

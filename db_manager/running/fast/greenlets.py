@@ -1,7 +1,7 @@
-"""Runs SQLAlchemy's synchronous core in greenlets that are kept and used again.
+"""Runs SQLAlchemy's synchronous core in a pool of reused greenlets.
 
-`greenlet_spawn` of SQLAlchemy makes a greenlet for each call, which maps memory and unmaps it:
-some 9 µs, where a switch into one that is there costs less than 1 µs (docs/performance.md).
+SQLAlchemy's `greenlet_spawn` makes a greenlet for each call, which maps and unmaps memory: about
+9 µs. A switch into an existing greenlet costs less than 1 µs (docs/performance.md).
 """
 
 import asyncio
@@ -13,58 +13,59 @@ from greenlet import getcurrent, greenlet
 
 T = TypeVar("T")
 
-#: Greenlets that are kept while nobody needs them; each holds some 20 KB.
+#: Most idle greenlets that are kept; each holds about 20 KB.
 _KEPT: Final = 100
 
 
-#: What a `Worker` hands over instead of something to wait for: its function is done.
+#: Switched out by a `Worker` instead of an awaitable: its function has returned.
 _RESTING: Final = object()
 
 
 def _work(results: list[Any]) -> None:
     """Call one function after another; the body of a `Worker`.
 
-    It knows nothing of its worker: a suspended greenlet is beyond the garbage collector, so that
-    one whose frame refers to it is there for ever. Nor does it hold a result, or what raised.
+    It holds no reference to its worker: the garbage collector does not see the frame of a
+    suspended greenlet, so a reference from there would leak the worker. Nor does it hold on to a
+    result or an error.
 
     Args:
-        results: Where the result of the last function is put.
+        results: Receives the result of each function.
     """
     while True:
-        function, args, kwargs = getcurrent().parent.switch(_RESTING)  # type: ignore[union-attr]  # a worker has one
+        function, args, kwargs = getcurrent().parent.switch(_RESTING)  # type: ignore[union-attr]  # a worker has a parent
         results.append(function(*args, **kwargs))
-        del function, args, kwargs  # what rests keeps nothing alive
+        del function, args, kwargs  # an idle worker keeps nothing alive
 
 
 class Worker(greenlet):
-    """A greenlet that calls one function after another; the first that raises ends it."""
+    """A greenlet that calls one function after another; one that raises ends the greenlet."""
 
     #: SQLAlchemy's `await_` looks for this attribute before it waits in a greenlet.
     __sqlalchemy_greenlet_provider__ = True
 
     def __init__(self) -> None:
         super().__init__(_work)
-        #: True from the begin of a function to its end.
+        #: True while a function runs or waits.
         self.busy = False
         self._results: list[Any] = []
-        self.switch(self._results)  # up to its first rest
+        self.switch(self._results)  # runs up to the first idle point
         self.gr_context = None
 
     def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call *function* up to its first wait.
+        """Call *function* and run it up to its first wait.
 
         Args:
-            function: What may wait by `sqlalchemy.util.await_only`.
-            args: Its arguments.
-            kwargs: The same by name.
+            function: May wait with `sqlalchemy.util.await_only`.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
-            Its result when `busy` is False now, else what it waits for, for `finish`.
+            Its result if `busy` is now False, otherwise the awaitable to pass to `finish`.
         """
         self.parent = home = getcurrent()
         self.gr_context = home.gr_context
         self.busy = True
-        try:  # `_switch` in line: each statement comes this way
+        try:  # `_switch` inlined: this is the path of every statement
             awaited = self.switch(function, args, kwargs)
         except BaseException:
             self.busy = False
@@ -72,10 +73,10 @@ class Worker(greenlet):
         return self._rest() if awaited is _RESTING else awaited
 
     async def finish(self, awaited: Any) -> Any:
-        """Go on from *awaited* to the end of the function.
+        """Continue from *awaited* to the end of the function.
 
-        When nobody waits any more, because this coroutine is closed, the function gets
-        CancelledError wherever it waits, and cannot wait again.
+        When this coroutine is closed, CancelledError is raised in the function at each of its
+        waits until it ends.
 
         Args:
             awaited: What `begin` returned.
@@ -89,43 +90,43 @@ class Worker(greenlet):
             except GeneratorExit:
                 self._abandon()
                 raise
-            except BaseException:  # noqa: BLE001 -- the function is where it is handled
+            except BaseException:  # noqa: BLE001 -- the function handles it
                 awaited = self._throw(*sys.exc_info())
             else:
                 awaited = self._switch(value)
         return awaited
 
     async def advance(self, awaited: Any, wait: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Go on from *awaited* to the next wait of the function, or to its end.
+        """Continue from *awaited* to the next wait of the function, or to its end.
 
         Args:
             awaited: What `begin` returned.
-            wait: Waits for what the function waits for.
+            wait: Awaits it.
 
         Returns:
-            What it waits for next, for `finish`, when `busy` is still True; else its result.
+            The next awaitable, for `finish`, if `busy` is still True; otherwise the result.
         """
         try:
             value = await wait(awaited)
         except GeneratorExit:
             self._abandon()
             raise
-        except BaseException:  # noqa: BLE001 -- the function is where it is handled
+        except BaseException:  # noqa: BLE001 -- the function handles it
             return self._throw(*sys.exc_info())
         return self._switch(value)
 
     async def cancel(self, awaited: Any) -> None:
-        """Raise CancelledError in the function where it waits, and go on to its end.
+        """Raise CancelledError in the function where it waits, and continue to its end.
 
         Args:
-            awaited: What `begin` returned; nobody has waited for it.
+            awaited: What `begin` returned; it was never awaited.
         """
         _close(awaited)
         await self.finish(_cancelled())
 
     def _switch(self, *values: Any) -> Any:
-        """Go on in the function; return what it waits for, or its result when it is done."""
-        self.parent = getcurrent()  # another than at its begin, which an eager task makes anywhere
+        """Continue the function; return its next awaitable, or its result when it has ended."""
+        self.parent = getcurrent()  # not the one it began in: an eager task begins anywhere
         try:
             awaited = self.switch(*values)
         except BaseException:
@@ -145,7 +146,7 @@ class Worker(greenlet):
 
     def _rest(self) -> Any:
         self.busy = False
-        self.gr_context = None  # it would keep the variables of the last task alive
+        self.gr_context = None  # it would keep the context of the last task alive
         return self._results.pop()
 
     def _abandon(self) -> None:
@@ -161,33 +162,33 @@ async def _cancelled() -> None:
 
 
 def _close(awaited: Any) -> None:
-    """Let *awaited* go, for which nobody will wait."""
+    """Close *awaited*, which will not be awaited."""
     if hasattr(awaited, "close"):  # a coroutine
         awaited.close()
 
 
 class Greenlets:
-    """The greenlets of one event loop."""
+    """The pool of greenlets of one event loop."""
 
     def __init__(self) -> None:
         self._idle: list[Worker] = []
 
     def take(self) -> Worker:
-        """Return a greenlet that nobody uses."""
+        """Return an idle greenlet, or a new one."""
         return self._idle.pop() if self._idle else Worker()
 
     def give_back(self, worker: Worker) -> None:
-        """Keep *worker* for the next, unless its last function raised."""
+        """Keep *worker* for reuse, unless its last function raised or enough are kept."""
         if not worker.dead and len(self._idle) < _KEPT:
             self._idle.append(worker)
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call *function*, which may wait by `sqlalchemy.util.await_only`.
+        """Call *function*, which may wait with `sqlalchemy.util.await_only`.
 
         Args:
-            function: A synchronous function of SQLAlchemy's, or one that calls such.
-            args: Its arguments.
-            kwargs: The same by name.
+            function: A synchronous function of SQLAlchemy, or one that calls such functions.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
             Its result.

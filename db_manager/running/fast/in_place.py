@@ -8,42 +8,42 @@ from typing import Any
 
 
 class InPlace:
-    """Stands between a task and the future it waits for, and lets no cancellation through.
+    """Stands in for the future that a task awaits, and refuses to be cancelled.
 
-    What a task and a future say to each other, and what this has to do with it:
+    The protocol between a task and a future, and what this object does in each step:
 
-    1. The task goes on with its coroutine up to a future, which comes back with a mark,
-       `_asyncio_future_blocking`. Here it is this object that comes back, with the mark.
-    2. The task takes the mark off and asks to be woken when the future is done. This object
-       passes that on, so that the future wakes the task.
-    3. Whoever cancels the task lets it cancel what it waits for. This object refuses and notes
-       it; so the task goes on waiting, and will raise CancelledError when it is woken.
-    4. The task is woken. It raises its CancelledError here, which is kept, or what the future
-       failed with, which is dropped: the coroutine gets that from its future.
+    1. The task runs its coroutine up to a future, which the coroutine yields with the flag
+       `_asyncio_future_blocking` set. Here this object is yielded, with the flag set.
+    2. The task clears the flag and adds a callback that wakes it when the future is done. This
+       object passes the callback on to the future, so that the future wakes the task.
+    3. Cancelling a task cancels the future it awaits. This object refuses and notes the request.
+       The task continues to wait, and raises CancelledError once it is woken.
+    4. The task is woken. It raises its CancelledError here, which is kept; or the error of the
+       future, which is dropped, because the coroutine gets it from its future.
     5. The next step of the coroutine takes the result out of the future.
 
-    It saves the task and the turn of the event loop of `shield`, some 10 % of a unit
-    (docs/performance.md). Only for what does not cancel its own task, as `asyncio.timeout` does:
-    what waits for COMMIT in asyncpg and aiosqlite.
+    Compared with `shield` this saves a task and a turn of the event loop, about 10 % of a unit
+    (docs/performance.md). It is only for awaitables that do not cancel the task they run in, as
+    `asyncio.timeout` does. COMMIT of asyncpg and aiosqlite is such an awaitable.
     """
 
     __slots__ = ("_asked", "_asyncio_future_blocking", "_future", "expired", "interrupted")
 
     def __init__(self) -> None:
-        #: The cancellation that came meanwhile.
+        #: The cancellation that arrived meanwhile.
         self.interrupted: asyncio.CancelledError | None = None
         self._future: Any = None
-        #: True once its time is over.
+        #: True once the deadline has passed.
         self.expired = False
         self._asked = False
 
     @coroutine
     def wait(self, awaited: Awaitable[Any]) -> Generator[Any, Any, Any]:
-        """Run *awaited* to its end in the running task.
+        """Await *awaited* in the running task, to its end.
 
         Args:
-            awaited: What nobody has waited for yet: mostly a coroutine; SQLAlchemy also waits
-                for plain futures, as `asyncio.shield` returns one.
+            awaited: Not awaited before; usually a coroutine, but SQLAlchemy also awaits plain
+                futures, such as that of `asyncio.shield`.
 
         Returns:
             Its result.
@@ -61,32 +61,32 @@ class InPlace:
             except GeneratorExit:
                 steps.close()
                 raise
-            except BaseException:  # noqa: BLE001, S110 -- the future's: *awaited* asks it itself
+            except BaseException:  # noqa: BLE001, S110 -- the future's error: *awaited* gets it from the future
                 pass
 
     def _step(self, steps: Any) -> bool:
-        """Go on to the next future (1, 5); False when *steps* only lets other tasks run."""
+        """Continue to the next future (1, 5); return False for a bare yield to other tasks."""
         self._future = future = steps.send(None)
         if future is None:
             return False
-        future._asyncio_future_blocking = False  # noqa: SLF001 -- as a task does with it
+        future._asyncio_future_blocking = False  # noqa: SLF001 -- as a task does
         if self.expired:
             future.cancel()
         self._asyncio_future_blocking = True
         return True
 
     def _hold(self, error: asyncio.CancelledError) -> None:
-        """Keep *error* when it is the task's, and not that of a future that was cancelled (4)."""
+        """Keep *error* if it is the task's, not that of a cancelled future (4)."""
         if self._asked or self._future is None:
             self.interrupted, self._asked = error, False
 
     def expire(self) -> None:
-        """Cancel the future that is waited for, and every later one: time is over."""
+        """Cancel the awaited future and every later one: the deadline has passed."""
         self.expired = True
         if self._future is not None:
             self._future.cancel()
 
-    # -- what a task needs of a future (see asyncio.isfuture) -----------------------------
+    # -- the interface that a task needs of a future (see asyncio.isfuture) ---------------
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the future."""
@@ -100,7 +100,7 @@ class InPlace:
         self._future.add_done_callback(callback, context=context)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 -- the signature of a future
-        """Refuse; the task raises its CancelledError when the future is done."""
+        """Refuse; the task raises its CancelledError once the future is done."""
         self._asked = True
         return False
 

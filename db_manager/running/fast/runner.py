@@ -1,4 +1,4 @@
-"""The fast runner: greenlets that are kept, and a wait for COMMIT in the unit's own task."""
+"""The fast runner: reused greenlets, and a wait for COMMIT in the unit's own task."""
 
 import asyncio
 import time
@@ -14,15 +14,15 @@ from db_manager.running.timers import Timers
 
 
 def supported() -> bool:
-    """Return True when SQLAlchemy takes a `Worker` for one of its own greenlets."""
+    """Return True if SQLAlchemy recognises a `Worker` as one of its own greenlets."""
     return Worker().begin(in_greenlet) is True
 
 
 class Fast(Greenlets):
-    """Runs functions in greenlets that are used again, and saves the end of a unit its task.
+    """Runs functions in reused greenlets, and ends a unit without an extra task when it can.
 
     Args:
-        in_place: COMMIT of the driver is one plain wait, which the unit's own task can do.
+        in_place: The unit's own task may wait for the driver's COMMIT; see `InPlace`.
     """
 
     def __init__(self, *, in_place: bool) -> None:
@@ -31,7 +31,7 @@ class Fast(Greenlets):
         self._timers = Timers.current()
 
     async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
-        """Begin the end here, wait for COMMIT here, and leave the rest to a task of its own."""
+        """Start the end and wait for COMMIT here; run what remains in a separate task."""
         interrupted, expired = None, False
         late_at = time.perf_counter() + patience
         worker = self.take()
@@ -42,7 +42,7 @@ class Fast(Greenlets):
             awaited = await worker.advance(awaited, wait.wait)
             timer.cancel()
             interrupted, expired = wait.interrupted, wait.expired
-        if worker.busy:  # the server has to answer more than this
+        if worker.busy:  # more answers of the server are needed
             rest = _finish_alone(worker, awaited, ending)
             interrupted = (
                 await shield(
@@ -54,8 +54,8 @@ class Fast(Greenlets):
                 or interrupted
             )
             if is_left(rest):
-                return interrupted  # the greenlet goes with it
-        if worker.busy:  # the loop closes, and cancelled the task before it began
+                return interrupted  # its greenlet is abandoned with it
+        if worker.busy:  # the loop is closing: the task was cancelled before it started
             await worker.cancel(awaited)
         self.give_back(worker)
         return interrupted
