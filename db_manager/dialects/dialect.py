@@ -117,7 +117,7 @@ class Dialect(Meanings):
         return getattr(pooled.dbapi_connection, "autocommit", False) is True
 
     def ends(self, driver: Any) -> int:
-        """Return the number of transactions that have ended on the connection, if it counts them."""
+        """Return how many transactions have ended on the connection, if the driver counts them."""
         return getattr(driver, "ends", 0)
 
     def implicit_commits(self, driver: Any) -> int | None:
