@@ -3,6 +3,7 @@
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -45,6 +46,8 @@ class Dialect(Meanings):
     has_one_writer: ClassVar[bool] = False
     #: Whether read-only units get a separate engine, which is cheaper and refuses writes.
     has_reader: ClassVar[bool] = False
+    #: Attributes of the driver's connection that make rows, cursors and texts.
+    factories: ClassVar[tuple[str, ...]] = ()
     #: Its group `text` matches where a string literal, a comment or a quoted body may begin.
     literal: ClassVar[re.Pattern[str]] = re.compile(r"(?P<text>'|--|/\*|\$\w*\$)")
 
@@ -111,6 +114,20 @@ class Dialect(Meanings):
         if not connection.in_transaction():
             connection.begin()
         return connection.connection.driver_connection
+
+    def factories_of(self, driver: Any) -> dict[str, Any]:
+        """Return what the connection makes rows, cursors and texts with, for `put_back`."""
+        return {name: getattr(driver, name) for name in self.factories if hasattr(driver, name)}
+
+    def put_back(self, driver: Any, before: Mapping[str, Any]) -> None:
+        """Set the factories that a block has replaced; every later unit would get them.
+
+        Raises:
+            ValueError: The connection is closed (aiosqlite).
+        """
+        for name, factory in before.items():
+            if getattr(driver, name) is not factory:
+                setattr(driver, name, factory)
 
     def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
         """Return True if each statement commits by itself; without a round trip."""

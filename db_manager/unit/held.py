@@ -1,6 +1,7 @@
 """What a unit has of the database, from its first statement to its end."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Connection
@@ -36,6 +37,7 @@ class Held(Guarded):
         "_dialect",
         "_driver",
         "_ends",
+        "_factories",
         "_isolation_level",
         "_lent",
         "_options",
@@ -71,6 +73,7 @@ class Held(Guarded):
         self._driver: Any = None
         self._ends = self._cuts = 0
         self._lent: dict[PoolProxiedConnection, Guarded] = {}
+        self._factories: dict[str, Any] = {}
         self._ready = self.drove = False
 
     # -- on the way to the database -------------------------------------------------------
@@ -119,6 +122,7 @@ class Held(Guarded):
         self.drove = True
         connection = self.connect()
         try:
+            self._factories = self._factories or self._dialect.factories_of(self._driver)
             return self._dialect.begin(connection)
         except BaseException as error:
             # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
@@ -126,6 +130,12 @@ class Held(Guarded):
             self._unit.mark_failed(error)
             self.drop()
             raise
+
+    def undrive(self) -> None:
+        """Let the connection make rows as it did before the block had the driver."""
+        if self._factories:
+            with suppress(ValueError):  # it is closed
+                self._dialect.put_back(self._driver, self._factories)
 
     # -- what must not be committed any more ----------------------------------------------
 

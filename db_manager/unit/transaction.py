@@ -89,6 +89,7 @@ class Transaction(Held):
     def finish(self) -> None:
         """Commit, or roll back when there is a cause to; give the connection back."""
         self._ending = True
+        self.undrive()
         if self._unit.cause:
             self._roll_back()
         else:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, event, func, select, text
+from psycopg.rows import dict_row
+from sqlalchemy import delete, event, func, literal, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column
@@ -15,6 +16,7 @@ from support.suspension import cancel_everywhere
 from db_manager.base import Base
 from db_manager.database.database import Database
 from db_manager.database.open_unit import ReadOnly
+from db_manager.errors import CommitOutcomeUnknownError
 from db_manager.unit.uow import UnitOfWork
 from observability.testing import EventRecorder
 
@@ -273,6 +275,36 @@ async def test_a_flush_of_many_that_was_cancelled_spoils_no_later_unit(
             assert await uow.session.scalar(select(func.count()).select_from(Many)) in {0, 3}
             await uow.session.execute(delete(Many))
         assert used(database) == 0
+
+
+async def test_what_makes_rows_is_put_back(any_database_url: URL, open_database: Open) -> None:
+    """A factory of rows that a unit sets on the driver's connection is gone at the unit's end."""
+    database = open_database(any_database_url, pool_size=1, max_overflow=0)
+    async with UnitOfWork(database, resolvable=True) as uow:
+        driver = await uow.driver()
+        driver.row_factory = dict_row if hasattr(driver, "pgconn") else lambda *_: {}
+        driver.text_factory = bytes
+    async with UnitOfWork(database) as uow:
+        row = (await uow.session.execute(select(literal("text"), literal(1)))).one()
+        assert (*row,) == ("text", 1)
+
+
+@pytest.mark.parametrize("stock", [False, True])
+async def test_two_phases_that_were_left_spoil_no_later_unit(
+    postgres_database: URL, open_database: Open, *, stock: bool
+) -> None:
+    """A connection of psycopg that is still in a transaction of two phases is not used again."""
+    url = postgres_database.set(drivername="postgresql+psycopg")
+    sizes = {"pool_size": 1, "max_overflow": 0}
+    database = Database(create_async_engine(url, **sizes)) if stock else open_database(url, **sizes)
+    with pytest.raises(CommitOutcomeUnknownError):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            await driver.tpc_begin(driver.xid(1, "a", "b"))
+            await driver.execute("SELECT 1")
+    async with UnitOfWork(database) as uow:
+        assert await uow.session.scalar(SELECT) == 1
+    await database.dispose()
 
 
 async def test_a_pipeline_that_was_left_open_spoils_no_later_unit(

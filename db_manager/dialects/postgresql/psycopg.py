@@ -26,6 +26,7 @@ class Psycopg(PostgreSQL):
 
     package = "psycopg"
     knows_lost_lines = True
+    factories = ("row_factory", "cursor_factory", "server_cursor_factory")
 
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
@@ -71,12 +72,13 @@ class Psycopg(PostgreSQL):
         return driver.pgconn.transaction_status == _IDLE and not self.is_half_done(driver)
 
     def is_half_done(self, driver: Any) -> bool:
-        """Return True when psycopg remembers the pipeline of a cancelled `executemany`.
+        """Return True when psycopg remembers a pipeline, or a transaction in two phases.
 
-        The next unit's statements would have no results.
+        After the pipeline of a cancelled `executemany` the next unit's statements would have no
+        results; in two phases psycopg refuses COMMIT and ROLLBACK.
         """
-        left: object = getattr(driver, "_pipeline", None)  # guarded by a test
-        return left is not None
+        # Guarded by tests.
+        return driver._pipeline is not None or driver._tpc is not None  # noqa: SLF001 -- as above
 
     def hang_up(self, connection: Connection) -> None:
         """Close the socket; SQLAlchemy would wait for the server."""

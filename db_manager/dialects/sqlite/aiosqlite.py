@@ -33,6 +33,7 @@ class Aiosqlite(Dialect):
     has_server = False
     has_one_writer = True
     has_reader = True
+    factories = ("row_factory", "text_factory")
     #: SQLite takes a name in double quotes that it does not know for a text; not where only a name
     #: may stand: before or behind a dot, and behind these words.
     literal = re.compile(
