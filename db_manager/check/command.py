@@ -1,4 +1,4 @@
-"""Says what is wrong with the configuration and the database of a bot, and how to mend it."""
+"""Checks the configuration and the database of a bot, and says how to fix what is wrong."""
 
 import argparse
 import os
@@ -27,23 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: config.toml",
     )
     parser.epilog = (
-        "No table is made, and the journal is not opened. Exit code: 0 when "
-        "the bot can start, 1 when something is wrong, 2 when there is no configuration."
+        "Creates no table and does not open the journal. Exit code: 0 if the bot can start, "
+        "1 if something is wrong, 2 if there is no configuration."
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, and show what was found.
+    """Check, and print the findings.
 
     Returns:
-        0, or 1 when something is wrong.
+        0, or 1 if something is wrong.
 
     Raises:
-        ConfigError: There is no configuration to check.
+        ConfigError: The configuration file does not exist.
     """
     path: Path = options.config
     if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; name yours with --config")
+        raise ConfigError(f"{path}: there is no such file; pass yours with --config")
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     worst = 0
     for finding in findings(path):
@@ -58,22 +58,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def findings(path: Path) -> Iterable[Finding]:
-    """Look at everything that *path* describes.
+    """Check everything that *path* configures.
 
     Args:
         path: The file config.toml.
 
     Yields:
-        What was found, as soon as it is known.
+        Each finding as soon as it is known.
     """
-    from lifecycle.application import Application  # noqa: PLC0415 -- asyncio: not for the help
+    from lifecycle.application import Application  # noqa: PLC0415 -- imports asyncio, which --help does not need
 
     try:
         config = configuration.read_file(path)
     except ConfigError as error:
         yield Finding("problem", "config", str(error))
         return
-    # Also when the rest is wrong: who has two faults shall not need three tries.
+    # Go on after a fault, so that two mistakes do not take three runs.
     has_database = SECTION in config
     said: set[str] = set()
     try:
@@ -82,7 +82,7 @@ def findings(path: Path) -> Iterable[Finding]:
         said = set(str(error).splitlines())
         yield Finding("problem", "config", str(error))
     else:
-        yield Finding("ok", "config", f"{path} is understood")
+        yield Finding("ok", "config", f"{path} is valid")
         yield Finding("ok", "plugins", ", ".join(map(printable, app.plugins)) or "none")
         has_database = DATABASE_PLUGIN in app.plugins
     if has_database:
@@ -90,7 +90,7 @@ def findings(path: Path) -> Iterable[Finding]:
 
 
 def _database(config: dict[str, Any], said: set[str]) -> Iterable[Finding]:
-    # SQLAlchemy is imported here and not above, for `db-manager --help`.
+    # SQLAlchemy is imported here so that `db-manager --help` does not load it.
     import asyncio  # noqa: PLC0415 -- see above
 
     from db_manager.check.diagnosis import diagnose  # noqa: PLC0415 -- see above

@@ -1,4 +1,4 @@
-"""Connects to the database as the bot would, and tells what is there and what is wrong."""
+"""Connects to the database as the bot would, and reports what is there and what is wrong."""
 
 import asyncio
 import time
@@ -22,21 +22,21 @@ from db_manager.engine.url import database_url, remote_hosts
 from db_manager.errors import ConfigError
 from db_manager.schema import missing_tables
 
-#: Seconds by which the clocks may differ before it is worth a word.
+#: Difference of the clocks, in seconds, above which there is a warning.
 CLOCK_TOLERANCE: Final = 1.0
 
 
 async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -> list[Finding]:
-    """Return what is found out about a database; nothing there is changed.
+    """Return the findings about a database, without changing it.
 
     Args:
         config: The section [database].
-        metadata: The tables there should be.
+        metadata: The tables that should exist.
     """
     try:
         url = database_url(config)[0]
         dialect = dialect_at(url)
-        # Where there is a way to forbid every change, it is taken.
+        # A read-only engine, where there is one, guarantees that nothing is changed.
         read_only = dialect.has_reader and not config.pgbouncer
         engine = create_engine(config, read_only=read_only)
     except ConfigError as error:
@@ -61,9 +61,9 @@ def _no_file_yet(
     if file is None or file.is_file():
         return None
     if not file.parent.is_dir():
-        fix = f"there is no folder {file.parent}: create it, or change [database] database"
+        fix = f"there is no directory {file.parent}: create it, or change [database] database"
         return [Finding("problem", "connect", fix)]
-    findings = [Finding("ok", "connect", "the file is not there yet; the first start makes it")]
+    findings = [Finding("ok", "connect", "the file does not exist yet; the first start creates it")]
     return [*findings, _tables(metadata, [str(name) for name in metadata.tables], config)]
 
 
@@ -107,7 +107,7 @@ def _tls(connection: Connection, config: DatabaseConfig, url: URL, dialect: Dial
     if dialect.tls_query and not config.pgbouncer:
         row = connection.execute(text(dialect.tls_query)).first()
         version = row[-1] if row else None
-    else:  # the server knows only how PgBouncer reached it
+    else:  # the server only sees its connection to PgBouncer
         version = "on" if config.tls in {"verify", "require"} or remote_hosts(url) else None
     unverified = unverified_host(config)
     if version and unverified:
@@ -132,15 +132,15 @@ def _pool(limit: int | None, config: DatabaseConfig) -> Finding:
     most = config.pool_size + config.max_overflow
     said = f"{config.pool_size} connections, {config.max_overflow} more when all are busy"
     if limit is not None:
-        # Units that only read have an engine, and so a pool, of their own.
+        # Read-only units have a separate engine, and therefore a second pool.
         if 2 * most > limit:
             return Finding(
                 "warning",
                 "pool",
-                f"{said}, and as many for reading: more than the "
+                f"{said}, and as many again for reading: more than the "
                 f"{limit} of the server; lower [database] pool_size",
             )
-        said += f", and as many for reading; the server allows {limit} in all"
+        said += f", and as many again for reading; the server allows {limit} in total"
     return Finding("ok", "pool", f"{said}; a unit waits {config.pool_timeout:g} s for one")
 
 
@@ -148,11 +148,15 @@ def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> F
     there = len(metadata.tables) - len(missing)
     if not missing:
         return Finding(
-            "ok", "tables", f"none is missing of {there}" if there else "no plugin has any"
+            "ok", "tables", f"{there} of {there} exist" if there else "no plugin has any"
         )
     names = ", ".join(missing)
     if config.create_tables:
-        return Finding("ok", "tables", f"{there} are there; made at the next start: {names}")
+        return Finding(
+            "ok",
+            "tables",
+            f"{there} of {len(metadata.tables)} exist; the next start creates: {names}",
+        )
     return Finding(
         "problem",
         "tables",
@@ -169,5 +173,5 @@ def _clock(connection: Connection, query: str) -> Finding:
     side = "ahead of" if difference > 0 else "behind"
     said = f"the server's is {abs(difference):.3f} s {side} ours (± {uncertain:.3f} s)"
     if abs(difference) - uncertain > CLOCK_TOLERANCE:
-        return Finding("warning", "clock", f"{said}; let both follow the same time server")
+        return Finding("warning", "clock", f"{said}; synchronise both with the same time server")
     return Finding("ok", "clock", said)

@@ -1,15 +1,15 @@
-"""One thing that a check found."""
+"""A finding of `db-manager check`."""
 
 from typing import Literal, NamedTuple
 
 
 class Finding(NamedTuple):
-    """One line of the answer.
+    """One line of the report.
 
     Args:
-        level: `problem` when the bot does not start or work like this.
-        about: What was looked at, in one word.
-        text: What was found, and how to mend it.
+        level: `problem` if the bot cannot start or work with it.
+        about: What was checked, in one word.
+        text: What was found, and how to fix it.
     """
 
     level: Literal["ok", "warning", "problem"]

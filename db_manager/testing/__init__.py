@@ -1,6 +1,6 @@
-"""The test kit that needs a database: a sandbox for each test, and faults in it.
+"""The database part of the test kit: a sandbox for each test, and faults injected into it.
 
-With pytest they are the fixtures `sandbox` and `faults` (`db_manager.pytest_plugin`).
+In pytest they are available as the fixtures `sandbox` and `faults` (`db_manager.pytest_plugin`).
 """
 
 from db_manager.testing.databases import Databases

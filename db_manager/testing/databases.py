@@ -1,4 +1,4 @@
-"""A database for each test, copied from a template that has the tables."""
+"""Creates a database for each test, as a copy of a template that has the tables."""
 
 import itertools
 import os
@@ -23,31 +23,33 @@ from lifecycle.errors import ConfigError
 
 
 class Place(Protocol):
-    """Where databases can be made: in files, or on a server."""
+    """Where databases can be created: as files, or on a server."""
 
     def url(self, name: str) -> URL:
-        """Return where the database *name* is."""
+        """Return the URL of the database *name*."""
 
     async def make(self, name: str, template: str | None) -> None:
-        """Make the database *name*, empty or as a copy of *template*."""
+        """Create the database *name*, empty or as a copy of *template*."""
 
     async def drop(self, *names: str) -> None:
-        """Drop databases, with whoever is still connected."""
+        """Drop databases, and close the connections that are still open."""
 
 
 class Databases:
-    """Makes databases with the tables of every model that inherits `Base`, and drops them.
+    """Creates and drops databases that have the tables of every model that inherits `Base`.
 
-    The tables are created once, in a template; a new model makes a new template. Names begin with
-    `sandbox_` and are random: programs that run at the same time do not meet, and what a killed
-    one left behind is found. Each method may be called in an event loop of its own.
+    The tables are created once, in a template; after a model is added, a new template is created.
+    Names begin with `sandbox_` and are random, so that concurrent runs do not collide, and
+    databases left behind by a killed run can be found. Each method may be called in a different
+    event loop.
 
     Args:
-        url: A PostgreSQL server, 13 or newer (any database of it), where the role may create
-            databases; any SQLite URL, or nothing, means files in a temporary folder.
+        url: A PostgreSQL server, version 13 or newer, on which the role may create databases (the
+            URL of any database on it). An empty string or any SQLite URL means files in the
+            temporary directory.
 
     Raises:
-        ConfigError: The URL cannot be read, or is of another database.
+        ConfigError: The URL is malformed, or is that of another kind of database.
     """
 
     def __init__(self, url: str | URL = "") -> None:
@@ -62,7 +64,7 @@ class Databases:
         """Return the URL of a new database with the tables.
 
         Raises:
-            ConfigError: The server is not there, or lets nobody create databases.
+            ConfigError: The server is unavailable, or the role may not create databases.
         """
         tables = list(Base.metadata.tables.values())
         if not self._template or tables != self._tables:
@@ -72,7 +74,7 @@ class Databases:
         return await self._make(self._template)
 
     async def drop(self, url: URL) -> None:
-        """Drop a database, with whoever is still connected to it.
+        """Drop a database, and close the connections to it that are still open.
 
         Args:
             url: What `create` returned.
@@ -81,7 +83,7 @@ class Databases:
         del self._made[url]
 
     async def close(self) -> None:
-        """Drop the templates, and whatever a test could not drop itself."""
+        """Drop the templates, and databases that were not dropped."""
         await self._place.drop(*self._made.values())
         self._made.clear()
         self._template = ""
@@ -95,7 +97,7 @@ class Databases:
 
 
 class _Files:
-    """SQLite files, each in a temporary folder of its own."""
+    """SQLite files, each in a separate temporary directory."""
 
     def url(self, name: str) -> URL:
         return URL.create("sqlite+aiosqlite", database=str(_folder(name) / "bot.sqlite3"))
@@ -139,8 +141,8 @@ class _Server:
         except (OSError, DBAPIError) as error:
             if classify.sqlstate(error) == "42501":
                 raise ConfigError(
-                    f"sandbox_url: the role {self._url.username!r} may not create databases; say "
-                    f"ALTER ROLE … CREATEDB, or name another role"
+                    f"sandbox_url: the role {self._url.username!r} may not create databases; run "
+                    f"ALTER ROLE … CREATEDB, or use another role"
                 ) from error
             if classify.is_unavailable(error):
                 raise ConfigError(
@@ -170,7 +172,7 @@ def _place(given: str | URL) -> Place:
         url = None
     if url is None:
         raise ConfigError("sandbox_url: cannot be read; write driver://user:password@host/database")
-    if url.drivername == "postgresql":  # as people and containers write it
+    if url.drivername == "postgresql":  # the usual spelling, without a driver
         url = url.set(drivername="postgresql+asyncpg")
     backend: str = url.get_backend_name()
     places: dict[str, Callable[[URL], Place]] = {
@@ -178,5 +180,5 @@ def _place(given: str | URL) -> Place:
         "postgresql": _Server,
     }
     if backend not in places:
-        raise ConfigError(f"sandbox_url: no sandbox on {backend!r}; only on PostgreSQL and SQLite")
+        raise ConfigError(f"sandbox_url: a sandbox needs PostgreSQL or SQLite, not {backend!r}")
     return places[backend](url)

@@ -1,7 +1,7 @@
-"""Faults of the database and of plugins, for tests of what a program does about them.
+"""Injects faults into the database and into plugins, to test how a program handles them.
 
-A fault is no mock: the server itself refuses, the backend is really gone, and every error and
-event comes from where it always comes from.
+Nothing is mocked where it can be avoided: the server itself refuses a COMMIT or ends a backend, and
+errors and events come from where they come from in production.
 """
 
 import asyncio
@@ -26,30 +26,30 @@ from db_manager.testing.sandbox import Sandbox
 from lifecycle.application import Application
 from lifecycle.errors import WiringError, nearest
 
-#: Violation of a foreign key: what SQLite refuses a COMMIT with, too.
+#: Foreign key violation; on SQLite the only error with which a COMMIT is refused.
 _VIOLATION: Final = "23503"
 
 
 class ImpossibleFaultError(DbManagerError):
-    """The fault cannot happen on this database."""
+    """The fault cannot occur on this database."""
 
 
 @dataclass(slots=True)
 class _Fault:
-    """A fault that is armed, and how often it is still to happen."""
+    """An armed fault, and how many times it will still occur."""
 
     name: str
     left: int
 
 
 class Faults:
-    """Makes things go wrong in a sandbox, each the next time it can, and *times* times in all.
+    """Injects faults into a sandbox; each occurs at the next *times* opportunities.
 
         faults.refuse_commit()
         with pytest.raises(IntegrityError):
             async with sandbox.uow_factory() as uow: ...
 
-    It strikes whoever uses the sandbox's database first, through whatever engine.
+    A fault affects the next use of the sandbox's database, through any engine.
 
     Args:
         sandbox: The sandbox.
@@ -65,23 +65,25 @@ class Faults:
     # -- the database ---------------------------------------------------------------------
 
     def refuse_commit(self, *, sqlstate: str = _VIOLATION, times: int = 1) -> None:
-        """Let the server refuse the next COMMIT of a unit that may write: it is rolled back.
+        """Make the server refuse the next COMMIT of a unit that may write; it is rolled back.
 
         Args:
-            sqlstate: The server's reason. The default is `IntegrityError`, on PostgreSQL and on
-                SQLite; `40001` is a serialization failure, which `uow_factory.run` tries again.
-            times: How often.
+            sqlstate: The server's error code. The default raises `IntegrityError`, on PostgreSQL
+                and on SQLite. `40001` is a serialization failure, which `uow_factory.run` retries.
+            times: Number of times.
 
         Raises:
-            ImpossibleFaultError: SQLite refuses a COMMIT for no other reason.
-            ValueError: *sqlstate* is none.
+            ImpossibleFaultError: SQLite supports only the default.
+            ValueError: *sqlstate* is malformed, or this fault is armed already.
         """
         if re.fullmatch("[0-9A-Z]{5}", sqlstate) is None:
-            raise ValueError(f"sqlstate: {sqlstate!r} is not five digits and capital letters")
+            raise ValueError(
+                f"sqlstate: {sqlstate!r} is not five characters, digits or capital letters"
+            )
         if not self._dialect.has_server and sqlstate != _VIOLATION:
             raise ImpossibleFaultError(
-                f"SQLite refuses a COMMIT for a foreign key only, never with {sqlstate}; leave "
-                f"`sqlstate` out, or set sandbox_url to a PostgreSQL server"
+                f"SQLite refuses a COMMIT only for a foreign key, never with {sqlstate}; omit "
+                f"`sqlstate`, or set sandbox_url to a PostgreSQL server"
             )
 
         def strike(connection: Connection) -> None:
@@ -91,13 +93,16 @@ class Faults:
         self._arm("refuse_commit", "commit", strike, times, unless=self._is_read_only)
 
     def lose_commit(self, *, committed: bool = True, times: int = 1) -> None:
-        """Let the answer to the next COMMIT not come in time: `CommitOutcomeUnknownError`.
+        """Lose the answer to the next COMMIT, which raises `CommitOutcomeUnknownError`.
 
-        The deadline (`exit_timeout`) is over at once: nobody has to wait for it.
+        The deadline `exit_timeout` expires at once, so that the test does not wait for it.
 
         Args:
-            committed: True when the server did commit, False when it never heard of the COMMIT.
-            times: How often.
+            committed: True if the server commits, False if it does not receive the COMMIT.
+            times: Number of times.
+
+        Raises:
+            ValueError: This fault is armed already.
         """
 
         def strike(connection: Connection) -> None:
@@ -106,26 +111,27 @@ class Faults:
             def lose(pooled: PoolProxiedConnection) -> None:
                 if committed:
                     guard.send_commit(pooled)
-                raise asyncio.CancelledError  # what the deadline raises in the COMMIT
+                raise asyncio.CancelledError  # as the deadline does
 
             guard.instead[connection.connection] = lose
 
         self._arm("lose_commit", "commit", strike, times, unless=self._is_read_only)
 
     def drop_connection(self, *, times: int = 1) -> None:
-        """Let the server end the connection of the next statement, just before it is sent.
+        """Make the server end the connection of the next statement just before it is sent.
 
-        Statements that go to the driver itself (`uow.driver()`) pass unseen.
+        Statements on the driver's lane (`uow.driver()`) are not affected.
 
         Args:
-            times: How often.
+            times: Number of times.
 
         Raises:
-            ImpossibleFaultError: SQLite has no connection that could drop.
+            ImpossibleFaultError: SQLite has no connection to a server.
+            ValueError: This fault is armed already.
         """
         if not self._dialect.has_server:
             raise ImpossibleFaultError(
-                "SQLite is a file: there is no connection that could drop; set sandbox_url to a "
+                "SQLite is a file: there is no connection to drop; set sandbox_url to a "
                 "PostgreSQL server"
             )
 
@@ -136,24 +142,27 @@ class Faults:
         self._arm("drop_connection", "before_cursor_execute", strike, times)
 
     def empty_pool(self, *, times: int = 1) -> None:
-        """Let the next unit that needs a connection get none: `PoolExhaustedError`.
+        """Give the next unit no connection, which raises `PoolExhaustedError`.
 
-        The wait (`pool_timeout`) is over at once: nobody has to wait for it.
+        The deadline `pool_timeout` expires at once, so that the test does not wait for it.
 
         Args:
-            times: How often.
+            times: Number of times.
+
+        Raises:
+            ValueError: This fault is armed already.
         """
 
         def strike(connection: Connection) -> None:
             connection.close()
-            raise sqlalchemy.exc.TimeoutError("the pool is empty: a fault of the test")
+            raise sqlalchemy.exc.TimeoutError("the pool is empty: an injected fault")
 
         self._arm("empty_pool", "engine_connect", strike, times)
 
     # -- plugins --------------------------------------------------------------------------
 
     def hang_start(self, app: Application, plugin: str, *, seconds: float = 0.05) -> None:
-        """Let the start hook of a plugin hang until its deadline.
+        """Make the start hook of a plugin hang until its deadline.
 
         Args:
             app: The application, before its start.
@@ -162,6 +171,7 @@ class Faults:
 
         Raises:
             WiringError: There is no such plugin.
+            ValueError: This fault is armed already.
         """
         if plugin not in app.plugins:
             raise WiringError(f"there is no plugin {plugin!r}{nearest(plugin, app.plugins)}")
@@ -175,7 +185,7 @@ class Faults:
         self._stack.enter_context(patch.object(target, "start", hang))
         self._stack.enter_context(patch.object(target, "start_timeout", seconds))
 
-    # -- how ------------------------------------------------------------------------------
+    # -- arming ---------------------------------------------------------------------------
 
     def _arm(
         self,
@@ -204,7 +214,7 @@ class Faults:
 
     def _new(self, name: str, times: int) -> _Fault:
         if name in self._armed():
-            raise ValueError(f"{name} is armed already; say `times` for more than one")
+            raise ValueError(f"{name} is armed already; use `times` for more than one")
         fault = _Fault(name, times)
         self._faults.append(fault)
         return fault
@@ -223,16 +233,16 @@ class Faults:
             await engine.dispose()
 
     def close(self) -> None:
-        """Take the faults away.
+        """Remove all faults.
 
         Raises:
-            AssertionError: One never happened, so the test did not test it.
+            AssertionError: A fault never occurred, so the test did not test it.
         """
         self._stack.close()
         left = self._armed()
         self._faults.clear()
         if left:
-            raise AssertionError(f"faults that never happened: {', '.join(left)}")
+            raise AssertionError(f"faults that never occurred: {', '.join(left)}")
 
     def _armed(self) -> list[str]:
         return [fault.name for fault in self._faults if fault.left]
@@ -242,7 +252,7 @@ class Faults:
 
 
 def _execute(connection: Connection, statement: str) -> Any:
-    """Execute on the driver, past SQLAlchemy's events: nobody counts it as the unit's."""
+    """Execute without SQLAlchemy's events, so that it is not counted as the unit's."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(statement)

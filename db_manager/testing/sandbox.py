@@ -1,4 +1,4 @@
-"""A sandbox: code under test commits for real, and nothing of it is left after the test."""
+"""A sandbox: code under test commits for real, and its database is dropped after the test."""
 
 import asyncio
 import os
@@ -24,24 +24,24 @@ from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.journal import MemoryJournal
 from lifecycle.plugins.plugin import Plugin
 
-#: Keys of [database] that say where it is; in a sandbox only its own URL does.
+#: Keys of [database] that locate the database; in a sandbox they are replaced by its URL.
 _WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL")
 
 
 class Sandbox:
-    """A database of one test's own, and what works on it.
+    """A database for one test, with engine, units and applications on it.
 
         async with Sandbox.open(databases) as sandbox:
             async with sandbox.uow_factory() as uow: ...
 
     Args:
         url: Where the database is.
-        bus: Where units and applications of the sandbox publish.
+        bus: The bus on which units and applications of the sandbox publish.
 
     Attributes:
-        url: The same. While the sandbox is open, it is also in the environment, as
-            `DATABASE__URL`, which wins over every config.toml: code under test that reads its own
-            configuration works in the sandbox too, in child processes as well.
+        url: The same. While the sandbox is open, the environment variable `DATABASE__URL` has it
+            too, which overrides every config.toml: code under test that reads its own
+            configuration uses the sandbox as well, even in child processes.
         bus: The same.
     """
 
@@ -54,15 +54,18 @@ class Sandbox:
     @classmethod
     @asynccontextmanager
     async def open(cls, databases: Databases, bus: EventBus | None = None) -> AsyncIterator[Self]:
-        """Make a database for the time of a block; one sandbox at a time in a process.
+        """Create a sandbox for the duration of a block; at most one at a time in a process.
 
         Args:
-            databases: Where it comes from.
-            bus: Where to publish; a new one when not given.
+            databases: Creates its database.
+            bus: The bus to publish on; a new one by default.
 
         Yields:
-            The sandbox. At the end its applications are unloaded and the database is dropped,
-            whatever happened in the block.
+            The sandbox. At the end its applications are unloaded and the database is dropped, even
+            if the block raised.
+
+        Raises:
+            ConfigError: The server is unavailable, or the role may not create databases.
         """
         with patch.dict(os.environ):
             for key in _WHERE:
@@ -76,7 +79,7 @@ class Sandbox:
 
     @cached_property
     def engine(self) -> AsyncEngine:
-        """An engine of the test's own: what it sees is committed. Applications have another.
+        """An engine for the test itself: what it sees is committed. Applications have their own.
 
         Raises:
             RuntimeError: The sandbox was opened in another event loop.
@@ -98,13 +101,13 @@ class Sandbox:
         *plugins: Plugin | type[Plugin],
         config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> Application:
-        """Make an application on the sandbox's database; it is not started.
+        """Create an application on the sandbox's database, without starting it.
 
         Its journal is in memory. The sandbox unloads it at the end.
 
         Args:
-            *plugins: Plugins, or classes of plugins; `DatabasePlugin` is added when it is missing.
-            config: config.toml, whose plugins are added too, or sections as in it.
+            *plugins: Plugins, or classes of plugins; `DatabasePlugin` is added if it is missing.
+            config: Path of a config.toml, whose plugins are added too; or a mapping of sections.
 
         Returns:
             The application.
@@ -130,7 +133,7 @@ class Sandbox:
         *plugins: Plugin | type[Plugin],
         config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> Application:
-        """Make an application and start it, without a bot.
+        """Create an application and start it, without a bot.
 
         Args:
             *plugins: As for `application`.
@@ -150,8 +153,9 @@ class Sandbox:
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(
-                "the sandbox was opened in another event loop; with pytest-asyncio give "
-                "asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope one value"
+                "the sandbox was opened in another event loop; with pytest-asyncio, set "
+                "asyncio_default_fixture_loop_scope and asyncio_default_test_loop_scope to the "
+                "same value"
             )
 
     def __repr__(self) -> str:

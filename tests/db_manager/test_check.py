@@ -58,7 +58,7 @@ async def test_a_database_that_is_there_is_described(database_url: URL) -> None:
     findings = await found(config)
     assert {finding.level for finding in findings.values()} == {"ok"}
     assert findings["database"].text.startswith(database_url.drivername)
-    assert findings["tables"].text == "none is missing of 1"
+    assert findings["tables"].text == "1 of 1 exist"
     assert "10 connections, 0 more when all are busy" in findings["pool"].text
     if database_url.get_backend_name() == "sqlite":
         assert "SQLite 3." in findings["server"].text
@@ -67,7 +67,7 @@ async def test_a_database_that_is_there_is_described(database_url: URL) -> None:
     else:
         assert "PostgreSQL " in findings["server"].text
         assert findings["tls"].text == "off: the database is on this machine"
-        assert "as many for reading; the server allows " in findings["pool"].text
+        assert "as many again for reading; the server allows " in findings["pool"].text
         assert " s ahead of ours" in findings["clock"].text or "behind" in findings["clock"].text
     said = "\n".join(finding.text for finding in findings.values())
     assert database_url.password is None or database_url.password not in said
@@ -92,12 +92,12 @@ async def test_missing_tables_are_named_and_not_created(database_url: URL) -> No
 async def test_a_sqlite_file_is_not_made_by_a_check(sqlite_database: URL, tmp_path: Path) -> None:
     """Without a file there is none after the check; without its folder the bot cannot start."""
     findings = await found(config_of(sqlite_database))
-    assert findings["connect"].text == "the file is not there yet; the first start makes it"
+    assert findings["connect"].text == "the file does not exist yet; the first start creates it"
     assert os.listdir(tmp_path) == []  # noqa: PTH208 -- ruff wants no pathlib in async tests
     nowhere = sqlite_database.set(database=str(tmp_path / "no" / "bot.sqlite3"))
     findings = await found(config_of(nowhere))
     assert findings["connect"].level == "problem"
-    assert f"there is no folder {tmp_path / 'no'}: create it" in findings["connect"].text
+    assert f"there is no directory {tmp_path / 'no'}: create it" in findings["connect"].text
 
 
 async def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
@@ -177,10 +177,10 @@ def test_a_right_configuration_is_understood(tmp_path: Path) -> None:
     code, text = shown(file)
     assert code == 0
     assert text.splitlines()[:4] == [
-        f"✓ config     {file} is understood",
+        f"✓ config     {file} is valid",
         "✓ plugins    db_manager",
         f"✓ database   sqlite+aiosqlite, {tmp_path}/bot.sqlite3",
-        "✓ connect    the file is not there yet; the first start makes it",
+        "✓ connect    the file does not exist yet; the first start creates it",
     ]
     assert list(tmp_path.iterdir()) == [file]
 
@@ -252,4 +252,4 @@ def test_without_a_configuration_there_is_nothing_to_check(tmp_path: Path) -> No
     """A file that is not there is exit code 2."""
     code, text = shown(tmp_path / "config.toml")
     assert code == 2
-    assert text.endswith("there is no such file; name yours with --config")
+    assert text.endswith("there is no such file; pass yours with --config")

@@ -260,7 +260,7 @@ async def test_a_role_that_may_not_create_is_told(sandbox_url: URL) -> None:
     ("url", "message"),
     [
         ("not a url", "cannot be read; write driver://"),
-        ("mysql+asyncmy://root@localhost/x", "no sandbox on 'mysql'; only on PostgreSQL"),
+        ("mysql+asyncmy://root@localhost/x", "a sandbox needs PostgreSQL or SQLite, not 'mysql'"),
     ],
 )
 def test_a_wrong_place_is_refused(url: str, message: str) -> None:

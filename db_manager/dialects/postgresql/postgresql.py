@@ -40,7 +40,7 @@ class PostgreSQL(Dialect):
     refuse_commit: ClassVar[tuple[str, ...]] = (
         """DO $$ BEGIN
             CREATE FUNCTION pg_temp.refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $refuse$
-                BEGIN RAISE 'refused by a fault of the test' USING ERRCODE = '{sqlstate}'; END
+                BEGIN RAISE 'refused by an injected fault' USING ERRCODE = '{sqlstate}'; END
             $refuse$;
             CREATE TEMP TABLE refused_commit (id int);
             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pg_temp.refused_commit
