@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -17,6 +18,7 @@ from support.line import Line
 
 from db_manager.database.database import Database
 from db_manager.database.open_unit import UnitState
+from db_manager.dialects.ending_sql import SPOIL
 from db_manager.engine import create as engine
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -137,6 +139,33 @@ async def test_a_statement_on_a_silent_line_ends(url: URL, lane: Lane, row: Row)
         f"statement_timeout {STATEMENT_TIMEOUT} s, margin {ANSWER_MARGIN} s",
         result=f"OperationalError after {took:.1f} s",
     )
+
+
+@pytest.mark.parametrize("name", ["execute", "fetch", "fetchrow", "fetchval"])
+async def test_nothing_more_is_waited_for_after_a_silence(
+    postgres_database: URL, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bare connection of asyncpg is dropped then; another answer would take as long again."""
+    said: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    def listen(own: Any, query: str, *args: Any, **kwargs: Any) -> Any:
+        said.append(query)
+        return execute(own, query, *args, **kwargs)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", listen)
+    url = postgres_database.set(drivername="postgresql+asyncpg")
+    async with on_a_line(url) as (database, line):
+        with pytest.raises(TimeoutError):
+            async with UnitOfWork(database) as uow:
+                own = await uow.driver()
+                line.fall_silent()
+                try:
+                    await getattr(own, name)("SELECT 1")
+                finally:
+                    assert own.is_closed()
+        assert SPOIL not in said
+        assert uow.state is UnitState.ROLLED_BACK
 
 
 @unclosed_cursors

@@ -43,7 +43,7 @@ class CheckedConnection(asyncpg.Connection):
         try:
             status: str = await super().execute(query, *args, timeout=timeout)
         except Exception as error:
-            await self.spoil(error)
+            await self.spoil(error, timeout)
             raise
         if said == "COMMIT" and status == "ROLLBACK":
             raise TransactionAbortedError
@@ -56,15 +56,20 @@ class CheckedConnection(asyncpg.Connection):
         if ending(query) in ENDS or (not self.is_in_transaction() and commits_itself(query)):
             self.ends += 1  # now: its answer may be lost
 
-    async def spoil(self, error: Exception) -> None:
+    async def spoil(self, error: Exception, timeout: float | None) -> None:  # noqa: ASYNC109 -- it was that of the statement
         """Let the server refuse the transaction of a statement that failed at its client.
 
         The server does not know of it, and would commit without it, or the first half of an
-        `executemany`. It is the one that keeps book of savepoints, so it is told.
+        `executemany`. It is the one that keeps book of savepoints, so it is told. Not when it gave
+        no answer within the connection's own time: it would be waited for as long again.
 
         Args:
             error: What the statement failed with; one of the server's own needs nothing more.
+            timeout: What the caller said of its time.
         """
+        if isinstance(error, TimeoutError) and timeout is None:
+            self.terminate()
+            return
         answered = getattr(error, "severity", None) is not None
         if not answered and not self.is_closed() and self.is_in_transaction():
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -96,7 +101,7 @@ def _watching(name: str) -> Any:
         try:
             return await counted(self, *args, **kwargs)
         except Exception as error:
-            await self.spoil(error)
+            await self.spoil(error, kwargs.get("timeout"))
             raise
 
     return watch
