@@ -253,6 +253,15 @@ class Dialect(Meanings):
         raise NotImplementedError
 
 
+def answer_timeout(config: DatabaseConfig) -> float:
+    """Return after how many seconds a driver gives up on an answer.
+
+    Args:
+        config: The section [database].
+    """
+    return config.statement_timeout + ANSWER_MARGIN
+
+
 def scalar(connection: Connection, query: str) -> Any:
     """Return the first column of the first row of *query*."""
     return connection.execute(text(query)).scalar()

@@ -18,8 +18,8 @@ from support.line import Line
 
 from db_manager.database.database import Database
 from db_manager.database.open_unit import UnitState
+from db_manager.dialects import dialect
 from db_manager.dialects.ending_sql import SPOIL
-from db_manager.engine import create as engine
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.unit.factory import UnitOfWorkFactory
 from db_manager.unit.uow import UnitOfWork
@@ -46,7 +46,7 @@ def url(request: pytest.FixtureRequest) -> URL:
 
 @pytest.fixture(autouse=True)
 def _short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ANSWER_MARGIN", ANSWER_MARGIN)
+    monkeypatch.setattr(dialect, "ANSWER_MARGIN", ANSWER_MARGIN)
 
 
 @asynccontextmanager

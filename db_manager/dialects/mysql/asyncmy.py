@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.dialect import ANSWER_MARGIN
+from db_manager.dialects.dialect import answer_timeout
 from db_manager.dialects.mysql.mysql import MySQL, number_of
 from lifecycle.error_text import Told
 
@@ -30,7 +30,7 @@ class Asyncmy(MySQL):
         """Return what MySQL's gets, and our connection in the place of asyncmy's."""
         return super().connect_arguments(config, url, tls, read_only=read_only) | {
             "async_creator_fn": _connect,
-            "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "answer_timeout": answer_timeout(config),
             "connect_timeout": config.connect_timeout,
         }
 

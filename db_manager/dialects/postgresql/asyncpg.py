@@ -9,7 +9,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.dialect import ANSWER_MARGIN
+from db_manager.dialects.dialect import answer_timeout
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, query, schema_facts
 from lifecycle.error_text import Told
 
@@ -44,7 +44,7 @@ class Asyncpg(PostgreSQL):
         arguments: dict[str, Any] = {
             "async_creator_fn": connect,
             "timeout": config.connect_timeout,
-            "command_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "command_timeout": answer_timeout(config),
             "server_settings": self.settings(config, read_only=read_only),
             "ssl": tls or False,
         }

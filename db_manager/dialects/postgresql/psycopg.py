@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.dialect import ANSWER_MARGIN
+from db_manager.dialects.dialect import answer_timeout
 from db_manager.dialects.polling import HUNG_UP, READABLE, polled
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, schema_facts, tls_mode
 from lifecycle.error_text import Told
@@ -36,7 +36,7 @@ class Psycopg(PostgreSQL):
         settings = self.settings(config, read_only=read_only)
         arguments: dict[str, Any] = {
             "async_creator_fn": _connect,
-            "answer_timeout": config.statement_timeout + ANSWER_MARGIN,
+            "answer_timeout": answer_timeout(config),
             "connect_timeout": max(2, round(config.connect_timeout)),  # libpq's least is 2
             **KEEPALIVE,
             "application_name": settings.pop("application_name"),
