@@ -8,9 +8,9 @@ from foreign.suites import Outcomes, Suite, Verdict, compare, outdated
 
 UNITS = Path(__file__).parents[1] / "docs" / "units.md"
 
-RULE = Difference("the unit commits", r"is not for the block", ("SessionTest.test_commit",))
+RULE = Difference("the unit commits", r"is not allowed in the block", ("SessionTest.test_commit",))
 COMMIT = "test_session.py::SessionTest::test_commit[a-1]"
-REFUSED = ("failed", "UnitOfWorkStateError: session.commit() is not for the block")
+REFUSED = ("failed", "UnitOfWorkStateError: session.commit() is not allowed in the block")
 PASSED = ("passed", "")
 
 

@@ -1,4 +1,4 @@
-"""Notices that the database is gone, keeps asking for it, and says when it is back."""
+"""Notices that the database is unavailable, retries, and reports when it is back."""
 
 import asyncio
 import contextlib
@@ -19,25 +19,25 @@ from db_manager.errors import DatabaseUnavailableError
 from lifecycle.error_text import tell
 from lifecycle.plugins.context import PluginContext
 
-#: Seconds before the second question, and at most between two.
+#: Seconds before the second attempt, and longest pause between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-#: Seconds that a server may take for an answer.
+#: Longest wait for an answer of the server, in seconds.
 PING_TIMEOUT = 10.0
 _PING: Final = text("SELECT 1")
 
 
 class Availability:
-    """Whether the database of a started plugin is there.
+    """Tracks whether the database of a started plugin is available.
 
-    It is lost when an engine has no connection and gets none: then the plugin is degraded and the
-    units of that engine fail at once with `DatabaseUnavailableError`; a task asks again, with
-    growing pauses. The first pause grows, too, when what had come back is lost again at once, so
-    that a server that comes and goes does not fill the journal.
+    An engine is lost when it has no connection and cannot open one. Then the plugin is degraded,
+    units of that engine fail at once with `DatabaseUnavailableError`, and a task retries with
+    growing pauses. If the database is lost again soon after it came back, the first pause grows as
+    well, so that a flapping server does not fill the journal.
 
     Args:
         database: The database.
         context: The context of the plugin's start.
-        prepare: What is to be done with a database that is there: check it, create its tables.
+        prepare: Called when the database is available, for example to create its tables.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Availability:
         self._recovered_at = -LONGEST_WAIT
 
     async def begin(self) -> None:
-        """Prepare the database now, or begin to wait for it.
+        """Prepare the database now, or start waiting for it.
 
         Raises:
-            DBAPIError: It is there and refuses us: a wrong password, an unknown database.
+            DBAPIError: The server refuses us, for example because of a wrong password.
         """
         self._database.checkout.lost.clear()
         engine = self._database.engine
@@ -66,20 +66,20 @@ class Availability:
         self._database.checkout.on_lost = self.lost
 
     def lost(self, engine: AsyncEngine, reason: str) -> None:
-        """Note that *engine* has no connection, and gets none because of *reason*."""
+        """Note that *engine* has no connection and cannot open one because of *reason*."""
         lost = self._database.checkout.lost
         if engine in lost:
             return
         if not lost:
             self._context.degraded(reason)
         lost[engine] = reason
-        # Not in the context of the update that found out.
+        # In an empty context, not that of the update that noticed it.
         contextvars.Context().run(
             self._context.spawn, self._wait_for_it(engine), "db_manager.reconnect"
         )
 
     def end(self) -> None:
-        """Stop noticing."""
+        """Stop tracking."""
         self._database.checkout.on_lost = lambda _engine, _reason: None
 
     async def _wait_for_it(self, engine: AsyncEngine) -> None:
@@ -115,7 +115,7 @@ class Availability:
 
 @contextlib.contextmanager
 def unavailable_errors() -> Iterator[None]:
-    """Turn every way of saying "not there now" into `DatabaseUnavailableError`."""
+    """Turn every error that means "unavailable" into `DatabaseUnavailableError`."""
     try:
         yield
     except Exception as error:
@@ -125,14 +125,14 @@ def unavailable_errors() -> Iterator[None]:
 
 
 async def ping(engine: AsyncEngine) -> None:
-    """Ask the server for a 1, on a connection of its own.
+    """Send `SELECT 1` on a connection of *engine*.
 
     Args:
-        engine: The engine that the connection is of.
+        engine: The engine.
 
     Raises:
-        OSError: It cannot be reached.
-        DBAPIError: It refuses us.
+        OSError: The server cannot be reached.
+        DBAPIError: The server refuses us.
     """
     async with asyncio.timeout(PING_TIMEOUT), engine.connect() as connection:
         await connection.execute(_PING)

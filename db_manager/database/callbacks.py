@@ -1,4 +1,4 @@
-"""What a unit does after its end: callbacks for each outcome, dropped with their savepoint."""
+"""Callbacks that run after a unit has ended; a savepoint that is rolled back drops its own."""
 
 import asyncio
 import inspect
@@ -25,11 +25,11 @@ class Callbacks:
         self.after_rollback: list[Callback] = []
 
     def mark(self) -> tuple[int, int]:
-        """Return a mark for `drop_since`."""
+        """Return the current position, for `drop_since`."""
         return len(self.after_commit), len(self.after_rollback)
 
     def drop_since(self, mark: tuple[int, int]) -> None:
-        """Forget what was registered after *mark*: its savepoint was rolled back."""
+        """Drop callbacks registered after *mark*: their savepoint was rolled back."""
         del self.after_commit[mark[0] :]
         del self.after_rollback[mark[1] :]
 
@@ -37,17 +37,17 @@ class Callbacks:
 async def run_callbacks(
     callbacks: list[Callback], unit: int, bus: EventBus, deadline: float
 ) -> BaseException | None:
-    """Run *callbacks* one after the other; one that fails does not stop the others.
+    """Run *callbacks* one after the other; a failure does not stop the others.
 
     Args:
-        callbacks: Take no arguments; sync or async.
+        callbacks: Sync or async functions without arguments.
         unit: Number of the unit, for the report of a failure.
         bus: Where a failure is published, as `uow.callback_failed`.
-        deadline: Seconds each of them has.
+        deadline: Longest run of each callback, in seconds.
 
     Returns:
-        What is to be raised now that all of them ran: the first SystemExit or KeyboardInterrupt of
-        a callback, else the cancellation of the running task that came meanwhile.
+        What to raise after all of them have run: the first SystemExit or KeyboardInterrupt of a
+        callback, otherwise the cancellation of the running task that arrived meanwhile.
     """
     ending: BaseException | None = None
     interrupted: asyncio.CancelledError | None = None
@@ -62,7 +62,7 @@ async def run_callbacks(
 
 
 class _Call:
-    """One callback that runs, and what becomes of it."""
+    """A running callback and its result."""
 
     __slots__ = ("_bus", "_callback", "_late_at", "_left", "_unit", "ending")
 
@@ -72,11 +72,11 @@ class _Call:
         self._bus = bus
         self._late_at = late_at
         self._left = False
-        #: Raised by the callback to end more than itself.
+        #: SystemExit or KeyboardInterrupt of the callback.
         self.ending: BaseException | None = None
 
     async def run(self) -> None:
-        """Run it; what it raises is reported, never raised: in a task it could stop the loop."""
+        """Run it; errors are reported, not raised: SystemExit in a task would stop the loop."""
         raised: BaseException | None = None
         try:
             result = self._callback()
@@ -87,20 +87,20 @@ class _Call:
                 self.ending = error
             raised = error
         if self._left:
-            return  # it was reported when it was left behind
-        # Asked of the clock: it may swallow its cancellation, or be cancelled by something else.
+            return  # it was reported when it was abandoned
+        # By the clock: it may swallow its cancellation, or be cancelled by other code.
         late = asyncio.get_running_loop().time() >= self._late_at
         if late or raised is not None:
             self._report(raised or asyncio.CancelledError(), late=late)
 
     def leave(self) -> None:
-        """Report that it ignores its cancellation."""
+        """Report that it is abandoned, because it ignores its cancellation."""
         self._left = True
         self._report(asyncio.CancelledError(), late=True)
 
     def _report(self, error: BaseException, *, late: bool) -> None:
         called = getattr(self._callback, "func", self._callback)  # functools.partial
-        # Never its repr(), which may hold values of the user's.
+        # Never its repr(), which may contain user data.
         name = getattr(called, "__qualname__", None) or type(called).__qualname__
         report_failure(name, self._unit, self._bus, error, late=late)
 
@@ -108,14 +108,14 @@ class _Call:
 def report_failure(
     name: str, unit: int, bus: EventBus, error: BaseException, *, late: bool | None = None
 ) -> None:
-    """Log and publish that something which a unit called after its end failed.
+    """Log and publish the failure of code that a unit called after its end.
 
     Args:
-        name: What failed.
+        name: Name of the callback or listener.
         unit: Number of the unit.
         bus: Where it is published, as `uow.callback_failed`.
-        error: What it raised.
-        late: It did not end in time; None when a cancellation means that.
+        error: The error it raised.
+        late: Whether it exceeded its deadline; None means: if *error* is a cancellation.
     """
     _logger.error("callback %s of unit %d failed", name, unit, exc_info=textless(error))
     if late is None:

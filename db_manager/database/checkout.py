@@ -1,4 +1,4 @@
-"""Connections for units: the engine for reading, SQLite's one writer, and who holds what."""
+"""Connections for units: checkout and return, the engine for reading, SQLite's one writer."""
 
 import time
 from collections.abc import Callable
@@ -30,11 +30,11 @@ class Checkout:
 
     Args:
         engine: The engine of the units.
-        dialect: Of its database.
-        units: Those that are open.
-        make_reader: Builds an engine for read-only units, on the first of them.
-        on_reader: Gets that engine.
-        pool_timeout: Seconds to wait for SQLite's one writer.
+        dialect: The dialect of its database.
+        units: The open units.
+        make_reader: Builds the engine for read-only units; called for the first such unit.
+        on_reader: Called with that engine.
+        pool_timeout: Longest wait for SQLite's one writer, in seconds.
         bus: Where an exhausted pool is published.
     """
 
@@ -56,21 +56,21 @@ class Checkout:
         self._on_reader = on_reader
         self._pool_timeout = pool_timeout
         self._bus = bus
-        #: The engine for read-only units, once there is one.
+        #: The engine for read-only units, once built.
         self.reader: AsyncEngine | None = None
-        #: The engines that have no connection and get none, and why.
+        #: The engines that have no connection and cannot open one, with the reason.
         self.lost: dict[AsyncEngine, str] = {}
-        #: Called when an engine has no connection, and the server is unavailable for a new one.
+        #: Called when an engine has no connection and the server is unavailable.
         self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
-        #: The unit of each connection that is checked out.
+        #: The unit of each checked-out connection.
         self.holders: dict[Connection, OpenUnit] = {}
         self.leftovers = Leftovers(self.holders, dialect)
-        # SQLite has one writer. Waiting for its place in a line of ours is fair and costs nothing;
-        # waiting in the driver's threads polls, and starves.
+        # SQLite has one writer. Waiting for it in our own queue is fair and cheap; waiting in the
+        # drivers' threads would poll, and units could starve.
         self._writer = _one_writer() if dialect.has_one_writer else None
 
     def forget_loop(self) -> None:
-        """Make a new line for SQLite's one writer: units run in another event loop now."""
+        """Make a new queue for SQLite's one writer: units now run in another event loop."""
         if self._writer is not None:
             self._writer = _one_writer()
 
@@ -78,8 +78,8 @@ class Checkout:
         """Check a connection out for *unit*; runs inside a greenlet.
 
         Raises:
-            DatabaseUnavailableError: There is no connection, and the server gives none.
-            PoolExhaustedError: No connection came free in time.
+            DatabaseUnavailableError: There is no connection, and the server is unavailable.
+            PoolExhaustedError: No connection became free in time.
         """
         writer = None if unit.read_only else self._writer
         asked = time.perf_counter()
@@ -108,7 +108,7 @@ class Checkout:
             connection = engine.sync_engine.connect()
         except sqlalchemy.exc.TimeoutError:
             raise self._exhausted(unit, engine) from None
-        except Exception as error:  # also the driver's own: SQLAlchemy does not wrap all of them
+        except Exception as error:  # SQLAlchemy does not wrap all errors of drivers
             if not classify.is_unavailable(error):
                 raise
             reason = connection_text(error)
@@ -120,13 +120,13 @@ class Checkout:
         return connection
 
     def make_ready(self, connection: Connection, unit: OpenUnit, level: str | None) -> None:
-        """Set the isolation level of *connection*, and let it refuse writes; inside a greenlet.
+        """Set the isolation level of *connection*, and make it refuse writes; inside a greenlet.
 
         Args:
-            connection: The connection that *unit* has checked out and gives back at its end, also
-                when this fails or is cancelled.
+            connection: The connection that *unit* has checked out. The unit returns it at its end,
+                even if this fails or is cancelled.
             unit: The unit.
-            level: As SQLAlchemy names it, or None for the engine's own.
+            level: SQLAlchemy's name of the isolation level, or None for the engine's.
         """
         if level is not None:
             connection.execution_options(isolation_level=level)
@@ -145,17 +145,17 @@ class Checkout:
             connection.close()
 
     def forget(self, connection: Connection) -> None:
-        """Think no more of *connection*, nor of what its unit left on it: its line was dropped."""
+        """Forget *connection*, which was dropped, and the leftovers on it."""
         self.holders.pop(connection, None)
         self.leftovers.forget(connection)
 
     def free_writer(self) -> None:
-        """Let the next unit write, on SQLite."""
+        """Let the next unit on SQLite write."""
         if self._writer is not None:
             self._writer.put_nowait(None)
 
     def reading_engine(self) -> AsyncEngine:
-        """Return the engine for read-only units, made now when it is the first use."""
+        """Return the engine for read-only units; it is built at the first call."""
         if self._make_reader is None:
             return self._engine
         if self.reader is None:

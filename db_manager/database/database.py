@@ -1,4 +1,4 @@
-"""What all units of one engine share: their settings, who holds what, and whether it is open."""
+"""What all units of one engine share: settings, the open units, connections, the runner."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -28,21 +28,21 @@ from db_manager.running.choose import choose_runner
 from db_manager.running.port import Runner
 from lifecycle.bus import EventBus
 
-#: Name of the engine's execution option that leads from an engine to its Database.
+#: Name of the execution option with which an engine refers to its Database.
 OPTION: Final = "db_manager"
 _NONE: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSettings:
-    """How patient units are. Times are in seconds.
+    """Settings of units. Times are in seconds.
 
     Args:
-        exit_timeout: Longest COMMIT or ROLLBACK; after it the outcome is unknown.
+        exit_timeout: Longest wait for COMMIT or ROLLBACK; then the outcome is unknown.
         pool_timeout: Longest wait for SQLite's one writer (an engine's pool has its own).
-        slow_unit: Age at which an open unit is warned about.
+        slow_unit: Age of an open unit at which a warning is published.
         resolvable: Keep each unit's transaction id for `resolve` (PostgreSQL, one round trip).
-        control_flow: Exceptions that end a block without being an error.
+        control_flow: Exceptions that end a block without an error.
     """
 
     exit_timeout: float = 5.0
@@ -53,17 +53,17 @@ class UnitSettings:
 
 
 class Database:
-    """The shared side of the units of one engine.
+    """The state that the units of one engine share.
 
     Args:
         engine: The engine of the units.
-        make_reader: Builds an engine for read-only units, on the first of them.
-        settings: How patient its units are.
-        bus: Where its units publish; an engine of one's own needs none.
-        make_runner: Makes what runs its units in an event loop; None takes `choose_runner`.
+        make_reader: Builds the engine for read-only units; called for the first such unit.
+        settings: Settings of its units.
+        bus: The bus on which its units publish; by default a new one.
+        make_runner: Makes the runner for an event loop; by default `choose_runner` decides.
 
     Raises:
-        ConfigError: `DB_MANAGER_RUNNER` of the environment names no runner.
+        ConfigError: The environment variable `DB_MANAGER_RUNNER` names no runner.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Database:
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
         self.state: Literal["open", "stopping", "closed"] = "open"
-        #: Of the loop that the units run in, known from the first of them on.
+        #: The runner of the event loop of the units; set when the first unit is entered.
         self.runner: Runner
         self._make_runner = make_runner or choose_runner(
             engine.dialect.driver, self.dialect.release
@@ -110,7 +110,7 @@ class Database:
 
     @classmethod
     def of(cls, engine: "AsyncEngine | Database") -> "Database":
-        """Return the database of *engine*, made now when the engine is the user's own."""
+        """Return the Database of *engine*; one is made for an engine that has none."""
         if isinstance(engine, Database):
             return engine
         known: Database | None = engine.sync_engine.get_execution_options().get(OPTION)
@@ -123,10 +123,10 @@ class Database:
         options = engine.sync_engine.get_execution_options()
         return {name: value for name, value in options.items() if name != OPTION}
 
-    # -- the life of a unit ---------------------------------------------------------------
+    # -- entering a unit ------------------------------------------------------------------
 
     def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
-        """Let *unit* in.
+        """Register *unit*, which *task* enters.
 
         Raises:
             ManagerClosedError: The plugin is stopping or stopped.
@@ -144,14 +144,14 @@ class Database:
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         pool = self.engine.sync_engine.pool
-        if self._loop is not None and self._pool is pool:  # dispose() would have made a new one
+        if self._loop is not None and self._pool is pool:  # dispose() makes a new pool
             raise WrongEventLoopError
         self._loop, self._pool = loop, pool
         self.runner = self._make_runner()
         self.open.forget_loop()
         self.checkout.forget_loop()
 
-    # -- what the engine tells ------------------------------------------------------------
+    # -- events of the engine -------------------------------------------------------------
 
     def _listen(self, engine: AsyncEngine) -> None:
         sync = engine.sync_engine
@@ -162,7 +162,7 @@ class Database:
             self._statements.listen(engine)
 
     def _count_statements(self) -> None:
-        """Count and time statements from now on: somebody reads the end of units."""
+        """Count and time statements from now on: an event that needs them has subscribers."""
         self._counts = True
         for engine in (self.engine, self.checkout.reader):
             if engine is not None:
@@ -186,19 +186,19 @@ class Database:
         connection = context.connection
         silence = None
         if isinstance(error, TimeoutError) and connection is not None:
-            # asyncpg's deadline: SQLAlchemy drops the connection and passes it on as it is.
+            # asyncpg's deadline has passed. SQLAlchemy drops the connection and re-raises.
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
             silence = _no_answer(context.statement)
         if connection is not None and classify.is_other_task_busy(error):
-            # SQLAlchemy would give this connection back with its transaction open, and every
-            # later unit on it would fail.
+            # SQLAlchemy would return this connection with its transaction open, and every later
+            # unit on it would fail.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
         if self.dialect.knows_lost_lines and not classify.is_silent(error):
-            # The others hear it themselves when the server leaves them; they may be well.
+            # The other connections may be fine, and notice by themselves if the server closes them.
             context.invalidate_pool_on_disconnect = False
         unit = self.checkout.holders.get(connection) if connection is not None else None
-        # Without a statement it is a COMMIT or ROLLBACK, which judges itself.
+        # Without a statement it is a COMMIT or ROLLBACK, whose error the transaction handles.
         if unit is not None and connection is not None and context.statement is not None:
             wrong = silence or context.sqlalchemy_exception or error
             unit.statements += 1
@@ -208,7 +208,7 @@ class Database:
             if classify.needs_transaction(error):
                 # asyncpg has prepared it, which leaves an implicit transaction open.
                 self.checkout.leftovers.note(connection)
-                unit.need_transaction("such a statement, as that of a stream,")
+                unit.need_transaction("this statement (a stream, for example)")
         return silence
 
     def _refuse_when_closed(self, *_: object) -> None:
@@ -223,11 +223,11 @@ class Database:
         return await self.open.drain(deadline, rollback_time)
 
     async def dispose(self) -> None:
-        """Close every connection; a later use is `ManagerClosedError`, not a silent new pool.
+        """Close every connection; later use raises `ManagerClosedError` instead of reconnecting.
 
         Raises:
-            WrongEventLoopError: The connections belong to another loop, and only that can close
-                them.
+            WrongEventLoopError: The connections belong to another event loop, and only there they
+                can be closed.
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -242,7 +242,7 @@ class Database:
             await self.open.wait_for_callbacks()
 
     def pool_levels(self) -> dict[str, float]:
-        """Return how many connections are idle, used and allowed, and how many units are open."""
+        """Return the numbers of connections (allowed, idle, used) and of open units."""
         pool: Any = self.engine.sync_engine.pool
         return {
             "size": pool.size(),

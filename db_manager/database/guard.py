@@ -1,4 +1,4 @@
-"""Stands before the dialect of an engine: the transaction of a unit ends with its unit only."""
+"""Intercepts COMMIT and ROLLBACK at SQLAlchemy's dialect: only the unit ends its transaction."""
 
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Protocol
@@ -11,40 +11,40 @@ from db_manager.dialects.known import dialect_of
 #: Sends COMMIT or ROLLBACK on a pooled connection, and waits for the answer.
 Send = Callable[[PoolProxiedConnection], None]
 
-#: Name under which a dialect knows its guard: two engines may share a dialect.
+#: Attribute of a dialect that holds its guard: two engines may share a dialect.
 _MARK: Final = "db_manager_guard"
 
 
 class Guarded(Protocol):
-    """What the guard asks of the transaction of a unit."""
+    """The transaction of a unit, as the guard sees it."""
 
     __slots__ = ()
 
     def commit_by(self, send: Send) -> None:
-        """Send COMMIT by *send*, or raise because it is not the unit that ends."""
+        """Send COMMIT with *send*, or raise if the unit is not ending."""
 
     def roll_back_by(self, send: Send) -> None:
-        """Send ROLLBACK by *send*, and remember it when it is not the unit that ends."""
+        """Send ROLLBACK with *send*, and note it if the unit is not ending."""
 
     def refuse(self, what: str) -> NoReturn:
         """Raise: *what* would leave the unit nothing to roll back."""
 
 
 class Guard:
-    """Takes the place of four methods of one dialect, all of SQLAlchemy's public interface.
+    """Replaces four methods of a dialect, all of SQLAlchemy's public interface.
 
-    Whatever way COMMIT and ROLLBACK take through SQLAlchemy, they arrive here, and nothing is
-    between here and the driver. So here a unit learns what was sent and what was answered;
-    SQLAlchemy's own books tell what it believes, also after a listener has raised.
+    Every COMMIT and ROLLBACK that goes through SQLAlchemy passes here, directly before the driver.
+    So a unit learns here what was sent and what was answered. SQLAlchemy's own state is what it
+    assumes, which is wrong after a listener has raised.
 
     Args:
-        dialect: The dialect of an engine, guarded from now on.
+        dialect: The dialect to guard.
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        #: The transaction of each pooled connection that a unit has.
+        #: The transaction of each pooled connection that a unit holds.
         self.lent: dict[PoolProxiedConnection, Guarded] = {}
-        #: What is done once in the place of COMMIT on a connection: for faults of tests.
+        #: Called once instead of COMMIT on a connection, for injected faults of tests.
         self.instead: dict[PoolProxiedConnection, Send] = {}
         self.send_commit: Send = dialect.do_commit
         self._is_settled = dialect_of(dialect).is_settled
@@ -62,15 +62,15 @@ class Guard:
 
     @classmethod
     def of(cls, dialect: Dialect) -> "Guard":
-        """Return the guard of *dialect*, posted now if there is none yet."""
+        """Return the guard of *dialect*; it is installed at the first call."""
         known: Guard | None = getattr(dialect, _MARK, None)
         return known if known is not None else cls(dialect)
 
     def commit(self, connection: PoolProxiedConnection) -> None:
-        """Send COMMIT, if no unit has *connection* or it is the unit that ends.
+        """Send COMMIT, if no unit holds *connection* or the unit is ending.
 
         Raises:
-            UnitOfWorkStateError: The block of the unit tried.
+            UnitOfWorkStateError: Code in the block of the unit tried to commit.
         """
         transaction = self.lent.get(connection)
         if transaction is None:
@@ -79,33 +79,33 @@ class Guard:
             transaction.commit_by(self._send)
 
     def _send(self, connection: PoolProxiedConnection) -> None:
-        # Asked only now: a COMMIT that was refused has used up no fault.
+        # Taken only now, so that a refused COMMIT does not use up the fault.
         send = self.instead.pop(connection, None) if self.instead else None
         (send or self.send_commit)(connection)
 
     def roll_back(self, connection: PoolProxiedConnection) -> None:
-        """Send ROLLBACK; SQLAlchemy does so in the middle of a unit after a failed flush."""
+        """Send ROLLBACK, which SQLAlchemy also does during a unit, after a failed flush."""
         transaction = self.lent.get(connection)
         if transaction is not None:
             transaction.roll_back_by(self._rollback)
-        elif not self._is_settled(connection.driver_connection):  # the pool's, at each return
+        elif not self._is_settled(connection.driver_connection):  # the pool's reset at each return
             self._rollback(connection)
 
     def set_options(self, connection: Connection, opts: Any) -> None:
-        """Set options of a connection, but never leave a unit without a transaction.
+        """Set options of a connection, but refuse AUTOCOMMIT on that of a unit.
 
         Raises:
-            UnitOfWorkStateError: A unit's connection was to become AUTOCOMMIT.
+            UnitOfWorkStateError: AUTOCOMMIT was requested on the connection of a unit.
         """
         if str(opts.get("isolation_level", "")).upper() == "AUTOCOMMIT":
             self._refuse(connection, 'isolation_level="AUTOCOMMIT"')
         self._set_options(connection, opts)
 
     def begin_twophase(self, connection: Connection, xid: Any) -> None:
-        """Begin a transaction in two phases, but not in the place of that of a unit.
+        """Begin a two-phase transaction, but refuse it on the connection of a unit.
 
         Raises:
-            UnitOfWorkStateError: A unit has the connection.
+            UnitOfWorkStateError: A unit holds the connection.
         """
         self._refuse(connection, "connection.begin_twophase()")
         self._begin_twophase(connection, xid)

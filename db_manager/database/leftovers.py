@@ -1,4 +1,4 @@
-"""What statements leave behind on a connection, so that no later read-only unit finds it there."""
+"""Session state that outlives a read-only unit; the next unit must not get that connection."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from db_manager.database.statements import CALLS
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.ending_sql import BLANKS
 
-#: Statements that read, that are refused, or that end with their transaction.
+#: Statements that only read, that are refused, or whose effect ends with their transaction.
 _HARMLESS: Final = re.compile(
     rf"""{BLANKS} (?: \( {BLANKS} )*+
     (?: (?: SELECT | WITH | VALUES | TABLE | SHOW | EXPLAIN | DESC | DESCRIBE | FETCH
@@ -27,7 +27,7 @@ _HARMLESS: Final = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-#: What leaves something behind inside of a statement that reads, or after it.
+#: Parts of such a statement, or statements after it, that do leave something.
 _HIDDEN: Final = re.compile(
     rf"""; {BLANKS} [a-z] | /\*M?! | := | \b INTO \s+ (?: @ | (?: LOCAL | GLOBAL | TEMP ) )
     | \b (?: set_config | setseed | (?: pg_ (?: try_ )? advisory_lock (?: _shared )? )
@@ -38,10 +38,10 @@ _HIDDEN: Final = re.compile(
 
 @lru_cache(maxsize=1024)
 def leaves_something(sql: str) -> bool:
-    """Return True unless *sql* is known to leave its connection as it was.
+    """Return True unless *sql* is known to leave its connection unchanged.
 
-    A setting, a lock of the session, a temporary table, an attached file or a prepared statement
-    outlives the unit that asked for it. A wrong True costs a new connection and nothing else.
+    A setting, a session lock, a temporary table, an attached file or a prepared statement outlives
+    its unit. A wrong True only costs a new connection.
 
     Args:
         sql: A statement as the driver gets it.
@@ -50,11 +50,11 @@ def leaves_something(sql: str) -> bool:
 
 
 class Leftovers:
-    """The connections on which read-only units left something.
+    """The connections on which read-only units have left session state.
 
     Args:
-        units: The unit of each connection that is checked out.
-        dialect: Of their database.
+        units: The unit of each checked-out connection.
+        dialect: The dialect of their database.
     """
 
     def __init__(self, units: Mapping[Connection, OpenUnit], dialect: Dialect) -> None:
@@ -64,9 +64,9 @@ class Leftovers:
         self._left: set[Connection] = set()
 
     def watch(self, engine: AsyncEngine) -> None:
-        """Look at the statements that read-only units say on *engine*, from now on.
+        """Examine the statements of read-only units on *engine* from now on.
 
-        Not on a database in memory: it lives in its one connection, which nothing can replace.
+        An in-memory database is left out: its one connection cannot be replaced.
         """
         if engine in self._engines:
             return
@@ -80,30 +80,30 @@ class Leftovers:
             self.note(rest[-1].root_connection)
 
     def note(self, connection: Connection) -> None:
-        """Remember that something was left on *connection*, when its unit is a read-only one."""
+        """Note that something was left on *connection*, if its unit is read-only."""
         unit = self._units.get(connection)
         if unit is not None and unit.read_only:
             self._left.add(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Think no more of *connection*: its line was dropped."""
+        """Forget *connection*, which was dropped."""
         self._left.discard(connection)
 
     def drop(self, connection: Connection) -> None:
-        """Close *connection*, instead of giving it back, when something was left on it."""
+        """Close *connection* instead of returning it, if something was left on it."""
         if connection in self._left:
             self._left.discard(connection)
             if not (connection.closed or connection.invalidated):
                 connection.invalidate()
 
     def refuse_writing(self, dbapi_connection: Any, _record: object, _proxy: object) -> None:
-        """Replace a connection for reading whose refusal of writes somebody switched off.
+        """Replace a read-only connection that does not refuse writes any more.
 
         Args:
-            dbapi_connection: A connection that is checked out of a pool for reading.
+            dbapi_connection: A connection that is being checked out of the pool for reading.
 
         Raises:
-            DisconnectionError: It would let a write pass.
+            DisconnectionError: The connection would allow writes, so the pool replaces it.
         """
         if not self._dialect.refuses_writes(dbapi_connection.driver_connection):
-            raise DisconnectionError("its refusal of writes was switched off")
+            raise DisconnectionError("the connection does not refuse writes any more")

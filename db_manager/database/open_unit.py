@@ -1,4 +1,4 @@
-"""The books of an open unit: who it is, what it did so far, and how it ended."""
+"""The record of an open unit: identity, progress and outcome."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 
 
 class UnitState(StrEnum):
-    """Where a unit is in its life; the last three are final."""
+    """The state of a unit; the last three are final."""
 
     NEW = "new"
     ACTIVE = "active"
@@ -33,7 +33,7 @@ class UnitState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """True once the unit is over, and the state changes no more."""
+        """True once the unit has ended; a final state never changes."""
         return self in _FINAL
 
 
@@ -41,14 +41,13 @@ _FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOM
 
 
 class OpenUnit(ABC):
-    """What is written down about a unit, by whoever serves it.
+    """The record of a unit, without its lanes.
 
-    The database, its statements and the transaction take a unit as this: they need its books, and
-    nothing of its lanes.
+    The database, the statement counters and the transaction use a unit through this class.
 
     Args:
-        read_only: True for statements that only read, each for itself; `"snapshot"` when they
-            must see one state of the data.
+        read_only: True for statements that only read, without a common transaction; `"snapshot"`
+            if they must see the same state of the data.
     """
 
     __slots__ = (
@@ -79,42 +78,42 @@ class OpenUnit(ABC):
     )
 
     def __init__(self, read_only: ReadOnly) -> None:
-        # Who it is.
+        # Identity.
         self.number = next(_numbers)
         self.read_only: ReadOnly = read_only
         self.attempt = 1
         self.correlation = current_correlation()
-        #: The task that entered it, and the one that may use it: another one while it ends.
+        #: The task that entered it, and the task that may use it, which differs while it ends.
         self.owner: asyncio.Task[Any] | None = None
         self.task: asyncio.Task[Any] | None = None
-        # What it did so far; times are in seconds.
-        #: Where it is in its life; `committed` only if the server said so.
+        # Progress; times are in seconds.
+        #: Its state; `committed` only if the server confirmed it.
         self.state = UnitState.NEW
         self.statements = 0
-        self.statement: object = ""  # the last one; turned into text only when somebody asks
+        self.statement: object = ""  # the last one; compiled only when it is shown
         self.database_time = self.sent_at = self.began_at = self.waited = 0.0
-        #: The first statement error, kept in case the block swallows it.
+        #: The first error of a statement, kept in case the block swallows it.
         self.failed: BaseException | None = None
-        #: Its connection, from its first statement to its end.
+        #: Its connection, from the first statement to the end.
         self.checked_out: Connection | None = None
         self.holds_writer = self.warned = False
-        #: How many of its statements committed what was before them, if the driver does not tell.
+        #: Implicit commits by its statements, counted here if the driver does not count them.
         self.implicit_commits = 0
-        # How it ended.
+        # Outcome.
         self.cause: Cause = ""
         self.error: BaseException | None = None
         self.rollback_error: BaseException | None = None
-        #: Set when somebody ended the transaction before its unit did, nobody knows how.
+        #: Set when the transaction ended before the unit ended it, with an unknown outcome.
         self.ended: TransactionEndedError | None = None
         self.xid: int | None = None
 
     @abstractmethod
     def abandon(self) -> None:
-        """Roll back without a word: the task that entered the unit is over and did not leave it."""
+        """Drop the connection: the task that entered the unit has ended without leaving it."""
 
     @abstractmethod
     async def run_callbacks(self) -> BaseException | None:
-        """Run the callbacks of the outcome, once the unit is over, and return what to raise."""
+        """Run the callbacks for the outcome after the unit has ended; return what to raise."""
 
     def check(self) -> None:
         """Raise unless the unit is active and the running task owns it.
@@ -132,12 +131,12 @@ class OpenUnit(ABC):
             raise UnitOfWorkTaskError(self.owner_name, task_name(task))
 
     def need_transaction(self, what: str) -> None:
-        """Raise when each statement commits by itself: *what* is a part of a transaction.
+        """Raise if the unit has no transaction, which *what* needs.
 
-        Some databases could do it all the same, and others not; a unit is one thing on all of them.
+        Some databases would allow it and others would not; a unit behaves the same on all of them.
 
         Raises:
-            UnitOfWorkStateError: It is a unit with `read_only=True`.
+            UnitOfWorkStateError: The unit was opened with `read_only=True`.
         """
         if self.read_only is True:
             raise UnitOfWorkStateError(
@@ -152,15 +151,15 @@ class OpenUnit(ABC):
         return task_name(self.owner)
 
     def mark_failed(self, error: BaseException) -> None:
-        """Remember the first failed statement of the block, in case the block swallows it."""
+        """Keep the first error of a statement, in case the block swallows it."""
         if self.state is UnitState.ACTIVE and self.failed is None:
             self.failed = error
 
     def describe(self, dialect: Dialect) -> str:
-        """Return who this unit is, for people: plugin, handler, update, age, last statement.
+        """Return a readable description: plugin, handler, update, age, last statement.
 
         Args:
-            dialect: Of its database.
+            dialect: The dialect of its database.
         """
         where = self.correlation
         parts = [f"unit {self.number}"]
@@ -177,5 +176,5 @@ class OpenUnit(ABC):
 
 
 def task_name(task: asyncio.Task[Any] | None) -> str:
-    """Return the name of *task*, for people."""
+    """Return the name of *task*, or `none`."""
     return task.get_name() if task is not None else "none"

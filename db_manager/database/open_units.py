@@ -1,4 +1,4 @@
-"""The units that are open: one for a task, warned about, waited for."""
+"""The open units, at most one per task: warnings about slow ones, and draining."""
 
 import asyncio
 import time
@@ -19,9 +19,9 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
     """The open unit of each task: a task has at most one.
 
     Args:
-        dialect: Of their database.
-        slow_unit: Age in seconds at which one is warned about.
-        bus: Where that warning is published, and what fails while one is abandoned.
+        dialect: The dialect of their database.
+        slow_unit: Age in seconds at which a warning is published.
+        bus: Where warnings and failed callbacks are published.
     """
 
     def __init__(self, dialect: Dialect, slow_unit: float, bus: EventBus) -> None:
@@ -36,7 +36,7 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         self._consequences: set[asyncio.Task[None]] = set()
 
     def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
-        """Let the unit of *task* in.
+        """Add the unit of *task*.
 
         Raises:
             UnitOfWorkStateError: The task has an open unit already.
@@ -53,14 +53,14 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
             self._watch_in(self._slow_unit, task.get_loop())
 
     def leave(self, task: asyncio.Task[Any] | None) -> None:
-        """Let the unit of *task* go."""
+        """Remove the unit of *task*."""
         if task is not None:
             self.pop(task, None)
         if self._idle is not None and not self:
             self._idle.set()
 
     def holders_but(self, waiter: OpenUnit) -> list[str]:
-        """Return who holds a connection, for people: the oldest unit first, *waiter* not."""
+        """Describe the units that hold a connection, except *waiter*; oldest first."""
         holders = [
             unit for unit in self.values() if unit is not waiter and unit.checked_out is not None
         ]
@@ -70,7 +70,7 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
     # -- watching -------------------------------------------------------------------------
 
     def _watch_in(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
-        # In a context of its own: it would keep the variables of whoever came first alive.
+        # In an empty context: the timer would keep the context of its first caller alive.
         self._watch = loop.call_later(delay, self._look, loop, context=Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -103,24 +103,24 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         self._watch, self._consequences = None, set()
 
     def unwatch(self) -> None:
-        """Watch no more before the next unit."""
+        """Stop watching until the next unit."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
 
-    # -- whose tasks are over -------------------------------------------------------------
+    # -- units whose tasks have ended -----------------------------------------------------
 
     def abandon(self) -> None:
-        """Roll those back whose tasks are over."""
+        """Roll back units whose tasks have ended."""
         for task, unit in tuple(self.items()):
             if task.done():
                 self._abandon(task, unit)
 
     def _abandon(self, task: asyncio.Task[Any], unit: OpenUnit) -> None:
-        """End *unit*, whose task is over: nobody is there to raise in, or to run its callbacks."""
+        """End *unit*, whose task has ended; its callbacks run in a new task."""
         try:
             unit.abandon()
-        except Exception as error:  # noqa: BLE001 -- one unit must not end the watch over the others
+        except Exception as error:  # noqa: BLE001 -- one unit must not stop the watch over the others
             report_failure("the end of an abandoned unit", unit.number, self._bus, error)
         finally:
             self.leave(task)
@@ -138,14 +138,14 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
     # -- draining -------------------------------------------------------------------------
 
     async def drain(self, deadline: float, rollback_time: float) -> DatabaseDrained:
-        """Wait for all of them to end.
+        """Wait for all units to end, and cancel the rest.
 
         Args:
-            deadline: Seconds to wait for the units to end by themselves.
-            rollback_time: Seconds that the rest, cancelled then, may take to roll back.
+            deadline: Longest wait for units to end by themselves, in seconds.
+            rollback_time: Longest wait for the cancelled rest to roll back, in seconds.
 
         Returns:
-            How many there were, and which had to be cancelled.
+            The number of open units, and those that had to be cancelled.
         """
         started = time.perf_counter()
         waited = len(self)
@@ -177,5 +177,5 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
 
 async def _run_callbacks(unit: OpenUnit) -> None:
     set_correlation(unit.correlation)
-    # What it returns was reported, and there is no block to raise it from.
+    # What it returns was reported; there is no block in which to raise it.
     await unit.run_callbacks()

@@ -1,4 +1,4 @@
-"""Counts and times the statements of units, in the call of the driver."""
+"""Counts and times the statements of units, around the call of the driver."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,20 +16,20 @@ from db_manager.events import UnitStatement
 from lifecycle.bus import Channel
 from lifecycle.error_text import tell
 
-#: SQLAlchemy's three ways to call the driver: events of its dialect, and methods of that name.
+#: SQLAlchemy's three calls of the driver: events of its dialect, and methods of the same name.
 CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
 
 
 class Statements:
-    """Tells each unit of its statements, and the bus when somebody listens to them.
+    """Counts statements for their units, and publishes them if `database.statement` is subscribed.
 
-    SQLAlchemy's cursor events would cost a one-statement unit a fifth, because they switch on all
-    that an engine's events need; around the call of the driver it is a hundredth
+    SQLAlchemy's cursor events would make a one-statement unit 20 % slower, because they switch on
+    everything that engine events need. Around the call of the driver it is 1 %
     (docs/performance.md).
 
     Args:
         url: Where the database is.
-        units: The unit of each connection that is checked out.
+        units: The unit of each checked-out connection.
         answered: The channel of `database.statement`.
     """
 
@@ -44,12 +44,12 @@ class Statements:
             event.listen(engine.sync_engine, name, _Call(self, name).answer)
 
     def time(self, sql: str, context: Any, call: Callable[[], object]) -> None:
-        """Make *call*, on behalf of the unit whose statement it is.
+        """Make *call*, and count and time it for its unit.
 
         Args:
             sql: The statement.
-            context: SQLAlchemy's context of its execution.
-            call: Sends it and waits for the answer. Its errors are counted by `fail`.
+            context: SQLAlchemy's execution context.
+            call: Sends the statement and waits for the answer. Errors are reported with `fail`.
         """
         unit = self._units.get(context.root_connection)
         if unit is None:
@@ -65,13 +65,13 @@ class Statements:
             self._report(unit, context.root_connection, sql, duration)
 
     def fail(self, unit: OpenUnit, connection: Connection, sql: str, error: BaseException) -> None:
-        """Report that the statement that *unit* sent last was refused, or not answered.
+        """Report that the last statement of *unit* failed, or was not answered.
 
         Args:
             unit: The unit.
             connection: Its connection.
             sql: The statement.
-            error: What it failed with.
+            error: Its error.
         """
         if self._answered.handlers and unit.sent_at:
             self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, tell(error))
@@ -84,7 +84,7 @@ class Statements:
             UnitStatement(
                 unit=unit.number,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
-                # SQLAlchemy has a subclass of str, cut in its str().
+                # A long statement of SQLAlchemy is a str subclass, which str() shortens.
                 statement=statement_text(str(sql), dialect_of(connection.dialect)),
                 system=connection.dialect.name,
                 namespace=self._url.database or "",
@@ -97,14 +97,14 @@ class Statements:
 
 
 class _Call:
-    """Stands in for one of the calls of the driver, and asks who listens to it after us."""
+    """Replaces one of the calls of the driver, and calls the later listeners of its event."""
 
     def __init__(self, statements: Statements, name: str) -> None:
         self._statements = statements
         self._name = name
 
     def answer(self, cursor: Any, sql: str, *rest: Any) -> bool:
-        """Make the call; True tells SQLAlchemy that it is made."""
+        """Make the call; True tells SQLAlchemy not to make it again."""
         context = rest[-1]
         call = partial(self._call, context, cursor, sql, *rest)
         self._statements.time(sql, context, call)
@@ -112,7 +112,7 @@ class _Call:
 
     def _call(self, context: Any, *args: Any) -> None:
         dialect, after_us = context.dialect, False
-        for listener in getattr(dialect.dispatch, self._name):  # those before us were asked
+        for listener in getattr(dialect.dispatch, self._name):  # earlier ones were called already
             if listener == self.answer:
                 after_us = True
             elif after_us and listener(*args):

@@ -1,1 +1,1 @@
-"""The lanes of a unit: what SQLAlchemy and the driver offer, without the ends."""
+"""The lanes of a unit: SQLAlchemy's session and connection, without ending the transaction."""

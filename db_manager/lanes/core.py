@@ -1,4 +1,4 @@
-"""The Core lane of a unit: an `AsyncConnection` that is checked out by its first statement."""
+"""The Core lane of a unit: an `AsyncConnection` that its first statement checks out."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -12,10 +12,9 @@ from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
 
 
 class _Unconnected:
-    """Stands for the unit's connection until its first statement checks one out.
+    """Stands in for the unit's connection until the first statement checks one out.
 
-    It runs inside the greenlet of that statement, so that the checkout costs no greenlet of its
-    own.
+    It runs inside the greenlet of that statement, so that the checkout needs no second greenlet.
 
     Args:
         unit: The unit that owns the connection.
@@ -30,7 +29,7 @@ class _Unconnected:
 
     @property
     def default_isolation_level(self) -> Any:
-        # The dialect learns it with the engine's first connection.
+        # The dialect reads it from the engine's first connection.
         return getattr(self.dialect, "default_isolation_level", None)
 
     @property
@@ -65,7 +64,7 @@ class _Unconnected:
 
 
 class UnitConnection(AsyncConnection):
-    """The Core connection of a unit of work: checked out by its first statement.
+    """The Core connection of a unit of work, checked out by its first statement.
 
     Args:
         engine: The engine of the unit.
@@ -81,7 +80,7 @@ class UnitConnection(AsyncConnection):
 
     @property
     def sync_connection(self) -> Any:
-        """SQLAlchemy's connection; every use of this object comes through here."""
+        """SQLAlchemy's connection; every use of this object goes through here."""
         self._unit.check()
         return self._unit.checked_out or self._unconnected
 
@@ -103,7 +102,7 @@ class UnitConnection(AsyncConnection):
             )
 
         async def exec_driver_sql(self, statement: str, *args: Any, **kwargs: Any) -> Any:
-            """Execute the driver's own SQL."""
+            """Execute SQL in the driver's own parameter style."""
             refuse_end(self._unit, statement)
             return await super().exec_driver_sql(statement, *args, **kwargs)
 
@@ -113,7 +112,7 @@ class UnitConnection(AsyncConnection):
             return super().stream(statement, *args, **kwargs)
 
     async def get_raw_connection(self) -> PoolProxiedConnection:
-        """Return the pooled connection, with the transaction begun: what follows is part of it."""
+        """Return the pooled connection, after beginning the transaction."""
         await self._unit.driver()
         return await super().get_raw_connection()
 
@@ -123,7 +122,7 @@ class UnitConnection(AsyncConnection):
         return await self._unit.runner.run(lambda: fn(self._unit.connect(), *arg, **kw))
 
     async def execution_options(self, **opt: Any) -> Self:
-        """Set options for the statements that follow, on every lane of the unit."""
+        """Set options for later statements on every lane of the unit."""
         await self.run_sync(Connection.execution_options, **opt)
         return self
 

@@ -1,4 +1,4 @@
-"""What the lanes of a unit have in common: what they need of it, and what they refuse."""
+"""What the lanes of a unit have in common: their view of the unit, and what they refuse."""
 
 from abc import abstractmethod
 from typing import Any, Final, NoReturn
@@ -14,12 +14,12 @@ from db_manager.dialects.ending_sql import ending
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.running.port import Runner
 
-#: What carries SQL that somebody wrote out.
+#: Constructs that contain plain SQL.
 _PLAIN: Final = (TextClause, TextualSelect, DDL)
 
 
 class Unit(OpenUnit):
-    """What a lane needs of its unit, beside its books."""
+    """A unit, as its lanes see it."""
 
     __slots__ = ()
 
@@ -49,32 +49,36 @@ class Unit(OpenUnit):
 
     @abstractmethod
     def connect(self) -> Connection:
-        """Return the unit's connection, checked out now when it is the first use."""
+        """Return the unit's connection; the first call checks it out."""
 
     @abstractmethod
     def savepoint_made(self, savepoint: object) -> None:
-        """Remember what was before *savepoint*."""
+        """Save what the unit restores if *savepoint* is rolled back."""
 
     @abstractmethod
     def savepoint_undone(self, savepoint: object) -> None:
-        """Forget what was since *savepoint*: its callbacks, and what failed."""
+        """Drop callbacks and failures since *savepoint*, which was rolled back."""
 
 
 def refuse(unit: OpenUnit, what: str) -> NoReturn:
-    """Raise: *what* would end the transaction, which belongs to the unit."""
+    """Raise, because *what* would interfere with the transaction, which belongs to the unit.
+
+    Raises:
+        UnitOfWorkStateError: Always.
+    """
     raise UnitOfWorkStateError(
         unit.state,
-        f"{what} is not for the block",
-        "it commits at the end of its block; raise or `await uow.rollback()` to undo it, "
-        "and use `async with uow.savepoint():` for a part",
+        f"{what} is not allowed in the block",
+        "it commits at the end of its block; raise or `await uow.rollback()` to roll it back, "
+        "and use `async with uow.savepoint():` for a part that may fail",
     )
 
 
 def refuse_end(unit: OpenUnit, statement: object) -> None:
-    """Raise when *statement* is a COMMIT or a ROLLBACK in plain SQL.
+    """Raise if *statement* is plain SQL that ends a transaction, such as COMMIT.
 
     Raises:
-        UnitOfWorkStateError: It is one.
+        UnitOfWorkStateError: It ends a transaction.
     """
     if isinstance(statement, TextualSelect):  # text(…).columns(…)
         statement = statement.element

@@ -14,13 +14,13 @@ from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
 
 
 class SyncUnitSession(Session):
-    """The session below `UnitSession`: every way to the database asks the unit first."""
+    """The synchronous session of `UnitSession`; it checks the unit before each use."""
 
     unit: Unit
 
     @property
     def takes_part(self) -> bool:
-        """True when the session has objects or savepoints, or somebody who listens to it."""
+        """True when the session has objects, savepoints or listeners."""
         told = self.dispatch
         return self.in_transaction() or bool(
             told.do_orm_execute
@@ -32,9 +32,9 @@ class SyncUnitSession(Session):
         )
 
     def passes_on(self, statement: Any) -> bool:
-        """Return True when the session would only hand *statement* to the connection.
+        """Return True if the session would only pass *statement* on to the connection.
 
-        It is a statement of SQLAlchemy Core, and the session has nothing to flush before it.
+        Then it is a statement of SQLAlchemy Core, and the session has nothing to flush before it.
         """
         marks = getattr(statement, "_propagate_attrs", None)  # guarded by a test
         return (
@@ -45,7 +45,7 @@ class SyncUnitSession(Session):
         )
 
     def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection | Engine:
-        """Return the one connection of the unit; its engine to who asks before there is one."""
+        """Return the unit's connection; its engine outside a greenlet, before the checkout."""
         if self.unit.checked_out is None and not in_greenlet():
             return self.unit.engine.sync_engine
         self.unit.check()
@@ -57,27 +57,27 @@ class SyncUnitSession(Session):
         self.unit.statement = statement
 
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """Execute, when the unit allows it."""
+        """Execute, if the unit is active."""
         self._begin_statement(statement)
         return super().execute(statement, *args, **kwargs)
 
     def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """Execute and return one value, when the unit allows it."""
+        """Execute and return one value, if the unit is active."""
         self._begin_statement(statement)
         return super().scalar(statement, *args, **kwargs)
 
     def scalars(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """Execute and return the first values, when the unit allows it."""
+        """Execute and return the first values, if the unit is active."""
         self._begin_statement(statement)
         return super().scalars(statement, *args, **kwargs)
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
-        """Return an object by its key, when the unit allows it."""
+        """Return an object by its key, if the unit is active."""
         self.unit.check()
         return super().get(*args, **kwargs)
 
     def flush(self, objects: Any = None) -> None:
-        """Write pending changes, when the unit allows it."""
+        """Write pending changes, if the unit is active."""
         self.unit.check()
         super().flush(objects)
 
@@ -96,7 +96,7 @@ class SyncUnitSession(Session):
         super().close()
 
     def invalidate(self) -> None:
-        """Refuse: a connection that is broken is noticed by the unit."""
+        """Refuse: the unit itself notices a broken connection."""
         refuse(self.unit, "session.invalidate()")
 
     def reset(self) -> None:
@@ -109,8 +109,8 @@ class SyncUnitSession(Session):
             refuse(self.unit, "session.begin()")
         self.unit.need_transaction("a savepoint")
         savepoint = super().begin(nested=True)
-        # The other lanes are in it from here on; SQLAlchemy would send it with the session's own
-        # next statement.
+        # Send SAVEPOINT now, so that the other lanes are inside it; SQLAlchemy would wait for the
+        # session's next statement.
         self.connection()
         self.unit.savepoint_made(savepoint)
         return savepoint
@@ -133,13 +133,13 @@ class UnitSession(AsyncSession):
     sync_session: SyncUnitSession
 
     def __init__(self, unit: Unit) -> None:
-        # An object read in a unit stays readable after its commit; a session that is closed
-        # stays closed instead of beginning a transaction that nobody ends.
+        # Objects read in a unit stay readable after its commit. A closed session stays closed
+        # instead of beginning a transaction that the unit does not end.
         super().__init__(
             unit.engine,
             expire_on_commit=False,
             close_resets_only=False,
-            join_transaction_mode="control_fully",  # whichever lane began, the session commits
+            join_transaction_mode="control_fully",  # the session commits, whichever lane began
         )
         self.sync_session.unit = unit
 
@@ -153,7 +153,7 @@ class UnitSession(AsyncSession):
             execution_options: Any = EMPTY_DICT,
             **others: Any,
         ) -> Any:
-            """Execute *statement*; one of Core goes to the connection without a detour."""
+            """Execute *statement*; a Core statement goes directly to the connection."""
             session = self.sync_session
             unit = session.unit
             unit.check()

@@ -1,1 +1,1 @@
-"""One transaction, and the truth about its end."""
+"""The unit of work: one transaction, and how it really ended."""

@@ -1,4 +1,4 @@
-"""How a unit ends: what is decided, sent and told, and what is raised at last."""
+"""The end of a unit: decide, send COMMIT or ROLLBACK, publish, run callbacks, raise."""
 
 import asyncio
 import time
@@ -23,13 +23,13 @@ from lifecycle.error_text import tell
 
 
 class EndingUnit(Unit):
-    """A unit with its transaction, its callbacks, and its end.
+    """A unit with its transaction and callbacks, and its end.
 
     Args:
-        database: Where its transaction is.
-        read_only: As for a unit of work; so are the others.
-        isolation_level: As SQLAlchemy names it, or None for the engine's own.
-        resolvable: Keep the transaction's id; None takes the database's setting.
+        database: The database of its engine.
+        read_only: As for `UnitOfWork`.
+        isolation_level: SQLAlchemy's name of the isolation level, or None for the engine's.
+        resolvable: Keep the transaction's id; None means the database's setting.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class EndingUnit(Unit):
 
     @property
     def _transaction(self) -> Transaction:
-        """What it has of the database, made at the first use: an empty unit needs none."""
+        """Its transaction, made at the first use: an empty unit needs none."""
         if self._held is None:
             resolvable = self._resolvable
             self._held = Transaction(
@@ -85,7 +85,7 @@ class EndingUnit(Unit):
         return self._database.runner
 
     def connect(self) -> Connection:
-        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        """Return the connection; the first call checks it out. Runs inside a greenlet."""
         return self._transaction.connect()
 
     def _registered(self) -> Callbacks:
@@ -96,20 +96,22 @@ class EndingUnit(Unit):
     # -- the end --------------------------------------------------------------------------
 
     def abandon(self) -> None:
-        """Roll back without a word: the task that entered the unit is over and did not leave it."""
+        """Drop the connection: the task that entered the unit has ended without leaving it."""
         error = UnitOfWorkStateError(
             self.state,
             f"task {self.owner_name!r} ended without leaving its unit",
-            "enter units by `async with` only",
+            "enter units only with `async with`",
         )
         self.error = error
         self._transaction.give_up()
         self._tell(error)
         end_correlation(self._scope)
-        warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may be an error
+        warnings.warn(
+            str(error), ResourceWarning, stacklevel=2
+        )  # last: warnings may be turned into errors
 
     async def _end(self, exc: BaseException | None) -> None:
-        """End the unit; *exc* is what left the block, and reaches the caller by itself."""
+        """End the unit; *exc* is the error that left the block, which Python re-raises."""
         transaction = self._held
         if exc is None:
             self._look_at_task()
@@ -133,14 +135,14 @@ class EndingUnit(Unit):
             self.error = UnitOfWorkTaskError(self.owner_name, task_name(task))
 
     async def _connect_for_flush(self, transaction: Transaction) -> None:
-        """Wait for a connection as a statement does: with its own limit, and cancellable."""
+        """Wait for a connection as a statement does: up to `pool_timeout`, and cancellable."""
         try:
             await self.runner.run(transaction.connect)
         except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
             self.error = wrong
 
     def _decide(self, exc: BaseException | None) -> None:
-        """Roll back for what left the block, or keeps the unit from being committed."""
+        """Set the cause of a rollback, if an error left the block or prevents the commit."""
         error = self.error if exc is None else exc
         if error is not None and not self.cause:
             self.cause = self._cause_of(error)
@@ -153,13 +155,13 @@ class EndingUnit(Unit):
         return "error"
 
     async def _finish(self, transaction: Transaction) -> asyncio.CancelledError | None:
-        """End the transaction, deaf to cancellations; return the one that came meanwhile."""
+        """End the transaction, shielded; return a cancellation that arrived meanwhile."""
         patience = self._database.settings.exit_timeout
         transaction.late_at = time.perf_counter() + patience
         return await self._database.runner.finish(transaction, patience)
 
     def _tell(self, exc: BaseException | None) -> None:
-        """Publish how it ended, now that nothing is held any more."""
+        """Publish how the unit ended, after everything was released."""
         database, transaction = self._database, self._held
         database.open.leave(self.owner)
         report_end(self, database, self.error if exc is None else exc)
@@ -168,10 +170,10 @@ class EndingUnit(Unit):
             report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
 
     async def run_callbacks(self) -> BaseException | None:
-        """Run the callbacks of the outcome, each under the deadline of an exit.
+        """Run the callbacks for the outcome, each with `exit_timeout` as its deadline.
 
         Returns:
-            What is to be raised after them; see `callbacks.run_callbacks`.
+            What to raise after them; see `callbacks.run_callbacks`.
         """
         if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
             return None
@@ -185,10 +187,10 @@ class EndingUnit(Unit):
         )
 
     def _raise(self, exc: BaseException | None, interrupted: BaseException | None) -> None:
-        """Raise what the caller has to know, when *exc* is not what reaches it by itself.
+        """Raise what the caller must know, unless *exc*, which Python re-raises, is enough.
 
-        `SystemExit` and `KeyboardInterrupt` of a callback come first, because they end more than
-        this unit; then the block's own error, then ours, then the cancellation.
+        `SystemExit` and `KeyboardInterrupt` of a callback take precedence, because they concern
+        more than this unit. Then come the block's own error, ours, and the cancellation.
         """
         if exc is not None:
             self._note(exc)

@@ -1,4 +1,4 @@
-"""Makes units of work, and runs work as a whole unit again when that is safe."""
+"""Makes units of work, and retries a whole unit when that is safe."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -18,12 +18,12 @@ from lifecycle.error_text import tell
 
 T = TypeVar("T")
 
-#: Seconds before the second attempt, and at most before any; each wait is jittered by as much.
+#: Seconds before the second attempt, and longest wait before any; the first is also the jitter.
 FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0
 
 
 class UnitOfWorkFactory:
-    """Makes units of work for one engine: what handlers get as `uow_factory`.
+    """Makes units of work for one engine; handlers get it as `uow_factory`.
 
         async with uow_factory() as uow:
             await uow.session.execute(...)
@@ -46,10 +46,11 @@ class UnitOfWorkFactory:
         """Make a unit of work; nothing begins before its `async with`.
 
         Args:
-            read_only: True for statements that only read, each for itself; `"snapshot"` when they
-                must see one state of the data. A write is refused by the database.
-            isolation_level: As SQLAlchemy names it, for this unit alone.
-            resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+            read_only: True for statements that only read, without a common transaction;
+                `"snapshot"` if they must see the same state of the data. The database refuses
+                writes.
+            isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
+            resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
 
         Returns:
             The unit.
@@ -70,16 +71,16 @@ class UnitOfWorkFactory:
         isolation_level: str | None = None,
         resolvable: bool | None = None,
     ) -> T:
-        """Run `work(uow)` as a whole unit, and again when nothing of it was written.
+        """Run `work(uow)` as a whole unit, and retry it if it wrote nothing.
 
-        Retried: serialization failures, deadlocks, lock timeouts, SQLite's BUSY, a connection
-        lost before COMMIT, a server that is not there. Never retried: an unknown outcome, whatever
-        the error, a violated constraint, a cancellation, any other error. Each attempt has a new
-        unit and a new session; callbacks of failed attempts are dropped.
+        Retried: serialization failures, deadlocks, lock timeouts, SQLite's BUSY, stale plans, a
+        connection lost before COMMIT, an unavailable server. Never retried: an unknown outcome,
+        whatever the error; a violated constraint, a cancellation, any other error. Each attempt
+        has a new unit and a new session; callbacks of retried attempts are dropped.
 
         Args:
-            work: Gets the unit; may be called several times.
-            attempts: How often at most.
+            work: Called with the unit; may be called several times.
+            attempts: Most attempts.
             read_only: As for a single unit.
             isolation_level: As for a single unit.
             resolvable: As for a single unit.
@@ -88,7 +89,7 @@ class UnitOfWorkFactory:
             What *work* returned in the attempt that was committed.
 
         Raises:
-            RetriesExhaustedError: Every attempt failed with an error that is worth a retry.
+            RetriesExhaustedError: Every attempt failed with a retryable error.
             CommitOutcomeUnknownError: COMMIT was sent and no answer came: not retried.
             ValueError: *isolation_level* is AUTOCOMMIT.
         """
@@ -98,7 +99,7 @@ class UnitOfWorkFactory:
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
-            # The error alone does not tell: a statement may have failed after a COMMIT by hand.
+            # The error alone is not enough: a statement may have failed after a COMMIT by hand.
             retry=tenacity.retry_if_exception(
                 lambda error: unit.state is UnitState.ROLLED_BACK and classify.is_retryable(error)
             ),
@@ -108,7 +109,7 @@ class UnitOfWorkFactory:
         make = partial(
             self, read_only=read_only, isolation_level=isolation_level, resolvable=resolvable
         )
-        unit = make()  # an option that is refused is refused here
+        unit = make()  # raises here if an option is invalid
 
         async def attempt() -> T:
             nonlocal unit

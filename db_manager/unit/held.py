@@ -1,4 +1,4 @@
-"""What a unit has of the database, from its first statement to its end."""
+"""The connection and the lanes that a unit holds from its first statement to its end."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,12 +22,12 @@ from db_manager.lanes.session import UnitSession
 
 
 class Held(Guarded):
-    """The connection of a unit, the lanes that lead to it, and what was done on them.
+    """The connection of a unit, and the lanes on it.
 
     Args:
         unit: The unit it belongs to.
-        database: Where connections come from.
-        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        database: Provides the connection.
+        isolation_level: SQLAlchemy's name of the isolation level, or None for the engine's.
         options: Execution options of its connection.
     """
 
@@ -64,11 +64,11 @@ class Held(Guarded):
         self._options = options
         self.session: UnitSession | None = None
         self.core: UnitConnection | None = None
-        #: What a listener of SQLAlchemy's raised after COMMIT had been answered, or while the
-        #: connection was given back; it is reported and changes nothing.
+        #: The error of a SQLAlchemy listener after COMMIT was answered, or while the connection
+        #: was returned; it is reported and changes nothing.
         self.listener_error: BaseException | None = None
-        #: The connection below SQLAlchemy's, that of the driver below it, and how many
-        #: transactions had ended on it before: by COMMIT or ROLLBACK, and by the way.
+        #: The pooled connection, the driver's connection in it, and the numbers of transactions
+        #: and of implicit commits that it had counted before this unit.
         self._pooled: PoolProxiedConnection | None = None
         self._driver: Any = None
         self._ends = self._cuts = 0
@@ -76,10 +76,10 @@ class Held(Guarded):
         self._factories: dict[str, Any] = {}
         self._ready = self.drove = False
 
-    # -- on the way to the database -------------------------------------------------------
+    # -- checkout -------------------------------------------------------------------------
 
     def connect(self) -> Connection:
-        """Return the connection, checked out now when it is the first use; in a greenlet."""
+        """Return the connection; the first call checks it out. Runs inside a greenlet."""
         unit = self._unit
         connection = unit.checked_out
         if connection is None:
@@ -89,15 +89,15 @@ class Held(Guarded):
             except BaseException as error:
                 unit.mark_failed(error)  # the block may swallow it, and lose the statement
                 raise
-        elif connection.invalidated:  # SQLAlchemy would connect again and begin anew
-            raise self.mark_undone("the connection of this unit was given up")
+        elif connection.invalidated:  # SQLAlchemy would reconnect and begin a new one
+            raise self.mark_undone("the connection of this unit was invalidated")
         elif not self._ready:
             raise TransactionAbortedError from unit.failed
         return connection
 
     def _check_out(self) -> Connection:
         unit, checkout, dialect = self._unit, self._database.checkout, self._dialect
-        # Held before anything else is waited for: a cancellation leaves it to the unit's end.
+        # Held before the next wait, so that the unit's end returns it even after a cancellation.
         unit.checked_out = connection = checkout.connect(unit)
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
@@ -112,21 +112,21 @@ class Held(Guarded):
             connection.execution_options(**self._options)
         checkout.make_ready(connection, unit, self._isolation_level)
         if not unit.read_only and dialect.is_autocommit(pooled):
-            self.drop()  # it may be this connection's alone, from an earlier use
+            self.drop()  # earlier use may have set it for this connection only
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
         return connection
 
     def drive(self) -> object:
-        """Return the driver's connection, with the transaction begun; in a greenlet."""
+        """Return the driver's connection, with the transaction begun. Runs inside a greenlet."""
         self.drove = True
         connection = self.connect()
         try:
             self._factories = self._factories or self._dialect.factories_of(self._driver)
             return self._dialect.begin(connection)
         except BaseException as error:
-            # Whether BEGIN reached the server is unknown. asyncpg would take the next unit's
-            # transaction for a nested one, and its COMMIT would be a RELEASE: rows lost.
+            # Whether BEGIN reached the server is unknown. asyncpg would treat the next unit's
+            # transaction as nested, and send RELEASE for its COMMIT: rows would be lost.
             self._unit.mark_failed(error)
             self.drop()
             raise
@@ -137,19 +137,19 @@ class Held(Guarded):
             with suppress(ValueError):  # it is closed
                 self._dialect.put_back(self._driver, self._factories)
 
-    # -- what must not be committed any more ----------------------------------------------
+    # -- preventing the commit ------------------------------------------------------------
 
     def mark_undone(self, what: str) -> TransactionEndedError:
-        """Remember that everything so far is undone because of *what*, and return the error."""
+        """Note that everything so far was undone because of *what*, and return the error."""
         error = TransactionEndedError(what, undone=True)
         self._unit.mark_failed(error)
         return error
 
     def refuse(self, what: str) -> NoReturn:
-        """Raise: *what* is not for the block of a unit.
+        """Raise, because *what* is not allowed in the block of a unit.
 
         Raises:
-            UnitOfWorkStateError: Always; swallowed, it lets nothing be committed.
+            UnitOfWorkStateError: Always. Even if it is swallowed, nothing is committed.
         """
         try:
             refuse(self._unit, what)
@@ -157,10 +157,10 @@ class Held(Guarded):
             self._unit.mark_failed(error)
             raise
 
-    # -- letting go -----------------------------------------------------------------------
+    # -- release --------------------------------------------------------------------------
 
     def drop(self) -> None:
-        """Close the connection instead of giving it back: nobody knows what is open on it."""
+        """Close the connection instead of returning it: its state is unknown."""
         connection = self._unit.checked_out
         if connection is None or connection.closed or connection.invalidated:
             return
@@ -170,7 +170,7 @@ class Held(Guarded):
             self.listener_error = self.listener_error or error
 
     def release(self) -> None:
-        """Close the session and give the connection back; in a greenlet."""
+        """Close the session and return the connection. Runs inside a greenlet."""
         try:
             if self.session is not None:
                 Session.close(self.session.sync_session)
@@ -202,7 +202,7 @@ class Held(Guarded):
         self.session = self.core = unit.checked_out = self._driver = None
 
     def hang_up(self) -> None:
-        """Drop the line without a word; outside of a greenlet, so nobody waits."""
+        """Drop the connection without contacting the server. Runs outside a greenlet, no wait."""
         connection = self._unit.checked_out
         try:
             if connection is not None:

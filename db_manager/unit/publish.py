@@ -1,4 +1,4 @@
-"""Tells the bus of a unit's begin and of its end."""
+"""Publishes the begin and the end of a unit."""
 
 import time
 
@@ -17,12 +17,12 @@ def report_begin(unit: OpenUnit, database: Database) -> None:
 
 
 def report_end(unit: OpenUnit, database: Database, error: BaseException | None) -> None:
-    """Publish how *unit* ended, and that it is over, if somebody listens.
+    """Publish the outcome of *unit* and `uow.close`, if they have subscribers.
 
     Args:
-        unit: The unit, which is over and has given everything back.
-        database: Where the channels are.
-        error: What ended it.
+        unit: The unit, which has ended and released everything.
+        database: Has the channels.
+        error: The error that ended it, or None.
     """
     if unit.state is UnitState.COMMITTED:
         if database.committed.handlers:

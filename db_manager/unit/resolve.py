@@ -1,4 +1,4 @@
-"""Finds out, afterwards, how a unit with an unknown outcome ended."""
+"""Finds out afterwards how a unit with an unknown outcome ended."""
 
 from typing import Literal
 
@@ -16,17 +16,17 @@ async def resolve(
 ) -> Resolution:
     """Ask PostgreSQL how the transaction of *error* ended (`pg_xact_status`).
 
-    Only the server that ran the transaction knows; a replica promoted after an asynchronous
-    failover may say `committed` or nothing for a transaction that it never saw.
+    Only the server that ran the transaction knows. A replica promoted after an asynchronous
+    failover may answer `committed`, or nothing, for a transaction that it never received.
 
     Args:
         engine: An engine of the same database.
-        error: What the unit raised; the unit was opened with `resolvable=True`.
-        patience: Seconds to ask again while the server still works on the transaction.
+        error: The error of a unit that was opened with `resolvable=True`.
+        patience: Seconds for which to ask again while the transaction is still in progress.
 
     Returns:
-        `committed`, `rolled_back`, or `outcome_unknown` when the server does not know either: it
-        forgot it, or still works on it; `wrote_nothing` when there was nothing to commit.
+        `committed` or `rolled_back`; `outcome_unknown` if the server does not know any more, or if
+        the transaction is still in progress; `wrote_nothing` if there was nothing to commit.
 
     Raises:
         DbManagerError: The unit kept no transaction id.

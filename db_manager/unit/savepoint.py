@@ -1,4 +1,4 @@
-"""A part of a unit that can fail alone."""
+"""Savepoints: a part of a unit that can fail without the rest."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ U = TypeVar("U", bound=Unit)
 
 
 class Savepoints:
-    """What was before each savepoint of a unit: its callbacks, and what had failed.
+    """The state that a unit restores when one of its savepoints is rolled back.
 
     Args:
         unit: The unit.
@@ -29,11 +29,11 @@ class Savepoints:
         self._before: dict[object, tuple[tuple[int, int], BaseException | None]] = {}
 
     def made(self, savepoint: object) -> None:
-        """Remember what was before *savepoint*."""
+        """Save the callbacks and the failure before *savepoint*."""
         self._before[savepoint] = (self._callbacks.mark(), self._unit.failed)
 
     def undone(self, savepoint: object) -> None:
-        """Forget what was since *savepoint*."""
+        """Restore the callbacks and the failure from before *savepoint*."""
         if self._unit.state is UnitState.ACTIVE and savepoint in self._before:
             mark, self._unit.failed = self._before.pop(savepoint)
             self._callbacks.drop_since(mark)
@@ -41,7 +41,7 @@ class Savepoints:
 
 @asynccontextmanager
 async def part(unit: U) -> AsyncIterator[U]:
-    """Make the block a part of *unit*: an error that leaves it undoes it, and goes on.
+    """Run the block in a savepoint of *unit*; an error that leaves it rolls it back and propagates.
 
     Args:
         unit: The unit.
@@ -56,16 +56,16 @@ async def part(unit: U) -> AsyncIterator[U]:
     nested = await unit.session.begin_nested()
     try:
         yield unit
-        if unit.state.is_final:  # by its `rollback()`: there is no part any more
+        if unit.state.is_final:  # by `unit.rollback()`: the savepoint is gone
             return
         if unit.failed is not failed:
-            raise TransactionAbortedError from unit.failed  # noqa: TRY301 -- undone below
+            raise TransactionAbortedError from unit.failed  # noqa: TRY301 -- rolled back below
         await nested.commit()
     except BaseException as error:
         try:
             if (
                 not unit.state.is_final
-                and unit.session.get_nested_transaction() is nested  # else it ended in its commit
+                and unit.session.get_nested_transaction() is nested  # otherwise its commit ended it
             ):
                 await nested.rollback()
         except Exception as wrong:  # noqa: BLE001 -- the part's own error is what matters

@@ -1,4 +1,4 @@
-"""How the transaction of a unit ends: what was sent, what was answered, and what that means."""
+"""The end of a unit's transaction: what was sent, what was answered, and what that means."""
 
 import asyncio
 import time
@@ -24,20 +24,20 @@ from db_manager.unit.held import Held
 from lifecycle.error_text import tell
 
 _NO_ANSWER: Final = "no answer in time"
-_CUT: Final = "a statement of this unit committed what was before it (DDL does on MariaDB)"
-_BEHIND: Final = "somebody ended the transaction of this unit at the bare driver"
+_CUT: Final = "a statement of this unit committed everything before it (DDL does on MariaDB)"
+_BEHIND: Final = "the bare driver ended the transaction of this unit"
 
 
 class Transaction(Held):
-    """What a unit has of the database, and how that ends.
+    """The transaction of a unit, and its end.
 
-    `finish` runs in one greenlet, in a task that nobody cancels but its deadline, and never
-    raises: what went wrong is in the books of the unit.
+    `finish` runs in one greenlet, shielded from every cancellation except that of its deadline. It
+    never raises: errors are recorded in the unit.
 
     Args:
         unit: The unit it belongs to.
-        database: Where connections come from.
-        isolation_level: As SQLAlchemy names it, or None for the engine's own.
+        database: Provides the connection.
+        isolation_level: SQLAlchemy's name of the isolation level, or None for the engine's.
         options: Execution options of its connection.
         resolvable: Ask for the transaction's id before COMMIT.
     """
@@ -55,22 +55,22 @@ class Transaction(Held):
     ) -> None:
         super().__init__(unit, database, isolation_level, options)
         self._resolvable = resolvable
-        #: From when on its end takes longer than `exit_timeout`.
+        #: Deadline of its end (`exit_timeout`), on the clock of `time.perf_counter`.
         self.late_at = 0.0
-        self._refusal: BaseException | None = None  # what the driver raised for COMMIT
+        self._refusal: BaseException | None = None  # the driver's error for COMMIT
         #: True once the unit itself has sent COMMIT or ROLLBACK.
         self._sent = False
         self._ending = self._undone = False
 
     @property
     def untouched(self) -> bool:
-        """True when no lane was ever opened: there is nothing to end."""
+        """True when no lane was ever used: there is nothing to end."""
         unit = self._unit
         return unit.checked_out is None and self.session is None and unit.failed is None
 
     @property
     def has_to_connect(self) -> bool:
-        """True when the last flush has something to write, and there is no connection yet."""
+        """True when the last flush has changes to write, and there is no connection yet."""
         unit = self._unit
         if unit.checked_out is not None or self.session is None or unit.cause or unit.failed:
             return False
@@ -79,15 +79,15 @@ class Transaction(Held):
 
     @property
     def awaits_commit(self) -> bool:
-        """True from the moment that COMMIT is sent to its answer."""
+        """True from the moment COMMIT is sent until it is answered."""
         return self._unit.state is UnitState.COMMITTING
 
     def moved(self) -> None:
-        """Let the running task use the unit: the session may flush, which asks who owns it."""
+        """Let the running task use the unit: a flush of the session checks the owner."""
         self._unit.task = asyncio.current_task()
 
     def finish(self) -> None:
-        """Commit, or roll back when there is a cause to; give the connection back."""
+        """Commit, or roll back if there is a cause; then return the connection."""
         self._ending = True
         self.undrive()
         if self._unit.cause:
@@ -95,28 +95,28 @@ class Transaction(Held):
         else:
             self._commit()
         if self._unit.ended is not None:
-            self.drop()  # the driver and SQLAlchemy do not agree on what is open on it
+            self.drop()  # the driver and SQLAlchemy disagree about its state
         self.release()
 
     # -- COMMIT ---------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Flush, let listeners do what they like, send COMMIT, and learn what became of it."""
+        """Flush, run SQLAlchemy's listeners, send COMMIT, and evaluate the answer."""
         unit = self._unit
         session = self.session.sync_session if self.session is not None else None
         try:
             self._refuse_to_commit(session)
             if session is not None and session.takes_part:
                 if unit.checked_out is not None:
-                    session.connection()  # else its after_commit comes before another lane's COMMIT
+                    session.connection()  # else its after_commit precedes another lane's COMMIT
                 Session.commit(session)  # flushes until nothing is pending, then `commit_by`
             if unit.checked_out is None:
                 unit.state = UnitState.COMMITTED
             elif unit.state is UnitState.ACTIVE:
-                if not unit.checked_out.in_transaction():  # somebody went past SQLAlchemy
+                if not unit.checked_out.in_transaction():  # what was sent bypassed SQLAlchemy
                     unit.checked_out.begin()
                 unit.checked_out.commit()  # as above
-        except BaseException as error:  # noqa: BLE001 -- it reaches the caller after the rollback
+        except BaseException as error:  # noqa: BLE001 -- raised to the caller after the rollback
             self._judge(error)
 
     def _refuse_to_commit(self, session: SyncUnitSession | None) -> None:
@@ -131,12 +131,12 @@ class Transaction(Held):
             raise TransactionEndedError("the connection of this unit was closed", undone=True)
 
     def commit_by(self, send: Send) -> None:
-        """Send COMMIT by *send*: from here to its answer the outcome is the server's.
+        """Send COMMIT with *send*; until it is answered, only the server knows the outcome.
 
         Raises:
-            UnitOfWorkStateError: It is not the unit that ends, but somebody in its block.
-            TransactionEndedError: The transaction that the unit began is there no more.
-            TransactionAbortedError: A statement failed that went past SQLAlchemy.
+            UnitOfWorkStateError: The unit is not ending: code in its block tried to commit.
+            TransactionEndedError: The transaction that the unit began has already ended.
+            TransactionAbortedError: A statement that bypassed SQLAlchemy failed.
         """
         unit = self._unit
         pooled = self._pooled
@@ -145,7 +145,7 @@ class Transaction(Held):
         self._look()
         if unit.ended is not None:
             raise unit.ended
-        if unit.failed is not None:  # since the block is over: by a listener, who swallowed it
+        if unit.failed is not None:  # after the block: a listener swallowed it
             self._refuse_to_commit(None)
         if self._dialect.is_aborted(pooled, self._driver):
             raise TransactionAbortedError
@@ -157,23 +157,23 @@ class Transaction(Held):
         except BaseException as error:
             self._refusal = error
             raise
-        if unit.state is UnitState.COMMITTING:  # else it was given up, and is told so by now
+        if unit.state is UnitState.COMMITTING:  # otherwise it was given up, and its outcome is set
             unit.state = UnitState.COMMITTED
 
     def _is_flushing(self) -> bool:
-        """Return True while the session still flushes: a COMMIT now is a listener's."""
+        """Return True while the session still flushes: then COMMIT comes from a listener."""
         root = self.session.sync_session.get_transaction() if self.session is not None else None
         return root is not None and root.is_active
 
     def _judge(self, error: BaseException) -> None:
-        """Say what *error* of the end means: by what was sent and what was answered."""
+        """Set the outcome after *error*, by what was sent and what was answered."""
         unit = self._unit
-        if unit.state is UnitState.COMMITTED:  # a listener's, and the rows are there
+        if unit.state is UnitState.COMMITTED:  # raised by a listener; the commit stands
             self.listener_error = error
         elif unit.state is UnitState.ACTIVE:  # COMMIT was not sent
             self._fail(error)
         elif unit.state is UnitState.COMMITTING:
-            said = self._refusal or error  # a listener may have put its own in the place
+            said = self._refusal or error  # a listener may have replaced it with its own
             if classify.commit_is_undone(said):
                 self._fail(error)
             else:
@@ -184,7 +184,7 @@ class Transaction(Held):
         unit = self._unit
         unit.error = error
         if classify.is_other_task_busy(error):
-            unit.error = UnitOfWorkTaskError(unit.owner_name, "one that is still at work")
+            unit.error = UnitOfWorkTaskError(unit.owner_name, "one that is still running")
             unit.error.__cause__ = error
         elif isinstance(error, asyncio.CancelledError) and time.perf_counter() >= self.late_at:
             unit.error = EndTimeoutError(self._database.settings.exit_timeout)
@@ -206,13 +206,13 @@ class Transaction(Held):
         try:
             self._look()
             if self.drove and unit.cause == "cancelled":
-                self.drop()  # SQLAlchemy does so itself for what goes through it
+                self.drop()  # SQLAlchemy does so itself for its own statements
             if self.session is not None:
                 Session.rollback(self.session.sync_session)
             if unit.checked_out is not None and unit.checked_out.in_transaction():
                 unit.checked_out.rollback()
-            # After a COMMIT that was refused SQLAlchemy sends no ROLLBACK, but SQLite keeps its
-            # transaction then, and so does every database whose COMMIT we refused.
+            # After a refused COMMIT SQLAlchemy sends no ROLLBACK. But SQLite then keeps its
+            # transaction, and so does every database if we refused the COMMIT.
             if not self._undone and unit.checked_out is not None:
                 self._roll_back_at_driver(unit.checked_out)
         except BaseException as error:  # noqa: BLE001 -- the block's own error is what matters
@@ -221,11 +221,11 @@ class Transaction(Held):
         self._conclude()
 
     def _conclude(self) -> None:
-        """Fix the state of what was not committed, once `_look` has looked."""
+        """Set the final state of a unit that was not committed; call `_look` before."""
         unit = self._unit
         if unit.state.is_final:  # it was given up
             return
-        # Without a COMMIT the server keeps nothing, whatever became of the ROLLBACK.
+        # Without a COMMIT the server keeps nothing, even if ROLLBACK failed.
         unit.state = UnitState.ROLLED_BACK
         cuts = self._dialect.implicit_commits(self._driver)
         if unit.ended is None and (unit.implicit_commits if cuts is None else cuts) != self._cuts:
@@ -242,10 +242,10 @@ class Transaction(Held):
             connection.dialect.do_rollback(connection.connection)
 
     def roll_back_by(self, send: Send) -> None:
-        """Send ROLLBACK by *send*: before the end has come to COMMIT it ends everything."""
+        """Send ROLLBACK with *send*; if the unit is active, note that everything was undone."""
         unit = self._unit
         if unit.state is UnitState.ACTIVE:
-            self.mark_undone("somebody sent ROLLBACK for this unit")
+            self.mark_undone("ROLLBACK was sent in the block of this unit")
         self._look()
         ours = unit.state is not UnitState.ACTIVE
         self._sent = self._sent or ours
@@ -257,15 +257,15 @@ class Transaction(Held):
                 self._ends = self._dialect.ends(self._driver)
             self._undone = self._undone or ours
         if self.drove and not ours:
-            self.drop()  # what the block has of the driver would commit each statement by itself
+            self.drop()  # on the driver's lane each later statement would commit by itself
 
     def _look(self) -> None:
-        """Notice that somebody ended the transaction at the bare driver; asks nobody."""
+        """Notice that the transaction was ended at the bare driver; without a round trip."""
         unit = self._unit
         pooled = self._pooled
         if unit.ended is not None or pooled is None or self._sent:
             return
-        if unit.read_only:  # it wrote nothing that could be there or not
+        if unit.read_only:  # it wrote nothing
             return
         dialect, adapter = self._dialect, pooled.dbapi_connection
         if dialect.was_ended(adapter, self._driver, self._ends) or (
@@ -274,7 +274,10 @@ class Transaction(Held):
             unit.ended = TransactionEndedError(_BEHIND, undone=False)
 
     def give_up(self) -> None:
-        """Drop the line: even the polite close of a broken connection did not end."""
+        """Drop the connection without contacting the server, and set the outcome.
+
+        Called if `finish` does not end, not even after its cancellation, and for an abandoned unit.
+        """
         unit = self._unit
         if unit.state is UnitState.COMMITTING:
             self._lose(_NO_ANSWER, None)

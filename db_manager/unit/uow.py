@@ -1,4 +1,4 @@
-"""The unit of work: one transaction, one task, one truth about how it ended."""
+"""The unit of work: one transaction in one task, with a reliable outcome."""
 
 import asyncio
 import time
@@ -30,15 +30,15 @@ class UnitOfWork(EndingUnit):
         async with UnitOfWork(engine) as uow:
             await uow.session.execute(...)
 
-    The database knows nothing of a unit before its first statement: an empty one costs no round
-    trip. One task enters it, uses it and leaves it.
+    Nothing is sent to the database before the first statement: an empty unit costs no round trip.
+    One task enters it, uses it and leaves it.
 
     Args:
         engine: The engine, `db_manager:engine` or one of your own.
-        read_only: True for statements that only read, each for itself; `"snapshot"` when they
-            must see one state of the data. A write is refused by the database.
-        isolation_level: As SQLAlchemy names it, for this unit alone.
-        resolvable: Keep the transaction's id for `resolve`; None takes the engine's setting.
+        read_only: True for statements that only read, without a common transaction; `"snapshot"`
+            if they must see the same state of the data. The database refuses writes.
+        isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
+        resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
 
     Raises:
         ValueError: *isolation_level* is AUTOCOMMIT.
@@ -73,7 +73,8 @@ class UnitOfWork(EndingUnit):
         """Begin.
 
         Raises:
-            UnitOfWorkStateError: The unit was entered before, or its task has one open.
+            UnitOfWorkStateError: The unit was entered before, or the task has another one open.
+            UnitOfWorkTaskError: No task is running.
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another event loop.
         """
@@ -100,22 +101,24 @@ class UnitOfWork(EndingUnit):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the transaction, give the connection back, tell everyone, run the callbacks.
+        """End the transaction, return the connection, publish the outcome, run the callbacks.
 
         Raises:
-            TransactionAbortedError: A statement had failed and the block swallowed it.
+            TransactionAbortedError: A statement failed and the block swallowed its error.
+            TransactionEndedError: The transaction ended before the unit ended it.
+            EndTimeoutError: The last flush exceeded `exit_timeout`; COMMIT was not sent.
             CommitOutcomeUnknownError: COMMIT was sent and no answer came in time.
-            DBAPIError: COMMIT was refused, by a deferred constraint for example.
+            DBAPIError: COMMIT was refused, for example because of a deferred constraint.
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
-            CancelledError: The task was cancelled while the unit ended; `state` tells how.
+            CancelledError: The task was cancelled while the unit ended; `state` has the outcome.
         """
         if self.state is UnitState.ACTIVE:
             await self._end(exc)
         elif exc is None and self.cause != "explicit" and self.error is not None:
-            raise self.error  # it was given up while nobody was in the block
+            raise self.error  # it was abandoned before the block was left
 
     async def rollback(self) -> None:
-        """Undo everything and end the unit now; the rest of the block cannot use it any more."""
+        """Roll back and end the unit now; the rest of the block cannot use it."""
         self.check()
         self.cause = "explicit"
         await self._end(None)
@@ -153,7 +156,7 @@ class UnitOfWork(EndingUnit):
     async def driver(self) -> Any:
         """Return the driver's own connection, inside the same transaction, for hot paths.
 
-        Pending objects of the session are written only by `await uow.session.flush()`.
+        It does not flush the session: call `await uow.session.flush()` to write pending objects.
 
         Returns:
             asyncpg's `Connection`, psycopg's `AsyncConnection`, aiosqlite's or asyncmy's.
@@ -166,44 +169,43 @@ class UnitOfWork(EndingUnit):
         self.statement = "of the driver"
         return await self.runner.run(self._transaction.drive)
 
-    # -- parts and consequences -----------------------------------------------------------
+    # -- savepoints and callbacks ---------------------------------------------------------
 
     def savepoint(self) -> AbstractAsyncContextManager[Self]:
-        """Make a part of the unit that can fail alone.
+        """Run a part of the unit that can fail without the rest.
 
             async with uow.savepoint():
                 await uow.session.execute(...)
 
-        An error that leaves the part undoes the part, drops the callbacks registered in it, and
-        goes on to the block, which may catch it.
+        An error that leaves the part rolls it back, drops the callbacks registered in it, and
+        propagates to the block, which may catch it.
 
         Returns:
-            The block of the part; it gives the unit.
+            A context manager, which returns the unit.
 
         Raises:
-            TransactionAbortedError: A statement of the part failed and the part swallowed it.
-            UnitOfWorkStateError: The unit is `read_only=True`: it has no transaction.
+            TransactionAbortedError: A statement failed and the part swallowed its error.
+            UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
         """
         return part(self)
 
     def after_commit(self, callback: Callback) -> None:
-        """Call *callback* once the unit is committed and its connection is back.
+        """Call *callback* after the unit is committed and its connection is back in the pool.
 
-        It may be sync or async, and may open a unit of its own. What it raises is reported as
-        `uow.callback_failed` and changes nothing; `SystemExit` and `KeyboardInterrupt` are raised
-        when all of them have run.
+        It may open a new unit. Its errors are reported as `uow.callback_failed` and change
+        nothing. `SystemExit` and `KeyboardInterrupt` are raised after all callbacks have run.
 
         Args:
-            callback: Takes no arguments.
+            callback: A sync or async function without arguments.
         """
         self.check()
         self._registered().after_commit.append(callback)
 
     def after_rollback(self, callback: Callback) -> None:
-        """Call *callback* once the unit is rolled back and its connection is back.
+        """Call *callback* after the unit is rolled back and its connection is back in the pool.
 
         Args:
-            callback: Takes no arguments; sync or async.
+            callback: A sync or async function without arguments.
         """
         self.check()
         self._registered().after_rollback.append(callback)
@@ -211,12 +213,12 @@ class UnitOfWork(EndingUnit):
     # -- for the session ---------------------------------------------------------------
 
     def savepoint_made(self, savepoint: object) -> None:
-        """Remember what was before *savepoint*."""
+        """Save what the unit restores if *savepoint* is rolled back."""
         if self._savepoints is None:
             self._savepoints = Savepoints(self, self._registered())
         self._savepoints.made(savepoint)
 
     def savepoint_undone(self, savepoint: object) -> None:
-        """Forget what was since *savepoint*: its callbacks, and what failed."""
+        """Drop callbacks and failures since *savepoint*, which was rolled back."""
         if self._savepoints is not None:
             self._savepoints.undone(savepoint)

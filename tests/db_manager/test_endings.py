@@ -581,7 +581,7 @@ async def test_plain_sql_does_not_end_the_unit(database: Database, sql: str) -> 
     """COMMIT and its like are refused on every lane of SQLAlchemy, before they are sent."""
     for lane in ("session", "connection"):
         uow = UnitOfWork(database)
-        with pytest.raises(RuntimeError, match="is not for the block"):
+        with pytest.raises(RuntimeError, match="is not allowed in the block"):
             async with uow:
                 await getattr(uow, lane).execute(text(sql))
         assert used(database) == 0

@@ -224,9 +224,9 @@ async def test_a_lane_cannot_end_the_unit(
             ended = ENDINGS[name](uow)
             await ended
         assert str(caught.value) == (
-            f"{name} is not for the block: the unit of work is active; it commits at the end of "
-            f"its block; raise or `await uow.rollback()` to undo it, and use "
-            f"`async with uow.savepoint():` for a part"
+            f"{name} is not allowed in the block: the unit of work is active; it commits at the "
+            f"end of its block; raise or `await uow.rollback()` to roll it back, and use "
+            f"`async with uow.savepoint():` for a part that may fail"
         )
         await by_core(uow, "pear")
     assert uow.state == "committed"
@@ -473,7 +473,7 @@ async def test_an_end_in_sql_is_refused_in_whatever_clause(
 ) -> None:
     """COMMIT and ROLLBACK that somebody wrote out are not sent, whatever clause carries them."""
     uow = uow_factory()
-    with pytest.raises(UnitOfWorkStateError, match="is not for the block"):
+    with pytest.raises(UnitOfWorkStateError, match="is not allowed in the block"):
         async with uow:
             lane = uow.session if way == "session" else uow.connection
             await (lane.stream if way == "stream" else lane.execute)(statement)

@@ -56,7 +56,7 @@ async def test_ddl_is_told_on_an_engine_of_ones_own_as_well(
     await engine.dispose()
     assert unit.state is state
     assert await ids(database) == ([1] if state is UnitState.ROLLED_BACK else [1, 2])
-    told = "committed what was before it" in str(getattr(caught.value, "__notes__", ""))
+    told = "committed everything before it" in str(getattr(caught.value, "__notes__", ""))
     assert told is (state is UnitState.OUTCOME_UNKNOWN)
 
 

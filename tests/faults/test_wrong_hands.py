@@ -37,7 +37,7 @@ async def test_a_unit_has_one_life(database_url: URL, row: Row) -> None:
             with pytest.raises(UnitOfWorkStateError, match="active"):
                 await unit.__aenter__()
             for forbidden in (session.commit, session.rollback, session.close, connection.commit):
-                with pytest.raises(UnitOfWorkStateError, match="not for the block"):
+                with pytest.raises(UnitOfWorkStateError, match="not allowed in the block"):
                     await forbidden()
         for after in (unit.__aenter__, lambda: session.execute(SELECT), unit.driver):
             with pytest.raises(UnitOfWorkStateError, match="committed"):

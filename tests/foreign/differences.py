@@ -33,7 +33,7 @@ class Difference:
         return named and re.search(self.shows, raised) is not None
 
 
-_REFUSED = r"is not for (the block|a unit)"
+_REFUSED = r"is not (allowed in the block|for a unit)"
 
 SQLALCHEMY = (
     Difference(
@@ -70,7 +70,7 @@ SQLALCHEMY = (
     ),
     Difference(
         "a savepoint is one of all lanes: `uow.savepoint()`, not `connection.begin_nested()`",
-        r"connection\.begin_nested\(\) is not for the block",
+        r"connection\.begin_nested\(\) is not allowed in the block",
         (
             "AsyncEngineTest.test_interrupt_ctxmanager_connection",
             "AsyncEngineTest.test_savepoint_commit_noctx",

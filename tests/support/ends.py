@@ -86,5 +86,5 @@ def judge(unit: UnitOfWork, error: BaseException | None, there: set[int]) -> str
             return "rolled back in silence"
         return "rolled back, and rows are there" if there else ""
     said = f"{error!r} {getattr(error, '__notes__', '')}"
-    told = ("TransactionEnded", "ended the transaction", "committed what")
+    told = ("TransactionEnded", "ended the transaction", "committed everything")
     return "" if any(words in said for words in told) else "unknown, and nobody says why"
