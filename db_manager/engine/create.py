@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
+from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.pool import FairQueuePool
 from db_manager.engine.tls import tls_context
 from db_manager.engine.url import database_url
@@ -20,6 +21,9 @@ _DRIVERS: Final = "use postgresql+asyncpg, sqlite+aiosqlite, postgresql+psycopg 
 
 def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEngine:
     """Build an engine with safe defaults; nothing is connected yet.
+
+    An engine that has connected and is dropped without `await engine.dispose()` gives a
+    `ResourceWarning`.
 
     Args:
         config: The section [database].
@@ -67,6 +71,7 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
         engine.sync_engine.pool.know(dialect)
     else:
         event.listen(engine.sync_engine, "checkout", partial(_refuse_dead, dialect))
+    warn_if_left_open(engine)
     return engine
 
 
