@@ -161,4 +161,4 @@ def test_a_driver_whose_wait_for_commit_was_not_read(
     monkeypatch.setattr(package, "__version__", "0.320.1")
     name = package.__name__  # type: ignore[attr-defined]  # it is a module
     assert choose_runner(name, dialect.release) is Plain
-    assert f"how {name} 0.320.1 waits for COMMIT is not known" in caplog.text
+    assert f"the COMMIT of {name} 0.320.1 has not been reviewed" in caplog.text

@@ -53,7 +53,8 @@ class CheckedConnection(asyncpg.Connection):
 
     def tell(self, query: str) -> None:
         """Count the transaction that *query* ends or, where none is begun, is by itself."""
-        if ending(query) in ENDS or (not self.is_in_transaction() and commits_itself(query)):
+        begun = self.is_closed() or self.is_in_transaction()
+        if ending(query) in ENDS or (not begun and commits_itself(query)):
             self.ends += 1  # now: its answer may be lost
 
     async def spoil(self, error: Exception, timeout: float | None) -> None:  # noqa: ASYNC109 -- it was that of the statement
@@ -67,11 +68,12 @@ class CheckedConnection(asyncpg.Connection):
             error: What the statement failed with; one of the server's own needs nothing more.
             timeout: What the caller said of its time.
         """
+        answered = getattr(error, "severity", None) is not None
+        if answered or self.is_closed() or not self.is_in_transaction():
+            return
         if isinstance(error, TimeoutError) and timeout is None:
             self.terminate()
-            return
-        answered = getattr(error, "severity", None) is not None
-        if not answered and not self.is_closed() and self.is_in_transaction():
+        else:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
                 await super().execute(SPOIL)
 
