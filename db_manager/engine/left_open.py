@@ -41,4 +41,8 @@ def warn_if_left_open(engine: AsyncEngine) -> None:
     finalizer = finalize(sync, watch.engine_is_gone)
     finalizer.atexit = False  # the process ends, and its connections with it
     event.listen(sync, "connect", watch.note_connect)
+    # Any listener of an engine makes SQLAlchemy ask its events at each step of each statement.
+    # This one is called all the same.
+    asks = sync._has_events  # noqa: SLF001 -- guarded by a test
     event.listen(sync, "engine_disposed", lambda _engine: finalizer.detach())
+    sync._has_events = asks  # noqa: SLF001 -- as above

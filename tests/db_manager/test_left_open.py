@@ -185,3 +185,13 @@ async def test_units_cost_nothing_more(build: Build) -> None:
         if listener.__module__ == "db_manager.engine.left_open"
     ]
     assert heard == []
+
+
+async def test_the_watch_switches_on_no_events_of_statements(build: Build) -> None:
+    """SQLAlchemy asks the events of an engine in no statement because of the watch over it."""
+    engine = build()
+    asks = [engine.sync_engine._has_events]
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: None)
+    asks.append(engine.sync_engine._has_events)
+    assert asks == [False, True]
+    await engine.dispose()
