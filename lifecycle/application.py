@@ -237,7 +237,12 @@ class Application:
                 error.add_note(f"while unloading: {tell_text(each)}")
 
     async def _command(self, work: Callable[[Interrupt], Coroutine[Any, Any, None]]) -> None:
-        """Run a command in a task of its own, so that it can end when its caller cannot wait."""
+        """Run a command in a task of its own, so that it can end when its caller cannot wait.
+
+        Raises:
+            CancelledError: The caller was cancelled, or the command was interrupted.
+            LifecycleError: The caller is a hook, which the command would wait for.
+        """
         if in_hook():
             raise LifecycleError(
                 "a command of the application was given from inside a hook, which the command "

@@ -33,7 +33,11 @@ class Interrupt:
             self.requested.set_result(None)
 
     def check(self) -> None:
-        """Raise `CancelledError` when the command was interrupted."""
+        """Raise when the command was interrupted.
+
+        Raises:
+            CancelledError: It was.
+        """
         if self.requested.done():
             raise asyncio.CancelledError
 
@@ -98,6 +102,7 @@ async def call(
 
     Raises:
         HookTimeoutError: It did not end in time, or ignored its cancellation.
+        CancelledError: The caller was cancelled, and then the work; or the work was interrupted.
     """
     holder: list[asyncio.Task[Any]] = []
     context = copy_context()
@@ -156,6 +161,7 @@ def cancellations_told(what: str) -> Iterator[None]:
         what: Whose work it is, for people.
 
     Raises:
+        CancelledError: The running task was cancelled during the block.
         LifecycleError: The block ended in a `CancelledError`, and nobody had cancelled the running
             task meanwhile.
     """

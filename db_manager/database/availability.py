@@ -115,7 +115,12 @@ class Availability:
 
 @contextlib.contextmanager
 def unavailable_errors() -> Iterator[None]:
-    """Turn every error that means "unavailable" into `DatabaseUnavailableError`."""
+    """Turn every error that means "unavailable" into `DatabaseUnavailableError`.
+
+    Raises:
+        DatabaseUnavailableError: The error of the block says that the database cannot be reached or
+            does not serve now.
+    """
     try:
         yield
     except Exception as error:

@@ -103,6 +103,10 @@ def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
 
 
 def _refuse_dead(dialect: Dialect, dbapi_connection: Any, _record: object, _proxy: object) -> None:
-    """Replace a connection that died while idle; `FairQueuePool` does this by itself."""
+    """Replace a connection that died while idle; `FairQueuePool` does this by itself.
+
+    Raises:
+        DisconnectionError: The connection is dead; the pool then opens another one.
+    """
     if dialect.is_dead(dbapi_connection.driver_connection):
         raise exc.DisconnectionError("the connection was lost while it was idle")

@@ -90,7 +90,12 @@ def refuse_end(unit: OpenUnit, statement: object) -> None:
 
 
 def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any, lane: str) -> Any:
-    """Execute a Core statement for *lane* on the unit's connection; runs inside a greenlet."""
+    """Execute a Core statement for *lane* on the unit's connection; runs inside a greenlet.
+
+    Raises:
+        AsyncMethodRequired: The statement asks for a server-side cursor, which only `stream` reads.
+        UnitOfWorkStateError: The statement is a COMMIT or a ROLLBACK in plain SQL.
+    """
     if isinstance(statement, _PLAIN):
         refuse_end(unit, statement)
     result = unit.connect().execute(statement, parameters, execution_options=options)

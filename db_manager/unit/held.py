@@ -79,7 +79,12 @@ class Held(Guarded):
     # -- checkout -------------------------------------------------------------------------
 
     def connect(self) -> Connection:
-        """Return the connection; the first call checks it out. Runs inside a greenlet."""
+        """Return the connection; the first call checks it out. Runs inside a greenlet.
+
+        Raises:
+            TransactionEndedError: The connection was lost or given up since its checkout.
+            TransactionAbortedError: The checkout of an earlier use failed halfway.
+        """
         unit = self._unit
         connection = unit.checked_out
         if connection is None:

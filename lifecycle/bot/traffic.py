@@ -84,7 +84,11 @@ class Traffic(BaseMiddleware):
         self.app.services.withdraw("aiogram:dispatcher")
 
     async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
-        """Count the update and correlate everything that it causes, error handlers included."""
+        """Count the update and correlate everything that it causes, error handlers included.
+
+        Raises:
+            TypeError: *event* is not an `Update`.
+        """
         if not isinstance(event, Update):
             raise TypeError(f"expected an Update, got {type(event).__name__}")
         kind = _update_type(event)

@@ -43,6 +43,7 @@ def checked(config: Config, name: str, model: Any) -> Any:
     Raises:
         ConfigError: The model refuses it; a line for each fault; the only value that one shows is a
             number out of range.
+        WiringError: A validator of the model raised it; it is passed on as it is.
     """
     section = dict(section_of(config, name))
     if model is None:

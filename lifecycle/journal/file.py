@@ -95,7 +95,11 @@ def as_journal_error(path: Path, doing: str, error: Exception, way_out: str = ""
 
 @contextmanager
 def naming(path: Path, doing: str, way_out: str = "") -> Iterator[None]:
-    """Turn errors of SQLite and of the operating system into ours; see `as_journal_error`."""
+    """Turn errors of SQLite and of the operating system into ours; see `as_journal_error`.
+
+    Raises:
+        JournalError: The block failed with such an error.
+    """  # noqa: DOC501 -- `as_journal_error` is a function, which returns a JournalError
     try:
         yield
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:

@@ -18,7 +18,11 @@ class MemoryJournal:
         self._ended = True
 
     def open(self) -> AppCrashed | None:
-        """Begin a new run; see `Journal.open`."""
+        """Begin a new run; see `Journal.open`.
+
+        Raises:
+            JournalError: It is open already.
+        """
         if self._is_open:
             raise JournalError("this journal is open already")
         crash = None
@@ -30,7 +34,11 @@ class MemoryJournal:
         return crash
 
     def append(self, event: Event) -> JournalEntry:
-        """Keep *event*; see `Journal.append`."""
+        """Keep *event*; see `Journal.append`.
+
+        Raises:
+            JournalError: It is not open.
+        """
         if not self._is_open:
             raise JournalError(f"{event.topic} cannot be kept: the journal is not open")
         entries = self._runs[-1]

@@ -46,6 +46,7 @@ class JournalReader(Closing):
         """Return every run, the oldest first.
 
         Raises:
+            JournalCorruptError: A run is missing.
             JournalError: They cannot be read.
         """
         if self._is_empty():
@@ -124,7 +125,12 @@ class JournalReader(Closing):
         return not self._fetch("SELECT 1 FROM sqlite_master LIMIT 1")
 
     def _entries(self, run: int) -> list[JournalEntry]:
-        """Return the entries of one run, each checked against the one before."""
+        """Return the entries of one run, each checked against the one before.
+
+        Raises:
+            JournalCorruptError: The run, one of its events or its end was changed or is missing.
+            JournalError: They cannot be read.
+        """
         if self._is_empty():
             return []
         # The end is read first: a run that ends in between only has more events than we need.

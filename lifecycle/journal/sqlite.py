@@ -103,7 +103,12 @@ class SqliteJournal:
         return crash
 
     def append(self, event: Event) -> JournalEntry:
-        """Keep *event*; see `Journal.append`."""
+        """Keep *event*; see `Journal.append`.
+
+        Raises:
+            JournalError: The journal is not open, or was opened in another thread, or the event
+                cannot be handed to the thread that writes.
+        """  # noqa: DOC501 -- `as_journal_error` is a function, which returns a JournalError
         if self._writer is None:
             raise JournalError(f"{event.topic} cannot be kept: journal {self.path} is not open")
         if get_ident() != self._thread:
@@ -136,7 +141,7 @@ class SqliteJournal:
 
         Raises:
             JournalError: The file has not taken everything; it is closed nevertheless.
-        """
+        """  # noqa: DOC501 -- `as_journal_error` is a function, which returns a JournalError
         if self._writer is None:
             return
         writer, self._writer, lock = self._writer, None, self._lock

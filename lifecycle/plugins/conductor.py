@@ -150,7 +150,8 @@ class Conductor:
     async def _taken_back_on_failure(self, interrupt: Interrupt) -> AsyncIterator[_Moved]:
         """Yield what notes the plugins that move; when the block raises, they move back.
 
-        An interrupted command ends as a cancelled one, whatever the interrupted hook raised.
+        Raises:
+            CancelledError: The command was interrupted, whatever the interrupted hook raised.
         """
         moved = _Moved()
         try:

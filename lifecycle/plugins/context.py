@@ -151,6 +151,9 @@ class PluginContext:
         Args:
             work: The coroutine.
             name: Name of the task, for people.
+
+        Raises:
+            ContextClosedError: The scope has ended; *work* is closed.
         """
         try:
             self._check_open()

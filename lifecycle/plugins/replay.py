@@ -29,7 +29,12 @@ class _RunFold:
         self.stopping = False
 
     def apply(self, event: Event, *, first: bool) -> None:
-        """Fold *event*; raise LifecycleError or ValueError when it does not fit."""
+        """Fold *event*.
+
+        Raises:
+            LifecycleError: The plugin cannot move that way from the state that it is in.
+            ValueError: The event does not fit the events before it in another way.
+        """
         match event:
             case ServiceProvided():
                 self._provided(event)

@@ -57,7 +57,11 @@ class ServiceRegistry:
         self._services[name] = value
 
     def check_free(self, name: str) -> None:
-        """Raise `LifecycleError` unless *name* is well-formed and nobody provides it."""
+        """Raise unless *name* is well-formed and nobody provides it.
+
+        Raises:
+            LifecycleError: The name is not of the form `plugin:name`, or is taken.
+        """
         plugin, colon, rest = name.partition(":")
         if not (plugin and colon and rest):
             raise LifecycleError(f"service name {name!r} is not of the form 'plugin:name'")

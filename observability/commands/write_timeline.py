@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the page; see `cli.Command`."""
+    """Write the page; see `cli.Command`.
+
+    Raises:
+        ConfigError: The file of the page cannot be written.
+    """
     with open_journal(options) as reader:
         number = find_run(reader, options.run).run
         live = is_live(reader, number)

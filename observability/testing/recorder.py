@@ -244,7 +244,11 @@ def _carries(event: Event, payload: Mapping[str, Any]) -> bool:
 
 
 def _check_known(topic: str, payload: Mapping[str, Any]) -> None:
-    """Refuse unknown topics and fields, so that no typo passes for an absence."""
+    """Refuse unknown topics and fields, so that no typo passes for an absence.
+
+    Raises:
+        ValueError: No event has the topic, or none with that topic has one of the fields.
+    """
     check_pattern(topic)
     kinds = [kind for known, kind in EVENT_TYPES.items() if matches(topic, known)]
     if not kinds:

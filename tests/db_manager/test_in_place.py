@@ -33,7 +33,7 @@ async def listen(here: InPlace, awaited: Awaitable[str], log: list[object]) -> N
 async def test_the_answer_is_heard_in_place() -> None:
     """The result is the coroutine's own; nothing was cancelled."""
     future = asyncio.get_running_loop().create_future()
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
     task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
     future.set_result("yes")
@@ -46,7 +46,7 @@ async def test_the_answer_is_heard_in_place() -> None:
 async def test_a_cancellation_waits_for_the_answer(when: str, times: int) -> None:
     """Cancelled before it waits or while it does, the task hears its answer and keeps the rest."""
     future = asyncio.get_running_loop().create_future()
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
 
     async def work() -> None:
         if when == "before":
@@ -74,7 +74,7 @@ async def test_a_cancellation_waits_for_the_answer(when: str, times: int) -> Non
 async def test_an_error_reaches_the_coroutine() -> None:
     """What the future fails with is raised where the coroutine waits."""
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
     task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
     future.set_exception(ZeroDivisionError())
@@ -86,7 +86,7 @@ async def test_an_error_reaches_the_coroutine() -> None:
 async def test_when_time_is_over_the_wait_ends() -> None:
     """The deadline cancels what is waited for: that is no cancellation of the task."""
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
     task = asyncio.create_task(listen(here, answer(future), log))
     await turn()
     here.expire()
@@ -99,7 +99,7 @@ async def test_when_time_is_over_the_wait_ends() -> None:
 
 async def test_after_the_deadline_nothing_is_waited_for_any_more() -> None:
     """A wait that begins after the deadline is over at once."""
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
     here.expire()
     with pytest.raises(asyncio.CancelledError):
         await listen(here, answer(asyncio.get_running_loop().create_future()), log)
@@ -125,7 +125,7 @@ async def test_a_task_that_is_thrown_away_ends_the_coroutine() -> None:
 async def test_plain_futures_are_heard_as_well() -> None:
     """What waits may be a future, as SQLAlchemy hands over some; it is held no less."""
     future = asyncio.get_running_loop().create_future()
-    here, log = InPlace(), []  # type: tuple[InPlace, list[object]]
+    here, log = InPlace(), list[object]()
     task = asyncio.create_task(listen(here, future, log))
     await turn()
     task.cancel("stop")

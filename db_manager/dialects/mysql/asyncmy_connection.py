@@ -26,7 +26,11 @@ class PatientConnection(WatchedConnection):
         self._timers = Timers.current()
 
     async def _fill_buffer(self, need: int) -> None:
-        """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test)."""
+        """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test).
+
+        Raises:
+            OperationalError: The connection was lost, or was closed because no answer came in time.
+        """
         timer = self._timers.call_later(self._answer_timeout, self._give_up)
         try:
             await super()._fill_buffer(need)

@@ -68,7 +68,11 @@ class InThread(aiosqlite.Connection):
         return result
 
     def _make(self, sql: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """In the driver's thread: make *call* for *sql*, and see what it did to the transaction."""
+        """In the driver's thread: make *call* for *sql*, and see what it did to the transaction.
+
+        Raises:
+            OperationalError: *sql* begins a savepoint, and a statement before it failed.
+        """
         connection, what = self._conn, kind(sql)
         if what == "savepoint" and self._failed:
             raise sqlite3.OperationalError("a statement failed before this savepoint")
@@ -202,7 +206,11 @@ class Call:
         return not self.cancelled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, unless nobody waits for it any more."""
+        """Make the call, unless nobody waits for it any more.
+
+        Raises:
+            Error: The call failed in sqlite3, and somebody still waits for its result.
+        """
         if self.cancelled:
             return None
         connection = self._connection

@@ -83,6 +83,9 @@ class Worker(greenlet):
 
         Returns:
             The function's result.
+
+        Raises:
+            GeneratorExit: The coroutine was closed; the function was ended first.
         """
         while self.busy:
             try:
@@ -105,6 +108,9 @@ class Worker(greenlet):
 
         Returns:
             The next awaitable, for `finish`, if `busy` is still True; otherwise the result.
+
+        Raises:
+            GeneratorExit: The coroutine was closed; the function was ended first.
         """
         try:
             value = await wait(awaited)

@@ -47,6 +47,9 @@ class InPlace:
 
         Returns:
             Its result.
+
+        Raises:
+            GeneratorExit: The wait was closed; *awaited* was closed first.
         """
         steps: Any = awaited if hasattr(awaited, "send") else _steps(awaited)
         while True:

@@ -81,7 +81,11 @@ class _Reader:
         self.unclosed: list[tuple[str, dict[str, Any]]] = []
 
     def read(self, token: re.Match[str]) -> None:
-        """Take the next token: text, a start tag or an end tag."""
+        """Take the next token: text, a start tag or an end tag.
+
+        Raises:
+            HtmlError: The tag is not closed by a `>`, is not supported, or ends no open tag.
+        """
         if token["name"] is None:
             self._text(token)
         elif not token["closed"]:

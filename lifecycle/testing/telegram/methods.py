@@ -251,7 +251,11 @@ class BotApi(Telegram):
 
 
 def _checked(call: ApiCall) -> ApiCall:
-    """Let *call* have arguments of the right types."""
+    """Let *call* have arguments of the right types.
+
+    Raises:
+        RefusedError: An argument is not of the right type.
+    """
     try:
         call.params = checked(call.params)
     except ValueError as error:
@@ -260,7 +264,11 @@ def _checked(call: ApiCall) -> ApiCall:
 
 
 def _content(call: ApiCall) -> Json:
-    """Return text or caption with its entities, as people see it."""
+    """Return text or caption with its entities, as people see it.
+
+    Raises:
+        RefusedError: The HTML of the text cannot be parsed.
+    """
     content: Json = {}
     for field, entities in (("text", "entities"), ("caption", "caption_entities")):
         if field not in call.params:
