@@ -4,8 +4,9 @@ The names below are imported when they are first used: a worker that makes units
 pays for aiogram, and a tool that reads the configuration never pays for SQLAlchemy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
     from db_manager.base import Base
@@ -34,36 +35,38 @@ if TYPE_CHECKING:
     from db_manager.unit.factory import UnitOfWorkFactory
     from db_manager.unit.resolve import resolve
     from db_manager.unit.uow import UnitOfWork
-
-_MODULES = {
-    "base": ("Base",),
-    "config": ("DatabaseConfig",),
-    "engine.create": ("create_engine",),
-    "errors": (
-        "CommitOutcomeUnknownError",
-        "ConfigError",
-        "DatabaseUnavailableError",
-        "DbManagerError",
-        "EndTimeoutError",
-        "ManagerClosedError",
-        "PoolExhaustedError",
-        "ReadOnlyUnsupportedError",
-        "RetriesExhaustedError",
-        "TableNameError",
-        "TransactionAbortedError",
-        "TransactionEndedError",
-        "UnitOfWorkStateError",
-        "UnitOfWorkTaskError",
-        "WrongEventLoopError",
-    ),
-    "unit.factory": ("UnitOfWorkFactory",),
-    "middleware": ("DatabaseData",),
-    "database.open_unit": ("UnitState",),
-    "plugin": ("DatabasePlugin",),
-    "unit.resolve": ("resolve",),
-    "unit.uow": ("UnitOfWork",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+else:
+    __getattr__, __dir__ = _lazy_exports(
+        __name__,
+        {
+            "base": ("Base",),
+            "config": ("DatabaseConfig",),
+            "engine.create": ("create_engine",),
+            "errors": (
+                "CommitOutcomeUnknownError",
+                "ConfigError",
+                "DatabaseUnavailableError",
+                "DbManagerError",
+                "EndTimeoutError",
+                "ManagerClosedError",
+                "PoolExhaustedError",
+                "ReadOnlyUnsupportedError",
+                "RetriesExhaustedError",
+                "TableNameError",
+                "TransactionAbortedError",
+                "TransactionEndedError",
+                "UnitOfWorkStateError",
+                "UnitOfWorkTaskError",
+                "WrongEventLoopError",
+            ),
+            "unit.factory": ("UnitOfWorkFactory",),
+            "middleware": ("DatabaseData",),
+            "database.open_unit": ("UnitState",),
+            "plugin": ("DatabasePlugin",),
+            "unit.resolve": ("resolve",),
+            "unit.uow": ("UnitOfWork",),
+        },
+    )
 
 __all__ = [
     "Base",
@@ -91,16 +94,3 @@ __all__ = [
     "create_engine",
     "resolve",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    module = _HOME.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -4,8 +4,9 @@ The names below are imported when they are first used: a tool that reads a journ
 asyncio.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
     from lifecycle.application import Application
@@ -55,72 +56,74 @@ if TYPE_CHECKING:
     from lifecycle.plugins.plugin import Health, Plugin
     from lifecycle.plugins.replay import replay
     from lifecycle.plugins.services import ServiceRegistry
-
-_MODULES = {
-    "application": ("Application",),
-    "bus": ("EventBus", "Subscription"),
-    "correlation": (
-        "Correlation",
-        "correlate",
-        "current_correlation",
-    ),
-    "errors": (
-        "ConfigError",
-        "ContextClosedError",
-        "HookTimeoutError",
-        "IllegalHistoryError",
-        "JournalCorruptError",
-        "JournalError",
-        "JournalLockedError",
-        "LifecycleError",
-        "PluginFailedError",
-        "ServiceNotFoundError",
-        "TransitionNotAllowedError",
-        "WiringError",
-    ),
-    "event": ("Event",),
-    "events": (
-        "AppCrashed",
-        "AppDrained",
-        "AppStarted",
-        "AppStopped",
-        "AppStopping",
-        "PluginDegraded",
-        "PluginEvent",
-        "PluginFailed",
-        "PluginLoaded",
-        "PluginLoading",
-        "PluginRecovered",
-        "PluginStarted",
-        "PluginStarting",
-        "PluginStopped",
-        "PluginStopping",
-        "PluginUnloaded",
-        "PluginUnloading",
-        "ServiceProvided",
-        "ServiceWithdrawn",
-        "SubscriberFailed",
-        "SubscriberOverflowed",
-    ),
-    "journal": (
-        "Journal",
-        "JournalEntry",
-        "MemoryJournal",
-        "SqliteJournal",
-    ),
-    "plugins.context": ("PluginContext",),
-    "plugins.machine": (
-        "State",
-        "to_mermaid",
-    ),
-    "plugins.plugin": (
-        "Health",
-        "Plugin",
-    ),
-    "plugins.replay": ("replay",),
-    "plugins.services": ("ServiceRegistry",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+else:
+    __getattr__, __dir__ = _lazy_exports(
+        __name__,
+        {
+            "application": ("Application",),
+            "bus": ("EventBus", "Subscription"),
+            "correlation": (
+                "Correlation",
+                "correlate",
+                "current_correlation",
+            ),
+            "errors": (
+                "ConfigError",
+                "ContextClosedError",
+                "HookTimeoutError",
+                "IllegalHistoryError",
+                "JournalCorruptError",
+                "JournalError",
+                "JournalLockedError",
+                "LifecycleError",
+                "PluginFailedError",
+                "ServiceNotFoundError",
+                "TransitionNotAllowedError",
+                "WiringError",
+            ),
+            "event": ("Event",),
+            "events": (
+                "AppCrashed",
+                "AppDrained",
+                "AppStarted",
+                "AppStopped",
+                "AppStopping",
+                "PluginDegraded",
+                "PluginEvent",
+                "PluginFailed",
+                "PluginLoaded",
+                "PluginLoading",
+                "PluginRecovered",
+                "PluginStarted",
+                "PluginStarting",
+                "PluginStopped",
+                "PluginStopping",
+                "PluginUnloaded",
+                "PluginUnloading",
+                "ServiceProvided",
+                "ServiceWithdrawn",
+                "SubscriberFailed",
+                "SubscriberOverflowed",
+            ),
+            "journal": (
+                "Journal",
+                "JournalEntry",
+                "MemoryJournal",
+                "SqliteJournal",
+            ),
+            "plugins.context": ("PluginContext",),
+            "plugins.machine": (
+                "State",
+                "to_mermaid",
+            ),
+            "plugins.plugin": (
+                "Health",
+                "Plugin",
+            ),
+            "plugins.replay": ("replay",),
+            "plugins.services": ("ServiceRegistry",),
+        },
+    )
 
 __all__ = [
     "AppCrashed",
@@ -175,16 +178,3 @@ __all__ = [
     "replay",
     "to_mermaid",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    module = _HOME.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -48,6 +49,7 @@ def test_a_package_says_the_same_to_type_checkers_and_at_run_time(package: Modul
         for node in ast.walk(source)
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith(package.__name__)
         for alias in node.names
+        if not str(alias.asname).startswith("_")
     }
     assert seen.keys() == set(package.__all__)
     for name, module in seen.items():
@@ -55,6 +57,15 @@ def test_a_package_says_the_same_to_type_checkers_and_at_run_time(package: Modul
     assert set(dir(package)) == set(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Bass'"):
         _ = package.Bass
+
+
+@pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)
+def test_a_name_is_looked_for_once_and_can_be_pickled(package: ModuleType) -> None:
+    """After its first use a name is an ordinary one of its package, and pickled by its module."""
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert vars(package)[name] is value
+        assert pickle.loads(pickle.dumps(value)) is value  # noqa: S301 -- our own
 
 
 @pytest.mark.parametrize(
@@ -97,8 +108,8 @@ def test_lifecycle_needs_two_packages() -> None:
 
 
 def test_db_manager_is_imported_when_it_is_used() -> None:
-    """`import db_manager` loads nothing, and a unit of work loads no aiogram."""
-    assert loaded_by("import db_manager") == {"db_manager"}
+    """`import db_manager` loads no package but ours, and a unit of work loads no aiogram."""
+    assert loaded_by("import db_manager") == {"db_manager", "lifecycle"}
     used = loaded_by("from db_manager import DatabasePlugin, UnitOfWork")
     assert "sqlalchemy" in used
     assert not used & {"aiogram", "aiohttp", "observability"}

@@ -5,8 +5,9 @@ With pytest they are the fixtures `telegram`, `bot` and `event_bus`
 tests a bot of another framework never pays for aiogram.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
     from lifecycle.testing.telegram.calls import ApiCall, BotMessage, UploadedFile
@@ -14,15 +15,17 @@ if TYPE_CHECKING:
     from lifecycle.testing.telegram.local import LocalTelegram
     from lifecycle.testing.telegram.server import BotApiServer
     from lifecycle.testing.telegram.transcript import Line, NoReplyError, Transcript
-
-_MODULES = {
-    "calls": ("ApiCall", "BotMessage", "UploadedFile"),
-    "chats": ("BotApiChat", "BotApiUser"),
-    "local": ("LocalTelegram",),
-    "server": ("BotApiServer",),
-    "transcript": ("Line", "NoReplyError", "Transcript"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+else:
+    __getattr__, __dir__ = _lazy_exports(
+        __name__,
+        {
+            "telegram.calls": ("ApiCall", "BotMessage", "UploadedFile"),
+            "telegram.chats": ("BotApiChat", "BotApiUser"),
+            "telegram.local": ("LocalTelegram",),
+            "telegram.server": ("BotApiServer",),
+            "telegram.transcript": ("Line", "NoReplyError", "Transcript"),
+        },
+    )
 
 __all__ = [
     "ApiCall",
@@ -36,16 +39,3 @@ __all__ = [
     "Transcript",
     "UploadedFile",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    module = _HOME.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.telegram.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
