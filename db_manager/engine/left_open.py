@@ -42,7 +42,8 @@ def warn_if_left_open(engine: AsyncEngine) -> None:
     finalizer.atexit = False  # the process ends, and its connections with it
     event.listen(sync, "connect", watch.note_connect)
     # Any listener of an engine makes SQLAlchemy ask its events at each step of each statement.
-    # This one is called all the same.
-    asks = sync._has_events  # noqa: SLF001 -- guarded by a test
+    # This one is called all the same; listeners of the class `Engine` must still be asked.
+    asked = "_has_events" in vars(sync)
     event.listen(sync, "engine_disposed", lambda _engine: finalizer.detach())
-    sync._has_events = asks  # noqa: SLF001 -- as above
+    if not asked:
+        vars(sync).pop("_has_events", None)  # guarded by a test

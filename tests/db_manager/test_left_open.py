@@ -190,8 +190,22 @@ async def test_units_cost_nothing_more(build: Build) -> None:
 async def test_the_watch_switches_on_no_events_of_statements(build: Build) -> None:
     """SQLAlchemy asks the events of an engine in no statement because of the watch over it."""
     engine = build()
-    asks = [engine.sync_engine._has_events]
+    asks = ["_has_events" in vars(engine.sync_engine)]
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *_: None)
-    asks.append(engine.sync_engine._has_events)
+    asks.append("_has_events" in vars(engine.sync_engine))
     assert asks == [False, True]
     await engine.dispose()
+
+
+def test_listeners_of_every_engine_are_still_asked(build: Build) -> None:
+    """What listens to the class of engines, as faults do, hears of ours, too."""
+    engine = build()
+
+    def listen(_connection: object) -> None:
+        """Hear of a commit."""
+
+    event.listen(Engine, "commit", listen)
+    try:
+        assert engine.sync_engine._has_events
+    finally:
+        event.remove(Engine, "commit", listen)
