@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
+from time import monotonic
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -10,29 +12,24 @@ from weakref import WeakKeyDictionary
 GRAIN: Final = 0.1
 
 
-class Timer:
+class Timer(partial[object]):
     """A scheduled call, which can be cancelled."""
 
-    __slots__ = ("_args", "_callback", "_moment")
+    __slots__ = ("moment",)
 
-    def __init__(
-        self, moment: "set[Timer]", callback: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
-        self._moment = moment
-        self._callback = callback
-        self._args = args
-        moment.add(self)
+    #: The calls that are due in the same interval.
+    moment: "set[Timer]"
 
     def cancel(self) -> None:
         """Cancel the call."""
-        self._moment.discard(self)
+        self.moment.discard(self)
 
     def call(self) -> None:
         """Make the call; an error goes to the exception handler of the running loop."""
         try:
-            self._callback(*self._args)
+            self()
         except Exception as error:  # noqa: BLE001 -- other calls are due in the same interval
-            name = getattr(self._callback, "__qualname__", type(self._callback).__qualname__)
+            name = getattr(self.func, "__qualname__", type(self.func).__qualname__)
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"{name} failed, as a timer", "exception": error}
             )
@@ -68,14 +65,19 @@ class Timers:
         Returns:
             The timer, which can be cancelled.
         """
-        loop = asyncio.get_running_loop()
-        number = int((loop.time() + delay) / GRAIN) + 1
+        now = monotonic()  # the loop is asked for its time only once in an interval
+        number = int((now + delay) / GRAIN) + 1
         moment = self._moments.get(number)
         if moment is None:
             moment = self._moments[number] = set()
+            loop = asyncio.get_running_loop()
+            due = loop.time() + (number * GRAIN - now)
             # In an empty context: the timer would keep the context of its first caller alive.
-            loop.call_at(number * GRAIN, self._reach, number, context=Context())
-        return Timer(moment, callback, args)
+            loop.call_at(due, self._reach, number, context=Context())
+        timer = Timer(callback, *args)
+        timer.moment = moment
+        moment.add(timer)
+        return timer
 
     def _reach(self, number: int) -> None:
         moment = self._moments.pop(number)
