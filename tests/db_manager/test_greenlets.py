@@ -53,7 +53,7 @@ async def test_a_call_that_begins_inside_of_another_goes_on_outside(
         return await_only(waits()) + await_only(later(2))
 
     inner, outer = Worker(), Worker()
-    awaited = outer.begin(inner.begin, function)
+    awaited = outer.begin(inner.begin, (function,))
     assert inner.busy
     assert not outer.busy
     if error is None:

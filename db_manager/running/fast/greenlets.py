@@ -6,6 +6,7 @@ SQLAlchemy's `greenlet_spawn` makes a greenlet for each call, which maps and unm
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -40,6 +41,8 @@ def _work(results: list[Any]) -> None:
 class Worker(greenlet):
     """A greenlet that calls one function after another; one that raises ends the greenlet."""
 
+    __slots__ = ("_results", "busy")
+
     #: SQLAlchemy's `await_` looks for this attribute before it waits in a greenlet.
     __sqlalchemy_greenlet_provider__ = True
 
@@ -51,7 +54,12 @@ class Worker(greenlet):
         self.switch(self._results)  # runs up to the first idle point
         self.gr_context = None
 
-    def begin(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def begin(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Call *function* and run it up to its first wait.
 
         Args:
@@ -66,7 +74,7 @@ class Worker(greenlet):
         self.gr_context = home.gr_context
         self.busy = True
         try:  # `_switch` inlined: this is the path of every statement
-            awaited = self.switch(function, args, kwargs)
+            awaited = self.switch(function, args, kwargs or {})
         except BaseException:
             self.busy = False
             raise
@@ -130,11 +138,11 @@ class Worker(greenlet):
         _close(awaited)
         await self.finish(_cancelled())
 
-    def _switch(self, *values: Any) -> Any:
+    def _switch(self, value: Any) -> Any:
         """Continue the function; return its next awaitable, or its result when it has ended."""
         self.parent = getcurrent()  # not the one it began in: an eager task begins anywhere
         try:
-            awaited = self.switch(*values)
+            awaited = self.switch(value)
         except BaseException:
             self.busy = False
             raise
@@ -177,15 +185,15 @@ class Greenlets:
     """The pool of greenlets of one event loop."""
 
     def __init__(self) -> None:
-        self._idle: list[Worker] = []
+        self._idle: deque[Worker] = deque(maxlen=_KEPT)
 
     def take(self) -> Worker:
         """Return an idle greenlet, or a new one."""
         return self._idle.pop() if self._idle else Worker()
 
     def give_back(self, worker: Worker) -> None:
-        """Keep *worker* for reuse, unless its last function raised or enough are kept."""
-        if not worker.dead and len(self._idle) < _KEPT:
+        """Keep *worker* for reuse, unless its last function raised."""
+        if not worker.dead:
             self._idle.append(worker)
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -200,7 +208,7 @@ class Greenlets:
             Its result.
         """
         worker = self._idle.pop() if self._idle else Worker()
-        result: T = worker.begin(function, *args, **kwargs)
+        result: T = worker.begin(function, args, kwargs)
         if worker.busy:
             result = await worker.finish(result)
         self.give_back(worker)
