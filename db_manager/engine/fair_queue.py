@@ -53,9 +53,12 @@ class FairQueue(QueueCommon[T]):
         Raises:
             Full: There is no waiter, and enough are kept.
         """
-        if not self._waiters and self.full():
+        if self._waiters:
+            self._hand_over(item)
+        elif 0 < self.maxsize <= len(self._idle):  # `full` inlined: the path of every connection
             raise Full
-        self._hand_over(item)
+        else:
+            self._idle.append(item)
 
     def _hand_over(self, item: T) -> None:
         while self._waiters:

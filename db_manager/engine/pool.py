@@ -124,7 +124,8 @@ class FairQueuePool(AsyncAdaptedQueuePool):
 
     def _is_spent(self, entry: Any) -> bool:
         """Return True if *entry* must not be handed out any more."""
-        if self.is_dead(entry.driver_connection) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- as in SQLAlchemy's own pool
+        driver = self._dialect.get_driver_connection(entry.dbapi_connection)
+        if self.is_dead(driver) or entry._soft_invalidate_time > entry.starttime:  # noqa: SLF001 -- as in SQLAlchemy's own pool
             return True
         if self._asks and not entry.fresh and not self._answers(entry):
             self._suspected_before = time.time()
