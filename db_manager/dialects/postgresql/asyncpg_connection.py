@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import wraps
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
 from db_manager.dialects.ending_sql import ENDS, SPOIL, commits_itself, ending, ends_later
 from db_manager.errors import TransactionAbortedError
 from db_manager.running.timers import Timers
+
+#: Bound once: every transaction comes this way twice.
+_execute: Final = asyncpg.Connection.execute
 
 
 class CheckedConnection(asyncpg.Connection):
@@ -36,12 +39,11 @@ class CheckedConnection(asyncpg.Connection):
         Raises:
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
-        said = ending(query)
+        said = self.tell(query)
         if ends_later(query):
             self.ends += 1  # now: its answer may be lost
-        self.tell(query)
         try:
-            status: str = await super().execute(query, *args, timeout=timeout)
+            status: str = await _execute(self, query, *args, timeout=timeout)
         except Exception as error:
             await self.spoil(error, timeout)
             raise
@@ -51,11 +53,16 @@ class CheckedConnection(asyncpg.Connection):
             self.ends += 1
         return status
 
-    def tell(self, query: str) -> None:
-        """Count the transaction that *query* ends or, where none is begun, is by itself."""
-        begun = self.is_closed() or self.is_in_transaction()
-        if ending(query) in ENDS or (not begun and commits_itself(query)):
+    def tell(self, query: str) -> str:
+        """Count the transaction that *query* ends or, where none is begun, is by itself.
+
+        Returns:
+            The word that ends it, as `ending` does.
+        """
+        said, begun = ending(query), self.is_closed() or self.is_in_transaction()
+        if said in ENDS or (not begun and commits_itself(query)):
             self.ends += 1  # now: its answer may be lost
+        return said
 
     async def spoil(self, error: Exception, timeout: float | None) -> None:  # noqa: ASYNC109 -- it was that of the statement
         """Let the server refuse the transaction of a statement that failed at its client.
@@ -78,17 +85,22 @@ class CheckedConnection(asyncpg.Connection):
                 await super().execute(SPOIL)
 
 
-def _counting(name: str) -> Any:
-    """Return asyncpg's method *name*, with an eye for the transaction that its query ends.
+def _query(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the query among the arguments of a method of asyncpg's.
 
     The first argument of what copies into a table is the table: that is no query, and writes.
     """
+    query: str = args[0] if args else kwargs.get("query", kwargs.get("command", "COPY"))
+    return query
+
+
+def _counting(name: str) -> Any:
+    """Return asyncpg's method *name*, with an eye for the transaction that its query ends."""
     method = getattr(asyncpg.Connection, name)
 
     @wraps(method)
     def count(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
-        query = args[0] if args else kwargs.get("query", kwargs.get("command", "COPY"))
-        self.tell(query)
+        self.tell(_query(args, kwargs))
         return method(self, *args, **kwargs)
 
     return count
@@ -96,12 +108,13 @@ def _counting(name: str) -> Any:
 
 def _watching(name: str) -> Any:
     """Return the same, with an eye for a failure that the server knows nothing of."""
-    counted = _counting(name)
+    method = getattr(asyncpg.Connection, name)
 
-    @wraps(counted)
+    @wraps(method)
     async def watch(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
+        self.tell(_query(args, kwargs))
         try:
-            return await counted(self, *args, **kwargs)
+            return await method(self, *args, **kwargs)
         except Exception as error:
             await self.spoil(error, kwargs.get("timeout"))
             raise
