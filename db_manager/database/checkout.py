@@ -81,24 +81,23 @@ class Checkout:
             DatabaseUnavailableError: There is no connection, and the server is unavailable.
             PoolExhaustedError: No connection became free in time.
         """
-        writer = None if unit.read_only else self._writer
         asked = time.perf_counter()
         try:
-            if writer is not None:
-                self._enter_writer(unit, writer)
-            connection = self._check_out_holding(unit, writer)
+            if self._writer is None or unit.read_only:
+                return self._check_out(unit)
+            return self._check_out_writer(unit, self._writer)
         finally:
             unit.waited = time.perf_counter() - asked
-        unit.holds_writer = writer is not None
-        return connection
 
-    def _check_out_holding(self, unit: OpenUnit, writer: object) -> Connection:
+    def _check_out_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> Connection:
+        self._enter_writer(unit, writer)
         try:
-            return self._check_out(unit)
+            connection = self._check_out(unit)
         except BaseException:
-            if writer is not None:
-                self.free_writer()
+            self.free_writer()
             raise
+        unit.holds_writer = True
+        return connection
 
     def _check_out(self, unit: OpenUnit) -> Connection:
         engine = self.reading_engine() if unit.read_only else self._engine
@@ -134,13 +133,18 @@ class Checkout:
         if unit.read_only and (own or unit.read_only == "snapshot"):
             self._dialect.begin_read_only(connection, level)
 
-    def give_back(self, connection: Connection) -> None:
-        """Return *connection* of an ended unit to its pool; runs inside a greenlet."""
+    def give_back(self, connection: Connection, driver: Any) -> None:
+        """Return a connection to its pool; runs inside a greenlet.
+
+        Args:
+            connection: Of a unit that has ended.
+            driver: The driver's connection below it; None when the unit got none.
+        """
         unit = self.holders.pop(connection, None)
         try:
-            self.leftovers.drop(connection)
-            if unit is not None and unit.read_only and not _is_gone(connection):
-                self._dialect.end_read_only(connection.connection.driver_connection)
+            if unit is not None and unit.read_only:
+                self.leftovers.drop(connection)
+                self._dialect.end_read_only(driver)
         finally:
             connection.close()
 
@@ -191,7 +195,3 @@ def _one_writer() -> FairQueue[None]:
     place: FairQueue[None] = FairQueue(1)
     place.put_nowait(None)
     return place
-
-
-def _is_gone(connection: Connection) -> bool:
-    return connection.closed or connection.invalidated

@@ -73,10 +73,11 @@ class Guard:
             UnitOfWorkStateError: Code in the block of the unit tried to commit.
         """
         transaction = self.lent.get(connection)
+        send = self._send if self.instead else self.send_commit
         if transaction is None:
-            self._send(connection)
+            send(connection)
         else:
-            transaction.commit_by(self._send)
+            transaction.commit_by(send)
 
     def _send(self, connection: PoolProxiedConnection) -> None:
         # Taken only now, so that a refused COMMIT does not use up the fault.
@@ -88,7 +89,7 @@ class Guard:
         transaction = self.lent.get(connection)
         if transaction is not None:
             transaction.roll_back_by(self._rollback)
-        elif not self._is_settled(connection.driver_connection):  # the pool's reset at each return
+        elif not self._is_settled(connection):  # the pool's reset at each return
             self._rollback(connection)
 
     def set_options(self, connection: Connection, opts: Any) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -60,7 +60,7 @@ class Leftovers:
     def __init__(self, units: Mapping[Connection, OpenUnit], dialect: Dialect) -> None:
         self._units = units
         self._dialect = dialect
-        self._engines: set[AsyncEngine] = set()
+        self._engines: set[Engine] = set()
         self._left: set[Connection] = set()
 
     def watch(self, engine: AsyncEngine) -> None:
@@ -68,12 +68,13 @@ class Leftovers:
 
         An in-memory database is left out: its one connection cannot be replaced.
         """
-        if engine in self._engines:
+        sync = engine.sync_engine
+        if sync in self._engines:
             return
-        self._engines.add(engine)
+        self._engines.add(sync)
         if not self._dialect.is_in_memory(engine.url):
             for name in CALLS:
-                event.listen(engine.sync_engine, name, self._look)
+                event.listen(sync, name, self._look)
 
     def _look(self, _cursor: object, sql: str, *rest: Any) -> None:
         if leaves_something(sql):

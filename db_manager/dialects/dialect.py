@@ -82,9 +82,9 @@ class Dialect(Meanings):
         """Return True if an idle connection is lost, or is still in a transaction."""
         return self.is_closed(driver)
 
-    def is_settled(self, driver: Any) -> bool:
+    def is_settled(self, pooled: PoolProxiedConnection) -> bool:
         """Return True if the driver knows that a ROLLBACK would have nothing to undo."""
-        del driver
+        del pooled
         return False
 
     def is_half_done(self, driver: Any) -> bool:
@@ -105,15 +105,17 @@ class Dialect(Meanings):
 
     # -- the transaction of a unit --------------------------------------------------------
 
-    def begin(self, connection: Connection) -> Any:
-        """Begin the transaction at the server now, and return the driver's connection.
+    def begin(self, connection: Connection, adapter: Any, driver: Any) -> None:
+        """Begin the transaction at the server now, once SQLAlchemy has begun it for itself.
 
-        SQLAlchemy begins with the first statement that goes through it. A statement that bypasses
-        SQLAlchemy must find the transaction begun.
+        SQLAlchemy's adapter may begin with the first statement that goes through it. A statement
+        that bypasses SQLAlchemy must find the transaction begun; most drivers see to that.
+
+        Args:
+            connection: The connection of the unit.
+            adapter: SQLAlchemy's adapter of the driver's connection.
+            driver: The driver's own connection.
         """
-        if not connection.in_transaction():
-            connection.begin()
-        return connection.connection.driver_connection
 
     def factories_of(self, driver: Any) -> dict[str, Any]:
         """Return what the connection makes rows, cursors and texts with, for `put_back`."""
@@ -129,9 +131,15 @@ class Dialect(Meanings):
             if getattr(driver, name) is not factory:
                 setattr(driver, name, factory)
 
-    def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
-        """Return True if each statement commits by itself; without a round trip."""
-        return getattr(pooled.dbapi_connection, "autocommit", False) is True
+    def is_autocommit(self, adapter: Any, driver: Any) -> bool:
+        """Return True if each statement commits by itself; without a round trip.
+
+        Args:
+            adapter: SQLAlchemy's adapter of the driver's connection.
+            driver: The driver's own connection.
+        """
+        del driver
+        return getattr(adapter, "autocommit", False) is True
 
     def ends(self, driver: Any) -> int:
         """Return how many transactions have ended on the connection, if the driver counts them."""

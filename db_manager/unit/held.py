@@ -107,7 +107,8 @@ class Held(Guarded):
         self._pooled = pooled = connection.connection
         self._lent = Guard.of(connection.dialect).lent
         self._lent[pooled] = self
-        self._driver = driver = pooled.driver_connection
+        adapter: Any = pooled.dbapi_connection
+        self._driver = driver = connection.dialect.get_driver_connection(adapter)
         self._ends = dialect.ends(driver)
         cuts = dialect.implicit_commits(driver)
         if cuts is None:
@@ -115,26 +116,30 @@ class Held(Guarded):
         self._cuts = cuts or 0
         if self._options:
             connection.execution_options(**self._options)
-        checkout.make_ready(connection, unit, self._isolation_level)
-        if not unit.read_only and dialect.is_autocommit(pooled):
+        if unit.read_only or self._isolation_level is not None:
+            checkout.make_ready(connection, unit, self._isolation_level)
+        if not unit.read_only and dialect.is_autocommit(adapter, driver):
             self.drop()  # earlier use may have set it for this connection only
             self.refuse("an engine in AUTOCOMMIT")
         self._ready = True
         return connection
 
-    def drive(self) -> object:
+    def drive(self) -> Any:
         """Return the driver's connection, with the transaction begun. Runs inside a greenlet."""
         self.drove = True
         connection = self.connect()
         try:
             self._factories = self._factories or self._dialect.factories_of(self._driver)
-            return self._dialect.begin(connection)
+            if not connection.in_transaction():
+                connection.begin()
+            self._dialect.begin(connection, connection.connection.dbapi_connection, self._driver)
         except BaseException as error:
             # Whether BEGIN reached the server is unknown. asyncpg would treat the next unit's
             # transaction as nested, and send RELEASE for its COMMIT: rows would be lost.
             self._unit.mark_failed(error)
             self.drop()
             raise
+        return self._driver
 
     def undrive(self) -> None:
         """Let the connection make rows as it did before the block had the driver."""
@@ -187,7 +192,7 @@ class Held(Guarded):
         self._stop_guarding()
         try:
             if self._unit.checked_out is not None:
-                self._database.checkout.give_back(self._unit.checked_out)
+                self._database.checkout.give_back(self._unit.checked_out, self._driver)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
@@ -203,7 +208,6 @@ class Held(Guarded):
         if unit.holds_writer:
             unit.holds_writer = False
             self._database.checkout.free_writer()
-        self._stop_guarding()
         self.session = self.core = unit.checked_out = self._driver = None
 
     def hang_up(self) -> None:
@@ -217,4 +221,5 @@ class Held(Guarded):
         except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
             self.listener_error = self.listener_error or error
         finally:
+            self._stop_guarding()
             self._let_go()

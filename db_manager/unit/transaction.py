@@ -269,7 +269,7 @@ class Transaction(Held):
             return
         dialect, adapter = self._dialect, pooled.dbapi_connection
         if dialect.was_ended(adapter, self._driver, self._ends) or (
-            adapter is not None and dialect.is_autocommit(pooled)
+            adapter is not None and dialect.is_autocommit(adapter, self._driver)
         ):
             unit.ended = TransactionEndedError(_BEHIND, undone=False)
 

@@ -42,9 +42,9 @@ class Asyncmy(MySQL):
         """Return True also when the last answer said that a transaction is open."""
         return self.is_closed(driver) or bool(driver.server_status & _IN_TRANSACTION)
 
-    def is_settled(self, driver: Any) -> bool:
+    def is_settled(self, pooled: PoolProxiedConnection) -> bool:
         """Return True when the last answer said that no transaction is open."""
-        return not self.is_dead(driver)
+        return not self.is_dead(pooled.driver_connection)
 
     def implicit_commits(self, driver: Any) -> int | None:
         """Return what our connection has counted; the stock one does not count."""

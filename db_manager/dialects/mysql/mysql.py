@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
@@ -53,9 +52,9 @@ class MySQL(Dialect):
             arguments["ssl"] = tls
         return arguments
 
-    def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
+    def is_autocommit(self, adapter: Any, driver: Any) -> bool:
         """Return what the server's last answer said."""
-        adapter: Any = pooled.dbapi_connection
+        del driver
         return bool(adapter.get_autocommit())
 
     def implicit_commits(self, driver: Any) -> int | None:

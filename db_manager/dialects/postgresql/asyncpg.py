@@ -76,21 +76,24 @@ class Asyncpg(PostgreSQL):
 
     # -- the transaction ------------------------------------------------------------------
 
-    def begin(self, connection: Connection) -> Any:
+    def begin(self, connection: Connection, adapter: Any, driver: Any) -> None:
         """Begin, by SQLAlchemy's adapter."""
-        driver = super().begin(connection)
-        adapter: Any = connection.connection.dbapi_connection
+        del driver
         # Private to SQLAlchemy; the public way below costs one round trip more.
         start = getattr(adapter, "_start_transaction", None)
         if start is None or not hasattr(adapter, "_transaction"):
             connection.exec_driver_sql("SELECT 1")
         elif adapter._transaction is None:  # noqa: SLF001 -- guarded by a test
             await_only(start())
-        return driver
+
+    def is_autocommit(self, adapter: Any, driver: Any) -> bool:
+        """Return True when SQLAlchemy's adapter begins no transactions."""
+        del driver
+        return getattr(adapter, "isolation_level", "") == "autocommit"
 
     def was_ended(self, adapter: Any, driver: Any, ends: int) -> bool:
         """Return True also when the adapter has begun a transaction and the server is in none."""
-        if super().was_ended(adapter, driver, ends):
+        if self.ends(driver) != ends:
             return True
         begun = getattr(adapter, "_transaction", None) is not None  # private, as above
         return begun and not driver.is_closed() and not driver.is_in_transaction()

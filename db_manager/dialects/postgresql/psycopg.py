@@ -67,8 +67,9 @@ class Psycopg(PostgreSQL):
             return True
         return polled(driver.pgconn.socket, READABLE)
 
-    def is_settled(self, driver: Any) -> bool:
+    def is_settled(self, pooled: PoolProxiedConnection) -> bool:
         """Return True when libpq is in no transaction and psycopg in no pipeline."""
+        driver: Any = pooled.driver_connection
         return driver.pgconn.transaction_status == _IDLE and not self.is_half_done(driver)
 
     def is_half_done(self, driver: Any) -> bool:

@@ -82,25 +82,27 @@ class Aiosqlite(Dialect):
         """Return True when nothing can be executed any more."""
         return isinstance(driver, SqliteConnection) and driver.closed
 
-    def is_settled(self, driver: Any) -> bool:
+    def is_settled(self, pooled: PoolProxiedConnection) -> bool:
         """Return True when nothing is open on our connection."""
-        return isinstance(driver, SqliteConnection) and driver.settled
+        driver = pooled.driver_connection
+        return isinstance(driver, SqliteConnection) and driver.is_settled()
 
     # -- the transaction ------------------------------------------------------------------
 
-    def begin(self, connection: Connection) -> Any:
+    def begin(self, connection: Connection, adapter: Any, driver: Any) -> None:
         """Begin with the next statement, in the same crossing to the driver's thread."""
-        driver = super().begin(connection)
+        del adapter
         if isinstance(driver, SqliteConnection):
             driver.begin_with_next()
         else:
             connection.exec_driver_sql("SELECT 1")
-        return driver
 
-    def is_autocommit(self, pooled: PoolProxiedConnection) -> bool:
+    def is_autocommit(self, adapter: Any, driver: Any) -> bool:
         """Return True when neither we nor Python's driver begin transactions."""
+        if isinstance(driver, SqliteConnection):
+            return driver.begins_nothing
         try:
-            return getattr(pooled.dbapi_connection, "isolation_level", "") is None
+            return getattr(adapter, "isolation_level", "") is None
         except ValueError:  # it is closed
             return False
 

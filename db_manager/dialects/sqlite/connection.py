@@ -8,13 +8,13 @@ rows back, and COMMIT is the second and last crossing.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from db_manager.dialects.ending_sql import ENDS, ending
 from db_manager.dialects.sqlite.cursor import SqliteCursor
-from db_manager.dialects.sqlite.in_thread import Call, InThread
+from db_manager.dialects.sqlite.in_thread import Call, InThread, begins
 from db_manager.errors import TransactionAbortedError
 
 
@@ -45,8 +45,12 @@ class SqliteConnection(InThread):
         return self._connection is None or not self._running
 
     @property
-    def settled(self) -> bool:
-        """True when nothing is open on it, and its next transaction is a usual one."""
+    def begins_nothing(self) -> bool:
+        """True when SQLAlchemy asked for AUTOCOMMIT."""
+        return self._connection is not None and not begins(self._connection)
+
+    def is_settled(self) -> bool:
+        """Return True when nothing is open on it, and its next transaction is a usual one."""
         return not (self._in_transaction or self._unread or self._failed or self._begin_next) and (
             (self._begin, self._read_only) == self._usual
         )
@@ -59,11 +63,13 @@ class SqliteConnection(InThread):
         """Make the next transactions usual ones again."""
         self._begin, self._read_only = self._usual
 
-    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _execute(
+        self, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
         """Make a call of aiosqlite's own: of the driver's lane."""
         if self._patience.is_script(fn):
             self.ends += 1  # Python commits an open transaction before its first statement
-        return await self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
+        return self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
 
     async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call *fn* in the driver's thread.
@@ -96,7 +102,7 @@ class SqliteConnection(InThread):
 
     def _may_end(self, args: tuple[Any, ...]) -> bool:
         """Return True when a call with *args* that nobody waits for may commit something."""
-        if self._connection is not None and not self._begins(self._connection):
+        if self.begins_nothing:
             return True
         return any(isinstance(sql, str) and ending(sql) in ENDS for sql in args)
 

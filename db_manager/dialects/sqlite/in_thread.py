@@ -51,9 +51,9 @@ class InThread(aiosqlite.Connection):
     def _of_driver(self, fn: Callable[..., Any], begins: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 -- what follows is the driver's
         connection, patience = self._conn, self._patience
         if begins:
-            self._begin_here()
+            self._begin_here(connection)
         else:
-            self._refuse_writes()
+            self._refuse_writes(connection)
         sql = args[0] if args and patience.is_statement(fn) else ""
         if args and isinstance(args[0], str):
             self._doubt(args[0])
@@ -61,19 +61,26 @@ class InThread(aiosqlite.Connection):
         if patience.is_touched(fn, sql) or (sql and not is_repeatable(args[1:])):
             call = partial(patience.untouched, connection, fn)
         elif sql:
-            call = partial(self._patiently, fn)
-        result = self._make(sql, call, *args, **kwargs)
+            call = partial(self._patiently, connection, fn)
+        result = self._make(connection, sql, call, *args, **kwargs)
         if isinstance(result, sqlite3.Cursor):
             self._unread.add(result)
         return result
 
-    def _make(self, sql: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _make(
+        self,
+        connection: sqlite3.Connection,
+        sql: str,
+        call: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """In the driver's thread: make *call* for *sql*, and see what it did to the transaction.
 
         Raises:
             OperationalError: *sql* begins a savepoint, and a statement before it failed.
         """
-        connection, what = self._conn, kind(sql)
+        what = kind(sql)
         if what == "savepoint" and self._failed:
             raise sqlite3.OperationalError("a statement failed before this savepoint")
         begun, failed = connection.in_transaction, True
@@ -91,15 +98,14 @@ class InThread(aiosqlite.Connection):
                 # one that failed.
                 self.ends += int(not failed if begun else not what)
 
-    def _begin_here(self) -> None:
-        connection = self._conn
-        self._refuse_writes()
-        if self._begin and not connection.in_transaction and self._begins(connection):
-            self._patiently(connection.execute, self._begin)
+    def _begin_here(self, connection: sqlite3.Connection) -> None:
+        self._refuse_writes(connection)
+        if self._begin and not connection.in_transaction and begins(connection):
+            self._patiently(connection, connection.execute, self._begin)
 
-    def _refuse_writes(self) -> None:
+    def _refuse_writes(self, connection: sqlite3.Connection) -> None:
         if self._query_only is not self._read_only:
-            self._conn.execute(f"PRAGMA query_only = {int(self._read_only)}")
+            connection.execute(f"PRAGMA query_only = {int(self._read_only)}")
             self._query_only = self._read_only
 
     def _doubt(self, sql: str) -> None:
@@ -107,35 +113,32 @@ class InThread(aiosqlite.Connection):
         if self._query_only and "pragma" in sql.lower():
             self._query_only = None
 
-    @staticmethod
-    def _begins(connection: sqlite3.Connection) -> bool:
-        return getattr(connection, "asked", "") is not None
-
-    def _patiently(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        connection = self._conn
+    def _patiently(
+        self, connection: sqlite3.Connection, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         before = connection.total_changes
-
-        def has_sense() -> bool:  # of many rows, those before the lock are written
-            return self._is_wanted() and connection.total_changes == before
-
         try:
             return fn(*args, **kwargs)
         except sqlite3.OperationalError as error:
+
+            def has_sense() -> bool:  # of many rows, those before the lock are written
+                return self._is_wanted() and connection.total_changes == before
+
             return self._patience.again(partial(fn, *args, **kwargs), error, has_sense)
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """In the driver's thread: begin when needed, execute, bring the first rows along."""
         connection, what = self._conn, kind(sql)
         if what not in {"waiting", "level"}:  # about the connection, outside of transactions
-            self._begin_here()
+            self._begin_here(connection)
         self._doubt(sql)
-        call: Callable[..., Any] = self._patiently
+        call: Callable[..., Any] = partial(self._patiently, connection)
         if what == "waiting" or not is_repeatable((parameters,)):
             call = partial(self._patience.untouched, connection)
         cursor: sqlite3.Cursor
         rows: list[Any]
         execute = getattr(connection, method)
-        cursor, rows = self._make(sql, call, _executed, execute, sql, parameters)
+        cursor, rows = self._make(connection, sql, call, _executed, execute, sql, parameters)
         if len(rows) == FIRST_ROWS:
             self._unread.add(cursor)
         return cursor, rows
@@ -147,7 +150,7 @@ class InThread(aiosqlite.Connection):
             # What was not read to its end would keep its snapshot, and the log could only grow.
             self._close_unread()
             if connection.in_transaction:  # some errors end the transaction by themselves
-                self._patiently(connection.execute, sql)
+                self._patiently(connection, connection.execute, sql)
         except sqlite3.Error:
             # SQLite keeps a transaction whose COMMIT it refused, and the next unit would be in it.
             if connection.in_transaction:
@@ -182,6 +185,11 @@ class InThread(aiosqlite.Connection):
             self._close_unread()
             self._opened.rollback()
         self._opened.close()
+
+
+def begins(connection: sqlite3.Connection) -> bool:
+    """Return True unless SQLAlchemy asked *connection* for AUTOCOMMIT."""
+    return getattr(connection, "asked", "") is not None
 
 
 def _executed(

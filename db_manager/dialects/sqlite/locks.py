@@ -123,7 +123,10 @@ def is_repeatable(parameters: tuple[Any, ...]) -> bool:
     Args:
         parameters: What the driver gets beside the statement: values, or rows of them, or nothing.
     """
-    return not any(hasattr(given, "__next__") for given in parameters)
+    for given in parameters:  # noqa: SIM110 -- `any` would make a generator for each statement
+        if hasattr(given, "__next__"):
+            return False
+    return True
 
 
 def _is_lock(error: sqlite3.OperationalError) -> bool:
