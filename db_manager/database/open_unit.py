@@ -5,7 +5,7 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy.engine import Connection
 
@@ -13,11 +13,12 @@ from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.events import Cause
-from lifecycle.correlation import current_correlation
+from lifecycle.correlation import Correlation
 
 ReadOnly = Literal[False, True, "snapshot"]
 
 _numbers = itertools.count(1)
+_NOWHERE: Final = Correlation()
 
 
 class UnitState(StrEnum):
@@ -38,6 +39,13 @@ class UnitState(StrEnum):
 
 
 _FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN})
+
+# Bound once: on Python 3.11 a look into an enumeration costs as much as four method calls, and
+# every unit takes more than ten of them.
+NEW: Final = UnitState.NEW
+ACTIVE: Final = UnitState.ACTIVE
+COMMITTING: Final = UnitState.COMMITTING
+COMMITTED: Final = UnitState.COMMITTED
 
 
 class OpenUnit(ABC):
@@ -82,13 +90,13 @@ class OpenUnit(ABC):
         self.number = next(_numbers)
         self.read_only: ReadOnly = read_only
         self.attempt = 1
-        self.correlation = current_correlation()
+        self.correlation = _NOWHERE  # before it is entered
         #: The task that entered it, and the task that may use it, which differs while it ends.
         self.owner: asyncio.Task[Any] | None = None
         self.task: asyncio.Task[Any] | None = None
         # Progress; times are in seconds.
         #: Its state; `committed` only if the server confirmed it.
-        self.state = UnitState.NEW
+        self.state: UnitState = NEW
         self.statements = 0
         self.statement: object = ""  # the last one; compiled only when it is shown
         self.database_time = self.sent_at = self.began_at = self.waited = 0.0
@@ -122,7 +130,7 @@ class OpenUnit(ABC):
             UnitOfWorkStateError: The unit is not active.
             UnitOfWorkTaskError: Another task owns it.
         """
-        if self.state is not UnitState.ACTIVE:
+        if self.state is not ACTIVE:
             raise UnitOfWorkStateError(
                 self.state, "it cannot be used now", "use it inside its `async with` block"
             )
@@ -152,7 +160,7 @@ class OpenUnit(ABC):
 
     def mark_failed(self, error: BaseException) -> None:
         """Keep the first error of a statement, in case the block swallows it."""
-        if self.state is UnitState.ACTIVE and self.failed is None:
+        if self.state is ACTIVE and self.failed is None:
             self.failed = error
 
     def describe(self, dialect: Dialect) -> str:

@@ -21,7 +21,10 @@ _PLAIN: Final = (TextClause, TextualSelect, DDL)
 class Unit(OpenUnit):
     """A unit, as its lanes see it."""
 
-    __slots__ = ()
+    __slots__ = ("runner",)
+
+    #: Runs SQLAlchemy's synchronous core; known once the unit is entered.
+    runner: Runner
 
     @property
     @abstractmethod
@@ -37,11 +40,6 @@ class Unit(OpenUnit):
     @abstractmethod
     def connection(self) -> AsyncConnection:
         """Its Core lane."""
-
-    @property
-    @abstractmethod
-    def runner(self) -> Runner:
-        """Runs SQLAlchemy's synchronous core."""
 
     @abstractmethod
     async def driver(self) -> Any:
@@ -80,11 +78,13 @@ def refuse_end(unit: OpenUnit, statement: object) -> None:
     Raises:
         UnitOfWorkStateError: It ends a transaction.
     """
-    if isinstance(statement, TextualSelect):  # text(…).columns(…)
-        statement = statement.element
+    sql = statement
+    if isinstance(statement, TextClause):
+        sql = statement.text
     elif isinstance(statement, DDL):
-        statement = statement.statement
-    sql = statement.text if isinstance(statement, TextClause) else statement
+        sql = statement.statement
+    elif isinstance(statement, TextualSelect):  # text(…).columns(…)
+        refuse_end(unit, statement.element)
     if isinstance(sql, str) and (word := ending(sql)):
         refuse(unit, word)
 

@@ -18,10 +18,11 @@ class SyncUnitSession(Session):
 
     unit: Unit
 
-    @property
     def takes_part(self) -> bool:
-        """True when the session has objects, savepoints or listeners."""
-        told = self.dispatch
+        """Return True when the session has objects, savepoints or listeners."""
+        # SQLAlchemy makes the `dispatch` of an object on first access, which costs more than all
+        # the rest here. It exists if somebody listens to this very session.
+        told = self.__dict__.get("dispatch", _of_the_class)  # guarded by a test
         return self.in_transaction() or bool(
             told.do_orm_execute
             or told.after_begin
@@ -41,7 +42,7 @@ class SyncUnitSession(Session):
             marks is not None
             and marks.get("compile_state_plugin") != "orm"
             and not statement.get_execution_options()
-            and not self.takes_part
+            and not self.takes_part()
         )
 
     def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection | Engine:
@@ -116,6 +117,9 @@ class SyncUnitSession(Session):
         return savepoint
 
 
+_of_the_class = SyncUnitSession().dispatch
+
+
 @event.listens_for(SyncUnitSession, "after_soft_rollback")
 def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None:
     if ended.nested:
@@ -136,11 +140,13 @@ class UnitSession(AsyncSession):
         # Objects read in a unit stay readable after its commit. A closed session stays closed
         # instead of beginning a transaction that the unit does not end.
         super().__init__(
-            unit.engine,
             expire_on_commit=False,
             close_resets_only=False,
             join_transaction_mode="control_fully",  # the session commits, whichever lane began
         )
+        # As the base class does, which asks an abstract class first; guarded by a test.
+        self._async_bind = engine = unit.engine
+        self.sync_session.bind = engine.sync_engine
         self.sync_session.unit = unit
 
     if not TYPE_CHECKING:  # its many signatures are SQLAlchemy's
@@ -157,7 +163,7 @@ class UnitSession(AsyncSession):
             session = self.sync_session
             unit = session.unit
             unit.check()
-            if any(others.values()) or not session.passes_on(statement):
+            if (others and any(others.values())) or not session.passes_on(statement):
                 options = {"execution_options": execution_options}
                 return await super().execute(statement, params, **options, **others)
             unit.statement = statement
@@ -196,6 +202,7 @@ class UnitSession(AsyncSession):
         async def flush(self, objects: Any = None) -> None:
             """Write pending changes."""
             session = self.sync_session
+            session.unit.check()
             await session.unit.runner.run(session.flush, objects)
 
     async def __aenter__(self) -> NoReturn:

@@ -10,9 +10,8 @@ T = TypeVar("T")
 class Ending(Protocol):
     """The end of a unit, as a runner sees it."""
 
-    @property
     def awaits_commit(self) -> bool:
-        """True from the moment COMMIT is sent until it is answered."""
+        """Return True from the moment COMMIT is sent until it is answered."""
 
     def finish(self) -> None:
         """Commit or roll back, and release everything.

@@ -3,20 +3,19 @@
 import asyncio
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.callbacks import Callbacks, report_failure, run_callbacks
 from db_manager.database.database import Database
-from db_manager.database.open_unit import ReadOnly, UnitState, task_name
+from db_manager.database.open_unit import COMMITTED, ReadOnly, UnitState, task_name
 from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.events import Cause
 from db_manager.lanes.lane import Unit
-from db_manager.running.port import Runner
 from db_manager.unit.publish import report_end
+from db_manager.unit.savepoint import Savepoints
 from db_manager.unit.transaction import Transaction
 from lifecycle.correlation import Scope, end_correlation
 from lifecycle.error_text import tell
@@ -26,10 +25,13 @@ class EndingUnit(Unit):
     """A unit with its transaction and callbacks, and its end.
 
     Args:
-        database: The database of its engine.
+        engine: As for `UnitOfWork`.
         read_only: As for `UnitOfWork`.
         isolation_level: SQLAlchemy's name of the isolation level, or None for the engine's.
         resolvable: Keep the transaction's id; None means the database's setting.
+
+    Raises:
+        ValueError: *isolation_level* is AUTOCOMMIT.
     """
 
     __slots__ = (
@@ -39,30 +41,37 @@ class EndingUnit(Unit):
         "_isolation_level",
         "_options",
         "_resolvable",
+        "_savepoints",
         "_scope",
         "defer_callbacks",
     )
 
     def __init__(
         self,
-        database: Database,
-        read_only: ReadOnly,
-        isolation_level: str | None,
-        resolvable: bool | None,  # noqa: FBT001 -- in the order of a unit of work
+        engine: AsyncEngine | Database,
+        *,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
     ) -> None:
+        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
+            raise ValueError(
+                "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
+                "use `engine.connect()`, or read_only=True for statements that only read"
+            )
         super().__init__(read_only)
-        self._database = database
+        self._database = database = Database.of(engine)
+        self._options = database.options_of(engine)
         self._isolation_level = isolation_level
         self._resolvable = resolvable
         self._held: Transaction | None = None  # before its first use
         self._callbacks: Callbacks | None = None
+        self._savepoints: Savepoints | None = None
         self.defer_callbacks = False
-        self._options: Mapping[str, Any]
         self._scope: Scope
 
-    @property
-    def _transaction(self) -> Transaction:
-        """Its transaction, made at the first use: an empty unit needs none."""
+    def _hold(self) -> Transaction:
+        """Return its transaction, made at the first use: an empty unit needs none."""
         if self._held is None:
             resolvable = self._resolvable
             self._held = Transaction(
@@ -79,14 +88,9 @@ class EndingUnit(Unit):
         """The engine of its database."""
         return self._database.engine
 
-    @property
-    def runner(self) -> Runner:
-        """Runs SQLAlchemy's synchronous core."""
-        return self._database.runner
-
     def connect(self) -> Connection:
         """Return the connection; the first call checks it out. Runs inside a greenlet."""
-        return self._transaction.connect()
+        return self._hold().connect()
 
     def _registered(self) -> Callbacks:
         if self._callbacks is None:
@@ -103,7 +107,7 @@ class EndingUnit(Unit):
             "enter units only with `async with`",
         )
         self.error = error
-        self._transaction.give_up()
+        self._hold().give_up()
         self._tell(error)
         end_correlation(self._scope)
         warnings.warn(
@@ -115,12 +119,12 @@ class EndingUnit(Unit):
         transaction = self._held
         if exc is None:
             self._look_at_task()
-            if transaction is not None and self.error is None and transaction.has_to_connect:
+            if transaction is not None and self.error is None and transaction.has_to_connect():
                 await self._connect_for_flush(transaction)
         self._decide(exc)
         interrupted: BaseException | None = None
-        if transaction is None or transaction.untouched:
-            self.state = UnitState.ROLLED_BACK if self.cause else UnitState.COMMITTED
+        if transaction is None or transaction.is_untouched():
+            self.state = UnitState.ROLLED_BACK if self.cause else COMMITTED
         else:
             interrupted = await self._finish(transaction)
         self._tell(exc)
@@ -154,11 +158,11 @@ class EndingUnit(Unit):
             return "control_flow"
         return "error"
 
-    async def _finish(self, transaction: Transaction) -> asyncio.CancelledError | None:
+    def _finish(self, transaction: Transaction) -> Awaitable[asyncio.CancelledError | None]:
         """End the transaction, shielded; return a cancellation that arrived meanwhile."""
         patience = self._database.settings.exit_timeout
         transaction.late_at = time.perf_counter() + patience
-        return await self._database.runner.finish(transaction, patience)
+        return self.runner.finish(transaction, patience)
 
     def _tell(self, exc: BaseException | None) -> None:
         """Publish how the unit ended, after everything was released."""
@@ -178,7 +182,7 @@ class EndingUnit(Unit):
         if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
             return None
         registered, database = self._callbacks, self._database
-        committed = self.state is UnitState.COMMITTED
+        committed = self.state is COMMITTED
         return await run_callbacks(
             registered.after_commit if committed else registered.after_rollback,
             self.number,

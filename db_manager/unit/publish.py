@@ -4,7 +4,7 @@ import time
 
 from db_manager import events as facts
 from db_manager.database.database import Database
-from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.database.open_unit import COMMITTED, OpenUnit, UnitState
 from db_manager.errors import CommitOutcomeUnknownError
 from lifecycle.error_text import tell
 
@@ -24,7 +24,7 @@ def report_end(unit: OpenUnit, database: Database, error: BaseException | None) 
         database: Has the channels.
         error: The error that ended it, or None.
     """
-    if unit.state is UnitState.COMMITTED:
+    if unit.state is COMMITTED:
         if database.committed.handlers:
             database.committed.publish(facts.UnitCommitted(unit=unit.number))
     elif unit.state is UnitState.ROLLED_BACK:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from db_manager.database.callbacks import Callbacks
-from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.database.open_unit import ACTIVE, OpenUnit
 from db_manager.errors import TransactionAbortedError
 from db_manager.lanes.lane import Unit
 from lifecycle.error_text import tell
@@ -34,7 +34,7 @@ class Savepoints:
 
     def undone(self, savepoint: object) -> None:
         """Restore the callbacks and the failure from before *savepoint*."""
-        if self._unit.state is UnitState.ACTIVE and savepoint in self._before:
+        if self._unit.state is ACTIVE and savepoint in self._before:
             mark, self._unit.failed = self._before.pop(savepoint)
             self._callbacks.drop_since(mark)
 

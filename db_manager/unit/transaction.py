@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db_manager.database.database import Database
 from db_manager.database.guard import Send
-from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.database.open_unit import ACTIVE, COMMITTED, COMMITTING, OpenUnit, UnitState
 from db_manager.dialects import classify
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -19,7 +19,7 @@ from db_manager.errors import (
     TransactionEndedError,
     UnitOfWorkTaskError,
 )
-from db_manager.lanes.session import SyncUnitSession
+from db_manager.lanes.session import SyncUnitSession, UnitSession
 from db_manager.unit.held import Held
 from lifecycle.error_text import tell
 
@@ -62,25 +62,22 @@ class Transaction(Held):
         self._sent = False
         self._ending = self._undone = False
 
-    @property
-    def untouched(self) -> bool:
-        """True when no lane was ever used: there is nothing to end."""
+    def is_untouched(self) -> bool:
+        """Return True when no lane was ever used: there is nothing to end."""
         unit = self._unit
         return unit.checked_out is None and self.session is None and unit.failed is None
 
-    @property
     def has_to_connect(self) -> bool:
-        """True when the last flush has changes to write, and there is no connection yet."""
+        """Return True when the last flush has changes to write, and no connection yet."""
         unit = self._unit
         if unit.checked_out is not None or self.session is None or unit.cause or unit.failed:
             return False
         session = self.session.sync_session
         return bool(session.new or session.deleted or session.dirty)
 
-    @property
     def awaits_commit(self) -> bool:
-        """True from the moment COMMIT is sent until it is answered."""
-        return self._unit.state is UnitState.COMMITTING
+        """Return True from the moment COMMIT is sent until it is answered."""
+        return self._unit.state is COMMITTING
 
     def moved(self) -> None:
         """Let the running task use the unit: a flush of the session checks the owner."""
@@ -106,13 +103,13 @@ class Transaction(Held):
         session = self.session.sync_session if self.session is not None else None
         try:
             self._refuse_to_commit(session)
-            if session is not None and session.takes_part:
+            if session is not None and session.takes_part():
                 if unit.checked_out is not None:
                     session.connection()  # else its after_commit precedes another lane's COMMIT
                 Session.commit(session)  # flushes until nothing is pending, then `commit_by`
             if unit.checked_out is None:
-                unit.state = UnitState.COMMITTED
-            elif unit.state is UnitState.ACTIVE:
+                unit.state = COMMITTED
+            elif unit.state is ACTIVE:
                 if not unit.checked_out.in_transaction():  # what was sent bypassed SQLAlchemy
                     unit.checked_out.begin()
                 unit.checked_out.commit()  # as above
@@ -125,9 +122,7 @@ class Transaction(Held):
             if isinstance(unit.failed, TransactionEndedError):
                 raise unit.failed
             raise TransactionAbortedError from unit.failed
-        if unit.checked_out is not None and (
-            unit.checked_out.closed or unit.checked_out.invalidated
-        ):
+        if self._pooled is not None and self._pooled.dbapi_connection is None:
             raise TransactionEndedError("the connection of this unit was closed", undone=True)
 
     def commit_by(self, send: Send) -> None:
@@ -140,7 +135,7 @@ class Transaction(Held):
         """
         unit = self._unit
         pooled = self._pooled
-        if pooled is None or not self._ending or self._is_flushing():
+        if pooled is None or not self._ending or (self.session and self._is_flushing(self.session)):
             self.refuse("COMMIT")
         self._look()
         if unit.ended is not None:
@@ -151,28 +146,28 @@ class Transaction(Held):
             raise TransactionAbortedError
         if self._resolvable:
             unit.xid = self._dialect.transaction_id(pooled)
-        unit.state, self._sent = UnitState.COMMITTING, True
+        unit.state, self._sent = COMMITTING, True
         try:
             send(pooled)
         except BaseException as error:
             self._refusal = error
             raise
-        if unit.state is UnitState.COMMITTING:  # otherwise it was given up, and its outcome is set
-            unit.state = UnitState.COMMITTED
+        if unit.state is COMMITTING:  # otherwise it was given up, and its outcome is set
+            unit.state = COMMITTED
 
-    def _is_flushing(self) -> bool:
-        """Return True while the session still flushes: then COMMIT comes from a listener."""
-        root = self.session.sync_session.get_transaction() if self.session is not None else None
+    def _is_flushing(self, session: UnitSession) -> bool:
+        """Return True while *session* still flushes: then COMMIT comes from a listener."""
+        root = session.sync_session.get_transaction()
         return root is not None and root.is_active
 
     def _judge(self, error: BaseException) -> None:
         """Set the outcome after *error*, by what was sent and what was answered."""
         unit = self._unit
-        if unit.state is UnitState.COMMITTED:  # raised by a listener; the commit stands
+        if unit.state is COMMITTED:  # raised by a listener; the commit stands
             self.listener_error = error
-        elif unit.state is UnitState.ACTIVE:  # COMMIT was not sent
+        elif unit.state is ACTIVE:  # COMMIT was not sent
             self._fail(error)
-        elif unit.state is UnitState.COMMITTING:
+        elif unit.state is COMMITTING:
             said = self._refusal or error  # a listener may have replaced it with its own
             if classify.commit_is_undone(said):
                 self._fail(error)
@@ -244,10 +239,10 @@ class Transaction(Held):
     def roll_back_by(self, send: Send) -> None:
         """Send ROLLBACK with *send*; if the unit is active, note that everything was undone."""
         unit = self._unit
-        if unit.state is UnitState.ACTIVE:
+        if unit.state is ACTIVE:
             self.mark_undone("ROLLBACK was sent in the block of this unit")
         self._look()
-        ours = unit.state is not UnitState.ACTIVE
+        ours = unit.state is not ACTIVE
         self._sent = self._sent or ours
         pooled = self._pooled
         if pooled is not None:
@@ -279,9 +274,9 @@ class Transaction(Held):
         Called if `finish` does not end, not even after its cancellation, and for an abandoned unit.
         """
         unit = self._unit
-        if unit.state is UnitState.COMMITTING:
+        if unit.state is COMMITTING:
             self._lose(_NO_ANSWER, None)
-        elif unit.state in {UnitState.ACTIVE, UnitState.ROLLING_BACK}:
+        elif unit.state in {ACTIVE, UnitState.ROLLING_BACK}:
             unit.cause = unit.cause or "error"
             unit.error = unit.error or EndTimeoutError(self._database.settings.exit_timeout)
             self._look()

@@ -7,11 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from msgspec.structs import replace
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.callbacks import Callback
-from db_manager.database.database import Database
-from db_manager.database.open_unit import ReadOnly, UnitState
+from db_manager.database.open_unit import ACTIVE, NEW
 from db_manager.errors import (
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
@@ -44,25 +42,7 @@ class UnitOfWork(EndingUnit):
         ValueError: *isolation_level* is AUTOCOMMIT.
     """
 
-    __slots__ = ("_savepoints",)
-
-    def __init__(
-        self,
-        engine: AsyncEngine | Database,
-        *,
-        read_only: ReadOnly = False,
-        isolation_level: str | None = None,
-        resolvable: bool | None = None,
-    ) -> None:
-        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
-            raise ValueError(
-                "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
-                "use `engine.connect()`, or read_only=True for statements that only read"
-            )
-        database = Database.of(engine)
-        super().__init__(database, read_only, isolation_level, resolvable)
-        self._options = database.options_of(engine)
-        self._savepoints: Savepoints | None = None
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<UnitOfWork {self.number} {self.state} statements={self.statements}>"
@@ -78,7 +58,7 @@ class UnitOfWork(EndingUnit):
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another event loop.
         """
-        if self.state is not UnitState.NEW:
+        if self.state is not NEW:
             raise UnitOfWorkStateError(
                 self.state, "it cannot be entered again", "make a new one for each block"
             )
@@ -86,8 +66,9 @@ class UnitOfWork(EndingUnit):
         if task is None:
             raise UnitOfWorkTaskError("none", "none")
         database.enter(self, task)
+        self.runner = database.runner
         self.owner = self.task = task
-        self.state = UnitState.ACTIVE
+        self.state = ACTIVE
         self.began_at = time.perf_counter()
         self.correlation = replace(current_correlation(), unit=self.number)
         self._scope = set_correlation(self.correlation)
@@ -112,7 +93,7 @@ class UnitOfWork(EndingUnit):
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
             CancelledError: The task was cancelled while the unit ended; `state` has the outcome.
         """
-        if self.state is UnitState.ACTIVE:
+        if self.state is ACTIVE:
             await self._end(exc)
         elif exc is None and self.cause != "explicit" and self.error is not None:
             raise self.error  # it was abandoned before the block was left
@@ -134,7 +115,7 @@ class UnitOfWork(EndingUnit):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        transaction = self._transaction
+        transaction = self._hold()
         if transaction.session is None:
             transaction.session = UnitSession(self)
         return transaction.session
@@ -148,7 +129,7 @@ class UnitOfWork(EndingUnit):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        transaction = self._transaction
+        transaction = self._hold()
         if transaction.core is None:
             transaction.core = UnitConnection(self._database.engine, self)
         return transaction.core
@@ -167,7 +148,7 @@ class UnitOfWork(EndingUnit):
         """
         self.check()
         self.statement = "of the driver"
-        return await self.runner.run(self._transaction.drive)
+        return await self.runner.run(self._hold().drive)
 
     # -- savepoints and callbacks ---------------------------------------------------------
 

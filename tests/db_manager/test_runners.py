@@ -42,8 +42,6 @@ async def later(value: int) -> int:
 class Ending:
     """An end that waits once, and notes what becomes of it."""
 
-    awaits_commit = False
-
     def __init__(self) -> None:
         self.log: list[str] = []
 
@@ -54,6 +52,10 @@ class Ending:
         except asyncio.CancelledError:
             self.log.append("cancelled")
         self.log.append("finished")
+
+    def awaits_commit(self) -> bool:
+        """Return False: it does not come to COMMIT."""
+        return False
 
     def moved(self) -> None:
         """Note it."""

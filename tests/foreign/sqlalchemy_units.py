@@ -23,7 +23,6 @@ from db_manager.errors import UnitOfWorkStateError
 from db_manager.lanes.core import UnitConnection
 from db_manager.lanes.lane import refuse
 from db_manager.lanes.session import SyncUnitSession, UnitSession
-from db_manager.running.port import Runner
 
 #: Modules of that suite, and what of theirs is replaced.
 _SESSIONS = ("test_session", "test_scoping")
@@ -45,13 +44,6 @@ class LateUnit(UnitOfWork):
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
         _made.append(self)
-
-    @property
-    def runner(self) -> Runner:
-        """Runs SQLAlchemy's synchronous core."""
-        if self.state is UnitState.NEW:
-            self.enter()
-        return super().runner
 
     def check(self) -> None:
         """Enter the unit when it is new, then do as every unit."""
@@ -130,7 +122,7 @@ class AsyncSession(UnitSession):
             )
         self.foreign_unit = unit = LateUnit(bind)
         super().__init__(unit)
-        unit._transaction.session = self
+        unit._hold().session = self
         if execution_options:
             self.sync_session.execution_options = immutabledict(execution_options)
 
@@ -168,7 +160,7 @@ class AsyncConnection(UnitConnection):
     def __init__(self, engine: AsyncEngine, _sync_connection: object = None) -> None:
         self.foreign_unit = unit = LateUnit(engine)
         super().__init__(engine, unit)
-        unit._transaction.core = self
+        unit._hold().core = self
 
     def begin(self) -> Any:
         """Begin a block of the unit."""

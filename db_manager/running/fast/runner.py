@@ -36,7 +36,7 @@ class Fast(Greenlets):
         late_at = time.perf_counter() + patience
         worker = self.take()
         awaited = worker.begin(ending.finish)
-        if worker.busy and self._in_place and ending.awaits_commit:
+        if worker.busy and self._in_place and ending.awaits_commit():
             wait = InPlace()
             timer = self._timers.call_later(patience, wait.expire)
             awaited = await worker.advance(awaited, wait.wait)
