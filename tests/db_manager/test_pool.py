@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from sqlalchemy import text
@@ -52,7 +52,8 @@ async def test_the_pool_makes_our_entries(database_url: URL, open_database: Open
 async def test_eager_tasks_get_connections(any_database_url: URL, open_database: Open) -> None:
     """Under a factory that begins tasks at once, the pool opens connections as ever."""
     database = open_database(any_database_url, pool_size=2, max_overflow=0)
-    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # Python 3.12
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    asyncio.get_running_loop().set_task_factory(eager)
 
     async def work() -> str:
         async with UnitOfWork(database) as uow:
