@@ -1,6 +1,8 @@
 """An engine that is dropped without a dispose: what is said, and when nothing is."""
 
 import gc
+import subprocess
+import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -20,6 +22,26 @@ from db_manager.engine.create import create_engine
 from db_manager.unit.uow import UnitOfWork
 
 Build = Callable[..., AsyncEngine]
+
+#: Uses an engine of the module, and ends it as its second argument says.
+PROGRAM = """
+import asyncio, gc, sys
+from sqlalchemy import text
+from db_manager import DatabaseConfig, create_engine
+
+engine = create_engine(DatabaseConfig(database=sys.argv[1]))
+
+async def main():
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+    if sys.argv[2] == "disposed":
+        await engine.dispose()
+
+asyncio.run(main())
+if sys.argv[2] == "dropped":
+    del engine
+    gc.collect()
+"""
 
 
 @pytest.fixture
@@ -209,3 +231,15 @@ def test_listeners_of_every_engine_are_still_asked(build: Build) -> None:
         assert engine.sync_engine._has_events
     finally:
         event.remove(Engine, "commit", listen)
+
+
+@pytest.mark.parametrize(("end", "times"), [("disposed", 0), ("left", 0), ("dropped", 1)])
+def test_the_end_of_a_process_says_nothing(tmp_path: Path, end: str, times: int) -> None:
+    """An engine that lives until the process ends is not told; one that is dropped before is."""
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-c", PROGRAM, str(tmp_path / "bot.sqlite3"), end],
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+    )
+    assert run.stderr.count("call `await engine.dispose()` first") == times
