@@ -32,7 +32,8 @@ class Application:
 
     Commands run one at a time and change nothing when there is nothing to do. When the caller of
     `load`, `start` or `restart` is cancelled, the running hook is cancelled and the command takes
-    back what it did; `stop` and `unload` always run to their end.
+    back what it did; `stop` and `unload` always run to their end. A command from inside a hook is
+    refused with `LifecycleError`, the name of a plugin that is not there with `WiringError`.
 
     A run, in the journal's sense, begins with the first command that moves a plugin and ends with
     `unload()` of everything.

@@ -99,7 +99,12 @@ class UnitOfWork(EndingUnit):
             raise self.error  # it was abandoned before the block was left
 
     async def rollback(self) -> None:
-        """Roll back and end the unit now; the rest of the block cannot use it."""
+        """Roll back and end the unit now; the rest of the block cannot use it.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
         self.check()
         self.cause = "explicit"
         await self._end(None)
@@ -178,6 +183,10 @@ class UnitOfWork(EndingUnit):
 
         Args:
             callback: A sync or async function without arguments.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
         self._registered().after_commit.append(callback)
@@ -187,6 +196,10 @@ class UnitOfWork(EndingUnit):
 
         Args:
             callback: A sync or async function without arguments.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
         self._registered().after_rollback.append(callback)

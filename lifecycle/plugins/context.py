@@ -84,6 +84,7 @@ class PluginContext:
 
         Raises:
             LifecycleError: The name is taken.
+            ContextClosedError: The scope has ended.
         """
         self._check_open()
         service = f"{self.name}:{name}"
@@ -111,6 +112,9 @@ class PluginContext:
         Args:
             pattern: Topic; `*` is one token, `>` the rest.
             handler: Plain or async function of one event.
+
+        Raises:
+            ContextClosedError: The scope has ended.
         """
         self._check_open()
         subscription = self.bus.subscribe(pattern, handler)
@@ -125,6 +129,9 @@ class PluginContext:
 
         Returns:
             What entering it gave.
+
+        Raises:
+            ContextClosedError: The scope has ended; what was being entered is left again.
         """
         self._check_open()
         if not isinstance(manager, AbstractAsyncContextManager):
@@ -175,6 +182,7 @@ class PluginContext:
 
         Raises:
             LifecycleError: The name is taken.
+            ContextClosedError: The scope has ended.
         """
         self._check_open()
         probes = self._owner.probes
@@ -196,12 +204,19 @@ class PluginContext:
 
         Args:
             reason: What it lost, in one line.
+
+        Raises:
+            ContextClosedError: The scope has ended.
         """
         self._check_open()
         self._owner.degraded(reason)
 
     def recovered(self) -> None:
-        """Report that the plugin has again what it needs; nothing when it had not lost it."""
+        """Report that the plugin has again what it needs; nothing when it had not lost it.
+
+        Raises:
+            ContextClosedError: The scope has ended.
+        """
         self._check_open()
         self._owner.recovered()
 
