@@ -40,7 +40,7 @@ class UnitState(StrEnum):
 
 _FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN})
 
-# Bound once: on Python 3.11 a look into an enumeration costs as much as four method calls, and
+# Looked up once: on Python 3.11 access to an enum member costs as much as four method calls, and
 # every unit takes more than ten of them.
 NEW: Final = UnitState.NEW
 ACTIVE: Final = UnitState.ACTIVE

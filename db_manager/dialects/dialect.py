@@ -46,7 +46,7 @@ class Dialect(Meanings):
     has_one_writer: ClassVar[bool] = False
     #: Whether read-only units get a separate engine, which is cheaper and refuses writes.
     has_reader: ClassVar[bool] = False
-    #: Attributes of the driver's connection that make rows, cursors and texts.
+    #: Attributes of the driver's connection that create rows, cursors and strings.
     factories: ClassVar[tuple[str, ...]] = ()
     #: Its group `text` matches where a string literal, a comment or a quoted body may begin.
     literal: ClassVar[re.Pattern[str]] = re.compile(r"(?P<text>'|--|/\*|\$\w*\$)")
@@ -118,11 +118,11 @@ class Dialect(Meanings):
         """
 
     def factories_of(self, driver: Any) -> dict[str, Any]:
-        """Return what the connection makes rows, cursors and texts with, for `put_back`."""
+        """Return the current values of `factories`, for `put_back`."""
         return {name: getattr(driver, name) for name in self.factories if hasattr(driver, name)}
 
     def put_back(self, driver: Any, before: Mapping[str, Any]) -> None:
-        """Set the factories that a block has replaced; every later unit would get them.
+        """Restore the factories that a block has replaced, so that no later unit gets them.
 
         Raises:
             ValueError: The connection is closed (aiosqlite).
@@ -142,7 +142,7 @@ class Dialect(Meanings):
         return getattr(adapter, "autocommit", False) is True
 
     def ends(self, driver: Any) -> int:
-        """Return how many transactions have ended on the connection, if the driver counts them."""
+        """Return the number of transactions that ended on the connection, if the driver counts."""
         return getattr(driver, "ends", 0)
 
     def implicit_commits(self, driver: Any) -> int | None:
@@ -262,7 +262,7 @@ class Dialect(Meanings):
 
 
 def answer_timeout(config: DatabaseConfig) -> float:
-    """Return after how many seconds a driver gives up on an answer.
+    """Return the longest wait of a driver for an answer, in seconds.
 
     Args:
         config: The section [database].

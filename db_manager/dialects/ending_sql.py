@@ -1,14 +1,14 @@
-"""Plain SQL that ends a transaction, or begins another one in its place."""
+"""Recognises SQL that ends a transaction, or replaces it with a new one."""
 
 import re
 from functools import lru_cache
 from typing import Final
 
-# Every repetition is possessive: what was once taken for a comment is not looked at again. A
-# pattern that may go back takes twice the time with each further comment, and finds words in them.
+# Every repetition is possessive, so that what has matched as a comment is never matched again. With
+# backtracking, each further comment doubles the time, and words inside comments are found.
 _LINE: Final = r"(?:--|\#)[^\n\r]*+[\n\r]"
 _COMMENT: Final = r"/\*(?:[^*]++|\*(?!/))*+\*/"
-#: Blanks and comments before a statement, as every database understands them.
+#: Blanks and comments before a statement, in the syntax that all databases share.
 BLANKS: Final = r"(?:\s++|--[^\n\r]*+\r?\n|/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/)*+"
 
 
@@ -17,14 +17,14 @@ def _nested(depth: int) -> str:
     return rf"/\*(?:[^*/]++|\*(?!/)|/(?!\*){inner})*+\*/"
 
 
-#: As MariaDB, SQLite and PostgreSQL understand them: the first executes what stands in a comment
-#: with an exclamation mark, the last nests comments, and each has its own end of a line.
+#: The same in the syntax of MariaDB, SQLite or PostgreSQL: MariaDB executes a comment that begins
+#: with an exclamation mark, PostgreSQL nests comments, and line ends differ.
 _BEFORE: Final = rf"""(?: (?:[\s;]++|/\*M?!\d*+|\*/|{_COMMENT}|{_LINE})*+
     | (?:[\s;]++|{_COMMENT}|{_LINE})*+ | (?:[\s;]++|{_nested(3)}|{_LINE})*+ )"""
 #: Between two words of a statement.
 _GAP: Final = rf"(?:(?:\s|/\*M?!\d*+|\*/|{_COMMENT}|{_LINE})++)"
 _TEXT: Final = r"""'(?:[^'\\]++|\\.|'')*+'|"(?:[^"\\]++|\\.|"")*+\""""
-#: MariaDB's settings for one statement, which follows.
+#: MariaDB's prefix with settings for the statement that follows.
 _FOR_ONE: Final = rf"(?:SET{_GAP}STATEMENT\b(?:{_TEXT}|[^'\"])*?\bFOR\b{_GAP})?+"
 _BEGIN: Final = _BEFORE + _FOR_ONE
 
@@ -33,7 +33,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE | re.VERBOSE | re.DOTALL)
 
 
-#: Parts of a transaction (SAVEPOINT, RELEASE, ROLLBACK TO) end nothing.
+#: SAVEPOINT, RELEASE and ROLLBACK TO do not end a transaction.
 _ENDS: Final = _compile(
     rf"""{_BEGIN}
     (?: (?P<COMMIT>COMMIT) | (?P<END>END) | (?P<ABORT>ABORT) | (?P<BEGIN>BEGIN) | (?P<XA>XA)
@@ -42,22 +42,23 @@ _ENDS: Final = _compile(
     | (?P<LOCK_TABLES> LOCK{_GAP}TABLES ) | (?P<SET>SET)
     | (?P<ROLLBACK> ROLLBACK (?! (?:{_GAP}(?:WORK|TRANSACTION))?+ {_GAP} TO\b ) ) )\b"""
 )
-#: MariaDB's variable, in the list of a SET that has no texts any more.
+#: An assignment to MariaDB's variable, in a SET whose string literals were removed.
 _AUTOCOMMIT: Final = _compile(
     rf"""(?:\bSET\b|,){_BEFORE} (?:(?:SESSION|LOCAL){_GAP}|@@(?:(?:SESSION|LOCAL)\s*+\.)?)?
     \s*+`?AUTOCOMMIT`?{_BEFORE}:?="""
 )
-#: What ends a transaction on every database; BEGIN does so on MariaDB alone.
+#: The words that end a transaction on every database; BEGIN does so on MariaDB only.
 ENDS: Final = frozenset({"COMMIT", "END", "ABORT", "ROLLBACK", "PREPARE TRANSACTION"})
-#: What does not write when no transaction is begun; each may begin one, too.
+#: A statement that writes nothing if no transaction has begun; it may begin one.
 _WRITES_NOTHING: Final = _compile(
     rf"""{_BEGIN}
     (?: BEGIN | START{_GAP}TRANSACTION | SELECT | VALUES | TABLE | SHOW | EXPLAIN
     | SET | RESET | LISTEN | UNLISTEN )\b [^;]*+ ;?+ \s*+ \Z"""
 )
-#: What PostgreSQL refuses in every transaction, in words for its log; nothing is committed then.
-SPOIL: Final = 'RELEASE SAVEPOINT "a statement failed before it was sent"'
-#: What commits the transaction before it, on MariaDB, and also when it fails itself.
+#: A statement that PostgreSQL always refuses, so that the transaction is aborted. The name of the
+#: savepoint is an explanation for the server's log.
+ABORT_TRANSACTION: Final = 'RELEASE SAVEPOINT "a statement failed before it was sent"'
+#: A statement before which MariaDB commits the open transaction, even if the statement fails.
 _COMMITS_FIRST: Final = _compile(
     rf"""{_BEGIN}
     (?: CREATE (?! {_GAP} (?:OR{_GAP}REPLACE{_GAP})?+ TEMPORARY ) | DROP (?! {_GAP} TEMPORARY )
@@ -65,38 +66,38 @@ _COMMITS_FIRST: Final = _compile(
     | ANALYZE{_GAP} (?:(?:NO_WRITE_TO_BINLOG|LOCAL){_GAP})?+ TABLES?
     | CACHE | FLUSH | INSTALL | UNINSTALL | RESET | LOAD{_GAP}INDEX | SET{_GAP}PASSWORD )\b"""
 )
-#: What is there at once and for good, whether a transaction was begun or not.
+#: A statement whose effect is permanent at once, in or outside a transaction.
 _STAYS: Final = _compile(
     rf"""{_BEGIN}
     (?: CREATE | DROP | ALTER | RENAME | TRUNCATE | GRANT | REVOKE | INSTALL | UNINSTALL
     | SET{_GAP}PASSWORD )\b"""
 )
-#: What does several things one after the other, and keeps the first ones when a later one fails.
+#: A statement on several objects, which keeps its effect on the first if a later one fails.
 _STAYS_IN_PART: Final = _compile(
     rf"""{_BEGIN}
     (?: DROP | RENAME | GRANT | REVOKE
     | (?:CREATE|ALTER) {_GAP} (?:OR{_GAP}REPLACE{_GAP})?+ (?:USER|ROLE) )\b [^,]*+ ,"""
 )
-#: What may run anything, and so end a transaction and fail afterwards.
+#: A statement that may run any others, so it may end a transaction and then fail.
 _RUNS_OTHERS: Final = _compile(
     rf"""{_BEGIN} (?:\w++ \s*+ : {_GAP}?+)?+
     (?: CALL | EXECUTE | BEGIN{_GAP}NOT | IF | CASE | LOOP | WHILE | REPEAT | FOR )\b"""
 )
-#: What no statement of a script stands in: texts, names and bodies in quotes, and comments.
+#: The parts of a script that contain no statements: quoted strings, names and bodies, comments.
 _QUOTED: Final = _compile(
     rf"""{_nested(3)} | --[^\n\r]*+ | \bE'(?:[^'\\]++|\\.|'')*+' | '[^']*+' | "[^"]*+"
     | (?<!\w)\$(?P<tag>\w*+)\$.*?\$(?P=tag)\$"""
 )
 _QUOTED_MARIADB: Final = _compile(rf"{_COMMENT} | (?:--\s|\#)[^\n]*+ | {_TEXT} | `[^`]*+`")
-#: A body of PostgreSQL's that stands in no quotes, and has an END of its own.
+#: The beginning of an unquoted function body in PostgreSQL, which has an END of its own.
 _ATOMIC: Final = _compile(r"\bBEGIN\s++ATOMIC\b")
 
 
-@lru_cache(maxsize=512)  # the same few statements, again and again
+@lru_cache(maxsize=512)  # a program repeats the same few statements
 def ending(sql: str) -> str:
-    """Return the word in *sql* that ends a transaction, as `COMMIT`; empty when it ends none.
+    """Return the word with which *sql* ends a transaction, such as `COMMIT`; empty if it does not.
 
-    Of a script of several statements only the first one is looked at.
+    Only the first statement of a script is examined.
 
     Args:
         sql: Any statement.
@@ -111,24 +112,24 @@ def ending(sql: str) -> str:
 
 @lru_cache(maxsize=512)
 def ends_later(sql: str, *, mariadb: bool = False) -> bool:
-    """Return True when a later statement of the script *sql* ends a transaction.
+    """Return True if a statement of the script *sql*, other than the first, ends a transaction.
 
     Args:
-        sql: Statements that are sent as one text.
-        mariadb: It has other quotes, and more statements that end a transaction.
+        sql: Statements that are sent together.
+        mariadb: Use MariaDB's quotes, and its additional statements that end a transaction.
     """
     if ";" not in sql:
         return False
     bare = (_QUOTED_MARIADB if mariadb else _QUOTED).sub(" ", sql)
     words = {ending(part) for part in bare.split(";")[1:]}
-    if mariadb:  # there END is of a compound statement only
+    if mariadb:  # there END only closes a compound statement
         return bool(words - {"", "END"})
     return bool(words & (ENDS - {"END"} if _ATOMIC.search(bare) else ENDS))
 
 
 @lru_cache(maxsize=512)
 def commits_itself(sql: str) -> bool:
-    """Return True when *sql* may write, which PostgreSQL commits where no transaction is begun.
+    """Return True if *sql* may write; outside a transaction PostgreSQL then commits it at once.
 
     Args:
         sql: Any statement, or several.
@@ -137,7 +138,7 @@ def commits_itself(sql: str) -> bool:
 
 
 def commits_first(sql: str) -> bool:
-    """Return True when *sql* commits on MariaDB what was before it, as DDL does.
+    """Return True if MariaDB commits the open transaction before it runs *sql*, such as DDL.
 
     Args:
         sql: Any statement.
@@ -146,17 +147,17 @@ def commits_first(sql: str) -> bool:
 
 
 def stays(sql: str, *, failed: bool = False) -> bool:
-    """Return True when a ROLLBACK on MariaDB does not undo *sql*, as DDL.
+    """Return True if MariaDB cannot roll *sql* back, because it is DDL or the like.
 
     Args:
-        sql: Any statement that `commits_first`.
-        failed: The server refused it: then only a part of it may be there.
+        sql: Any statement.
+        failed: The statement failed: return True only if it may have taken effect in part.
     """
     return (_STAYS_IN_PART if failed else _STAYS).match(sql) is not None
 
 
 def runs_others(sql: str) -> bool:
-    """Return True when *sql* runs other statements on MariaDB, of a procedure for example.
+    """Return True if *sql* runs other statements on MariaDB, for example those of a procedure.
 
     Args:
         sql: Any statement.

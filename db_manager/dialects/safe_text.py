@@ -35,7 +35,7 @@ def connection_text(error: BaseException) -> str:
     return f"{type(below).__name__}: {text}"[:LONGEST] if text else type(below).__name__
 
 
-@lru_cache(maxsize=512)  # the same few statements, again and again
+@lru_cache(maxsize=512)  # a program repeats the same few statements
 def statement_text(sql: str, dialect: Dialect) -> str:
     """Return *sql* without its literals: numbers become `?`, and it is cut at the first string.
 

@@ -1,4 +1,4 @@
-"""The warning for an engine that is dropped while its connections are open."""
+"""Warns of an engine that is garbage-collected without having been disposed."""
 
 import warnings
 from weakref import finalize
@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 class _Watch:
-    """What the finalizer may know of the engine: nothing in it leads back there."""
+    """What the finalizer knows of the engine, without a reference to it."""
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -30,8 +30,8 @@ class _Watch:
 def warn_if_left_open(engine: AsyncEngine) -> None:
     """Give a `ResourceWarning` if *engine* is garbage-collected after it connected.
 
-    Nothing is said of an engine that was disposed once, nor at the end of the process. Only
-    connecting and disposing are listened for, so a unit costs the same.
+    There is no warning for an engine that was ever disposed, nor at the end of the process. Only
+    the events for connecting and disposing have listeners, so units do not become slower.
 
     Args:
         engine: The engine, before its first connection.
@@ -41,8 +41,8 @@ def warn_if_left_open(engine: AsyncEngine) -> None:
     finalizer = finalize(sync, watch.engine_is_gone)
     finalizer.atexit = False  # the process ends, and its connections with it
     event.listen(sync, "connect", watch.note_connect)
-    # Any listener of an engine makes SQLAlchemy ask its events at each step of each statement.
-    # This one is called all the same; listeners of the class `Engine` must still be asked.
+    # With any listener on an engine SQLAlchemy dispatches events at each step of each statement.
+    # This one is called without that; listeners of the class `Engine` must still be called.
     asked = "_has_events" in vars(sync)
     event.listen(sync, "engine_disposed", lambda _engine: finalizer.detach())
     if not asked:

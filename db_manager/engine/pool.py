@@ -219,7 +219,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         for _ in range(most - len(self._wanted_attempts())):
             if not self._inc_overflow():
                 return
-            # Not by the loop's factory, which may begin it here and now, inside of this greenlet.
+            # Without the loop's task factory: an eager task would start inside this greenlet.
             attempt = asyncio.Task(greenlet_spawn(self._attempt), loop=self._loop)
             self._attempts[attempt] = None
             attempt.add_done_callback(self._attempt_ended)

@@ -20,8 +20,8 @@ class SyncUnitSession(Session):
 
     def takes_part(self) -> bool:
         """Return True when the session has objects, savepoints or listeners."""
-        # SQLAlchemy makes the `dispatch` of an object on first access, which costs more than all
-        # the rest here. It exists if somebody listens to this very session.
+        # SQLAlchemy makes the `dispatch` of an object on first access, which costs more than the
+        # rest of this method. It exists if this session itself has listeners.
         told = self.__dict__.get("dispatch", _of_the_class)  # guarded by a test
         return self.in_transaction() or bool(
             told.do_orm_execute

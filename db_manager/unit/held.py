@@ -142,7 +142,7 @@ class Held(Guarded):
         return self._driver
 
     def undrive(self) -> None:
-        """Let the connection make rows as it did before the block had the driver."""
+        """Restore the factories of the driver's connection that the block may have replaced."""
         if self._factories:
             with suppress(ValueError):  # it is closed
                 self._dialect.put_back(self._driver, self._factories)

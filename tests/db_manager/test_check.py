@@ -115,7 +115,7 @@ async def test_a_wrong_name_comes_with_its_fix(postgres_database: URL) -> None:
     """A database or a port that is not there is named with the key to change."""
     findings = await found(config_of(postgres_database.set(database="no_such_database")))
     assert findings["connect"].level == "problem"
-    assert "[database] database: there is none of that name" in findings["connect"].text
+    assert "[database] database: it does not exist" in findings["connect"].text
     findings = await found(config_of(postgres_database.set(host="127.0.0.1", port=1, query={})))
     assert findings["connect"].level == "problem"
     assert "[database] host, port: connection refused" in findings["connect"].text
@@ -126,7 +126,7 @@ async def test_encryption_is_asked_for_where_it_is_needed(postgres_database: URL
     everywhere = postgres_database.set(host="0.0.0.0")  # noqa: S104 -- this machine, by a name that is not local
     refused = (await found(config_of(everywhere)))["connect"]
     assert refused.level == "problem"
-    assert "[database] tls: the server does not encrypt" in refused.text
+    assert "[database] tls: the server does not support TLS" in refused.text
     clear = (await found(config_of(everywhere, tls="disable")))["tls"]
     assert clear.level == "warning"
     assert clear.text == "off, and 0.0.0.0 is not this machine; set [database] tls = 'verify'"

@@ -19,7 +19,7 @@ from support.line import Line
 from db_manager.database.database import Database
 from db_manager.database.open_unit import UnitState
 from db_manager.dialects import dialect
-from db_manager.dialects.ending_sql import SPOIL
+from db_manager.dialects.ending_sql import ABORT_TRANSACTION
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.unit.factory import UnitOfWorkFactory
 from db_manager.unit.uow import UnitOfWork
@@ -164,7 +164,7 @@ async def test_nothing_more_is_waited_for_after_a_silence(
                     await getattr(own, name)("SELECT 1")
                 finally:
                     assert own.is_closed()
-        assert SPOIL not in said
+        assert ABORT_TRANSACTION not in said
         assert uow.state is UnitState.ROLLED_BACK
 
 

@@ -1,1 +1,1 @@
-"""MariaDB and MySQL, by asyncmy."""
+"""MariaDB and MySQL, with the driver asyncmy."""

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL by asyncmy."""
+"""MariaDB and MySQL with asyncmy."""
 
 import importlib
 import ssl
@@ -14,12 +14,12 @@ from db_manager.dialects.dialect import answer_timeout
 from db_manager.dialects.mysql.mysql import MySQL, number_of
 from lifecycle.error_text import Told
 
-#: The flag for "in a transaction", in the status that comes with each answer.
+#: The flag for an open transaction, in the status that the server sends with each answer.
 _IN_TRANSACTION: Final = 1
 
 
 class Asyncmy(MySQL):
-    """asyncmy: each of the server's answers tells whether a transaction is open."""
+    """asyncmy: each answer of the server reports whether a transaction is open."""
 
     package = "asyncmy"
     knows_lost_lines = True
@@ -27,7 +27,7 @@ class Asyncmy(MySQL):
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
     ) -> dict[str, Any]:
-        """Return what MySQL's gets, and our connection in the place of asyncmy's."""
+        """Return the arguments for any MySQL driver, and our connection class."""
         return super().connect_arguments(config, url, tls, read_only=read_only) | {
             "async_creator_fn": _connect,
             "answer_timeout": answer_timeout(config),
@@ -35,15 +35,15 @@ class Asyncmy(MySQL):
         }
 
     def is_closed(self, driver: Any) -> bool:
-        """Return True when the stream broke."""
-        return bool(driver._stream_broken)  # noqa: SLF001 -- there is no public word for it; guarded by a test
+        """Return True if the stream is broken."""
+        return bool(driver._stream_broken)  # noqa: SLF001 -- there is no public attribute; guarded by a test
 
     def is_dead(self, driver: Any) -> bool:
-        """Return True also when the last answer said that a transaction is open."""
+        """Return True also if the last answer reported an open transaction."""
         return self.is_closed(driver) or bool(driver.server_status & _IN_TRANSACTION)
 
     def is_settled(self, pooled: PoolProxiedConnection) -> bool:
-        """Return True when the last answer said that no transaction is open."""
+        """Return True if the last answer reported no open transaction."""
         return not self.is_dead(pooled.driver_connection)
 
     def implicit_commits(self, driver: Any) -> int | None:
@@ -51,25 +51,25 @@ class Asyncmy(MySQL):
         return getattr(driver, "implicit_commits", None)
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
-        """Return True when the server undid what was before a statement, and would go on."""
+        """Return True if a failed statement rolled back the transaction, as after a deadlock."""
         del pooled
         return getattr(driver, "failed", False)
 
     def tell(self, error: Any) -> Told:
-        """Return the number of *error*, and the server's name of that."""
+        """Return the number of *error*, with the server's name for it."""
         name, facts = super().tell(error)
         return name, [f"{each} {_names().get(number_of(error), '')}".rstrip() for each in facts]
 
 
 def _connect(*args: Any, **kwargs: Any) -> Any:
-    from db_manager.dialects.mysql.asyncmy_connection import connect  # noqa: PLC0415 -- only when installed
+    from db_manager.dialects.mysql.asyncmy_connection import connect  # noqa: PLC0415 -- only when asyncmy is installed
 
     return connect(*args, **kwargs)
 
 
 @cache
 def _names() -> dict[int, str]:
-    """Return the names of the server's errors by their numbers, as the driver has them."""
+    """Return the driver's names of errors by number."""
     names = {}
     for kind in ("ER", "CR"):
         with suppress(ImportError):

@@ -11,12 +11,12 @@ from db_manager.running.timers import Timers
 
 
 class PatientConnection(WatchedConnection):
-    """Gives its line up when an answer does not come.
+    """Closes itself when an answer does not arrive in time.
 
     asyncmy's own `read_timeout` costs a task for each answer on Python 3.11.
 
     Args:
-        answer_timeout: Seconds that the server may take for an answer, or for more of it.
+        answer_timeout: Longest wait for an answer, or for the next part of it, in seconds.
         **kwargs: For asyncmy.
     """
 
@@ -26,7 +26,7 @@ class PatientConnection(WatchedConnection):
         self._timers = Timers.current()
 
     async def _fill_buffer(self, need: int) -> None:
-        """Wait for *need* bytes; asyncmy comes here whenever it has to (guarded by a test).
+        """Wait for *need* bytes; every read of asyncmy goes through here (guarded by a test).
 
         Raises:
             OperationalError: The connection was lost, or was closed because no answer came in time.
@@ -43,7 +43,7 @@ class PatientConnection(WatchedConnection):
 
     def _give_up(self) -> None:
         if self._transport is not None:
-            # It ends the wait as an OperationalError of asyncmy's: 2013, the connection is lost.
+            # asyncmy then ends the wait with OperationalError 2013, connection lost.
             self._proto.exc = TimeoutError(f"no answer within {self._answer_timeout:g} s")
             self._transport.abort()
 
@@ -53,15 +53,16 @@ def connect(
 ) -> Coroutine[Any, Any, PatientConnection]:
     """Connect as `asyncmy.connect` does, with a deadline for answers and for the whole login.
 
-    It is not `async`: a frame of ours that waits would show the password beside a traceback.
+    It is not `async`: a suspended frame would expose the password among the variables of a
+    traceback.
 
     Args:
-        answer_timeout: Seconds that the server may take for an answer.
-        connect_timeout: Seconds for everything up to the end of the login.
+        answer_timeout: Longest wait for an answer of the server, in seconds.
+        connect_timeout: Longest time up to the end of the login, in seconds.
         **kwargs: For asyncmy.
 
     Returns:
-        What gives the connection when it is awaited.
+        An awaitable of the connection.
     """
     return _opened(PatientConnection(answer_timeout=answer_timeout, **kwargs), connect_timeout)
 

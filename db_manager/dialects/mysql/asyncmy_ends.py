@@ -1,4 +1,4 @@
-"""asyncmy's connection, with an eye for the transactions that end on it."""
+"""asyncmy's connection, with a count of the transactions that end on it."""
 
 from collections import deque
 from collections.abc import Awaitable
@@ -13,7 +13,7 @@ from db_manager.dialects.ending_sql import commits_first, ending, ends_later, ru
 if TYPE_CHECKING:
 
     class Connection:
-        """What we use of asyncmy's connection; its own types leave it out."""
+        """The part of asyncmy's connection that we use; asyncmy's own types lack it."""
 
         _proto: Any
         _transport: Any
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         async def _fill_buffer(self, need: int) -> None: ...
 
     class PreparedStatement:
-        """What we use of asyncmy's prepared statement."""
+        """The part of asyncmy's prepared statement that we use."""
 
         _connection: Any
         _statement_id: int
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 else:
     from asyncmy.connection import Connection, PreparedStatement
 
-#: Numbers of errors that are not the server's.
+#: Numbers of client errors; the others come from the server.
 _CLIENT: Final = range(2000, 3000)
 
 
 class _Prepared(PreparedStatement):
-    """A statement whose executions go past `query`, and tell their connection all the same."""
+    """A prepared statement, whose executions bypass `query` and are watched here instead."""
 
     def __init__(self, said: str, prepared: PreparedStatement, connection: object) -> None:
         super().__init__(connection, prepared._statement_id, prepared.parameter_count)  # noqa: SLF001 -- guarded by a test
@@ -64,7 +64,7 @@ class _Prepared(PreparedStatement):
         """Execute it with *args*."""
         connection = self._connection
         result = await connection.watch(self._said, super().execute(args))
-        if runs_others(self._said):  # asyncmy keeps the first of its answers
+        if runs_others(self._said):  # asyncmy keeps only its first answer
             await connection.ask(self._said)
         return result
 
@@ -74,38 +74,38 @@ class _Prepared(PreparedStatement):
 
 
 class WatchedConnection(Connection):
-    """Counts the transactions that end, by the state that comes with each of the server's answers.
+    """Counts ended transactions, by the status that the server sends with each answer.
 
     Args:
         **kwargs: For asyncmy.
     """
 
-    #: How many were committed by a statement that is about something else, or may have been, and
-    #: how much was done that no ROLLBACK undoes.
+    #: Number of statements that committed the transaction implicitly, or may have, or that took
+    #: effect permanently.
     implicit_commits = 0
-    #: The server undid the transaction when a statement of it failed, after a deadlock for example;
-    #: what follows would be committed without what was before.
+    #: True after the server rolled the transaction back because a statement failed, for example in
+    #: a deadlock. Later statements would be committed without the earlier ones.
     failed = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._ends = 0
         self._begun = self._autocommits = self._opened = False
-        #: The answers to the last statement may tell of an end, and nobody has read them yet.
+        #: True while unread answers to the last statement may report an end.
         self._unread = False
-        #: Answers to the last statement that nobody asked for yet, or what came in their place.
+        #: Answers to the last statement that were read ahead, or the error in place of one.
         self._answers: deque[Any] = deque()
 
     @property
     def ends(self) -> int:
-        """How many transactions were ended on it so far, or may have been by what nobody read."""
+        """Number of transactions that ended on it, including one that unread answers may report."""
         result = self._result
         if self._unread and result is not None and (result.unbuffered_active or result.has_next):
             return self._ends + 1
         return self._ends
 
     async def connect(self) -> object:
-        """Connect, or connect again, as `ping` does: what was begun on the old line is undone."""
+        """Connect, or reconnect as `ping` does, which loses an open transaction."""
         if not self.connected:
             self._end(lost=self._opened)
             self._autocommits = False
@@ -116,20 +116,20 @@ class WatchedConnection(Connection):
         return connected
 
     async def query(self, sql: Any, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
-        """Send a statement and wait for its answers; the rows of the first may come later."""
+        """Send a statement and wait for its answers; rows of the first may be read later."""
         said = sql if isinstance(sql, str) else bytes(sql).decode(errors="replace")
         await self.watch(said, super().query(sql, unbuffered))
         first = self._result
         ends = ends_later(said, mariadb=True)
-        # Its other answers come after its last row, which may never be read.
+        # The other answers follow the last row, which may never be read.
         self._unread = bool(first.unbuffered_active and (ends or runs_others(said)))
         if first.has_next:
-            self._ends += ends  # COMMIT AND CHAIN cannot be seen in an answer
+            self._ends += ends  # no answer shows a COMMIT AND CHAIN
             await self._read_ahead(first)
         return self._affected_rows
 
     async def next_result(self, unbuffered: bool = False) -> Any:  # noqa: FBT001, FBT002 -- asyncmy's signature
-        """Give the next answer to a statement that has several."""
+        """Return the next answer to a statement that has several."""
         if self._answers:
             answer = self._answers.popleft()
             if isinstance(answer, Exception):
@@ -144,14 +144,14 @@ class WatchedConnection(Connection):
         return rows
 
     async def _read_ahead(self, first: Any) -> None:
-        """Read the other answers now: each may tell of an end, and nobody need ask for them."""
+        """Read the other answers now: each may report an end, and the caller may not read them."""
         answer = first
         while answer.has_next:
             try:
                 await self.watch("", super().next_result())
                 answer = self._result
                 self._answers.append(answer)
-            except Exception as error:  # noqa: BLE001 -- it is of the answer that is asked for later
+            except Exception as error:  # noqa: BLE001 -- raised when this answer is asked for
                 self._answers.append(error)
                 break
         self._result = first
@@ -163,64 +163,66 @@ class WatchedConnection(Connection):
         return _Prepared(said, await super().prepare(query), self)
 
     async def watch(self, said: str, sending: Awaitable[Any]) -> Any:
-        """Await what sends *said*, and see what became of the transaction.
+        """Await *sending*, and note its effect on the transaction.
 
         Args:
-            said: The statement; empty for one that is not the first of its text.
+            said: The statement; empty for a later answer of a script.
             sending: Sends it and waits for its answer.
 
         Returns:
             What *sending* returns.
         """
         if ending(said):
-            self._end()  # now: its answer may be lost
+            self._end()  # before it is sent: its answer may be lost
         try:
             done = await sending
         except BaseException as error:
             await self._doubt(said, error)
             raise
-        if not self._result.unbuffered_active:  # the server says it after the last row
+        if not self._result.unbuffered_active:  # otherwise the status follows the last row
             self._see(self._result, said)
         return done
 
     def _see(self, result: Any, said: str) -> None:
-        """Look at the state that came with an answer."""
+        """Take the status that came with an answer."""
         if result.field_count and not self._deprecate_eof:
-            return  # asyncmy does not keep it then
-        # asyncmy passes over an answer of 0, and would say for ever that autocommit is on.
+            return  # asyncmy does not keep it in this case
+        # asyncmy ignores a status of 0, and would report forever that autocommit is on.
         self.server_status = result.server_status
         self._look(said)
 
     def _look(self, said: str) -> None:
-        """Count the transaction that was there and is there no more."""
+        """Count a transaction that is not open any more, or a permanent effect of *said*."""
         status = self.server_status
         begun = bool(status & SERVER_STATUS_IN_TRANS)
         if not begun and (self._begun or stays(said) or runs_others(said)):
             self._count(said)
         autocommits = bool(status & SERVER_STATUS_AUTOCOMMIT)
         if autocommits and not self._autocommits:
-            self._ends += 1  # what follows is committed, also when it is off again
+            self._ends += 1  # what follows is committed, even after it is switched off
         self._begun, self._autocommits = begun, autocommits
 
     def _count(self, said: str) -> None:
         if commits_first(said) or not self._begun:
             self.implicit_commits += 1
-        else:  # by a procedure for example, nobody knows which way
+        else:  # for example in a procedure: commit or rollback, unknown
             self._ends += 1
 
     async def _doubt(self, said: str, error: BaseException) -> None:
-        """Find out whether a statement that failed ended the transaction."""
+        """Find out whether a failed statement ended the transaction."""
         number = error.args[0] if error.args else None
         answered = isinstance(number, int) and number not in _CLIENT and self.connected
         if runs_others(said):
             self._count(said)
-        elif not answered:  # the server may have done it all
+        elif not answered:  # the server may have completed it
             if commits_first(said) if self._begun else stays(said):
                 self._count(said)
         elif stays(said, failed=True):
             self.implicit_commits += 1
         if answered and self._begun:
-            with suppress(OperationalError):  # the line was lost: nothing more is committed on it
+            with suppress(
+                OperationalError
+            ):  # the connection is lost: nothing more is committed on it
                 await self.ask(said, failed=True)
 
     async def ask(self, said: str, *, failed: bool = False) -> None:
@@ -228,7 +230,7 @@ class WatchedConnection(Connection):
 
         Args:
             said: The statement.
-            failed: The server refused it.
+            failed: The server answered it with an error.
         """
         result = self._result
         await super().ping(reconnect=False)
@@ -243,7 +245,7 @@ class WatchedConnection(Connection):
         self._begun = self.failed = False
 
     async def begin(self) -> None:
-        """Begin; what was begun before is committed."""
+        """Begin; this commits an open transaction."""
         self._end()
         self._begun = True
         await super().begin()
@@ -259,7 +261,7 @@ class WatchedConnection(Connection):
         await super().rollback()
 
     async def autocommit(self, value: bool) -> None:  # noqa: FBT001 -- asyncmy's signature
-        """Let each statement commit itself, or not; the former commits what was begun."""
+        """Switch autocommit; switching it on commits an open transaction."""
         self._end(lost=bool(value) and not self._autocommits)
         self._autocommits = bool(value)
         await super().autocommit(value)

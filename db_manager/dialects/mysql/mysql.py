@@ -1,4 +1,4 @@
-"""MariaDB and MySQL, whatever the driver."""
+"""MariaDB and MySQL with any driver."""
 
 import re
 import ssl
@@ -13,20 +13,20 @@ from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
 UNDONE: Final = frozenset({1020, 1205, 1213})
-#: Too many connections, cannot connect, shutting down.
+#: Too many connections, shutdown in progress, cannot connect.
 UNAVAILABLE: Final = frozenset({1040, 1053, 2002, 2003})
-#: The connection is gone.
+#: The connection is lost.
 LOST: Final = frozenset({2006, 2013, 2055})
-#: KILL QUERY. The connection serves on, somebody wanted the statement to end, and whether a COMMIT
-#: was through already it does not say.
+#: KILL QUERY: the statement was ended on purpose, and the connection remains usable. For a COMMIT
+#: it does not tell whether the commit had completed.
 _KILLED: Final = 1317
-#: Thousands of the numbers of errors that are the client's: it waited in vain.
+#: Client errors have numbers from 2000 to 2999: there was no answer.
 _CLIENT: Final = 2
 _LOCK: Final = "db_manager.schema"
 
 
 class MySQL(Dialect):
-    """MariaDB or MySQL by a driver that we do not know."""
+    """MariaDB or MySQL with an unknown driver."""
 
     literal = re.compile(r"(?P<text>'|\"|--|/\*|#)")
     tls_query = "SHOW SESSION STATUS LIKE 'Ssl_version'"
@@ -35,12 +35,12 @@ class MySQL(Dialect):
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
     ) -> dict[str, Any]:
-        """Return the timeouts of a session, and how to encrypt."""
+        """Return the timeouts of a session, and the TLS context."""
         del url, read_only
         lock = max(1, round(config.lock_timeout))
         longest = max(0.001, config.statement_timeout)
         arguments: dict[str, Any] = {
-            # MariaDB reads the first comment and MySQL the second; each is blank for the other.
+            # MariaDB executes the first comment and MySQL the second.
             "init_command": (
                 f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}"
                 f" /*M!100101 , max_statement_time = {longest:.3f} */"
@@ -53,7 +53,7 @@ class MySQL(Dialect):
         return arguments
 
     def is_autocommit(self, adapter: Any, driver: Any) -> bool:
-        """Return what the server's last answer said."""
+        """Return the status of the server's last answer."""
         del driver
         return bool(adapter.get_autocommit())
 
@@ -63,24 +63,24 @@ class MySQL(Dialect):
         return None
 
     def begin_read_only(self, connection: Connection, level: str | None) -> None:
-        """Begin a read-only transaction with its snapshot now, not with its first statement."""
+        """Begin a read-only transaction; its snapshot is taken now, not at the first statement."""
         del level
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
 
     def is_undone(self, error: Any) -> bool:
-        """Return True for a deadlock, a lock that did not come free, a changed record."""
+        """Return True for a deadlock, a lock timeout, a changed record."""
         return number_of(error) in UNDONE
 
     def is_unavailable(self, error: Any) -> bool:
-        """Return True when the server is full, ends, or is not there."""
+        """Return True if the server is full, shutting down, or unreachable."""
         return number_of(error) in UNAVAILABLE
 
     def is_lost(self, error: Any) -> bool:
-        """Return True when the connection is gone."""
+        """Return True if the connection is lost."""
         return number_of(error) in LOST
 
     def was_not_committed(self, error: Any) -> bool:
-        """Return True when the server answered COMMIT with an error that says so."""
+        """Return True if the server answered COMMIT with an error, other than KILL QUERY."""
         number = number_of(error)
         return number not in {0, _KILLED} and number // 1000 != _CLIENT
 
@@ -90,11 +90,11 @@ class MySQL(Dialect):
         return type(error).__name__, [str(number)] if number else []
 
     def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Take a lock of the session: DDL commits by itself."""
+        """Take a session lock, because DDL would commit and release any other."""
         connection.execute(text(f"SELECT GET_LOCK('{_LOCK}', {seconds})"))
 
     def unlock_schema(self, connection: Connection) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         connection.execute(text(f"SELECT RELEASE_LOCK('{_LOCK}')"))
 
     def server(self, connection: Connection) -> str:

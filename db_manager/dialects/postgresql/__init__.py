@@ -1,1 +1,1 @@
-"""PostgreSQL, by asyncpg and psycopg."""
+"""PostgreSQL, with the drivers asyncpg and psycopg."""

@@ -1,4 +1,4 @@
-"""PostgreSQL by asyncpg."""
+"""PostgreSQL with asyncpg."""
 
 import ssl
 import uuid
@@ -13,8 +13,8 @@ from db_manager.dialects.dialect import answer_timeout
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, query, schema_facts
 from lifecycle.error_text import Told
 
-# What asyncpg's client says before it sends anything. It has one class for all that it refuses, and
-# no codes: the whole text is the code, of that very class. A test provokes each.
+# Errors that asyncpg's client raises before it sends anything. They share one class and have no
+# codes, so the whole text, together with the class, serves as the code. A test provokes each.
 _OTHER_TASK: Final = frozenset(
     {
         "cannot perform operation: another operation is in progress",
@@ -28,7 +28,7 @@ _IN_FAILED_TRANSACTION: Final = "25P02"
 
 
 class Asyncpg(PostgreSQL):
-    """asyncpg: its transport tells when the line is lost, and its protocol what is open."""
+    """asyncpg: its transport reports a lost connection, and its protocol an open transaction."""
 
     package = "asyncpg"
     release = "0.32"
@@ -37,8 +37,8 @@ class Asyncpg(PostgreSQL):
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
     ) -> dict[str, Any]:
-        """Return what asyncpg's connect gets, and our connection in the place of its own."""
-        from db_manager.dialects.postgresql.asyncpg_connection import connect  # noqa: PLC0415 -- only when used
+        """Return the arguments for asyncpg's connect, and our connection class."""
+        from db_manager.dialects.postgresql.asyncpg_connection import connect  # noqa: PLC0415 -- only when asyncpg is used
 
         del url
         arguments: dict[str, Any] = {
@@ -59,17 +59,17 @@ class Asyncpg(PostgreSQL):
     # -- a connection ---------------------------------------------------------------------
 
     def is_closed(self, driver: Any) -> bool:
-        """Return True when the transport is closed."""
+        """Return True if the transport is closed."""
         return bool(driver.is_closed())
 
     def is_dead(self, driver: Any) -> bool:
-        """Return True when the transport is closed, or the protocol is in a transaction."""
+        """Return True if the transport is closed, or the protocol is in a transaction."""
         return bool(driver.is_closed() or driver.is_in_transaction())
 
     def is_half_done(self, driver: Any) -> bool:
-        """Return True when asyncpg remembers a transaction whose BEGIN was cancelled.
+        """Return True if asyncpg still has the state of a transaction whose BEGIN was cancelled.
 
-        It would take the next unit's for a part of it: its COMMIT would be a RELEASE.
+        It would treat the next unit's transaction as nested in it, and send RELEASE for COMMIT.
         """
         left: object = getattr(driver, "_top_xact", None)  # guarded by a test
         return left is not None
@@ -77,9 +77,9 @@ class Asyncpg(PostgreSQL):
     # -- the transaction ------------------------------------------------------------------
 
     def begin(self, connection: Connection, adapter: Any, driver: Any) -> None:
-        """Begin, by SQLAlchemy's adapter."""
+        """Begin through SQLAlchemy's adapter."""
         del driver
-        # Private to SQLAlchemy; the public way below costs one round trip more.
+        # Private to SQLAlchemy; the public alternative below costs an extra round trip.
         start = getattr(adapter, "_start_transaction", None)
         if start is None or not hasattr(adapter, "_transaction"):
             connection.exec_driver_sql("SELECT 1")
@@ -87,20 +87,20 @@ class Asyncpg(PostgreSQL):
             await_only(start())
 
     def is_autocommit(self, adapter: Any, driver: Any) -> bool:
-        """Return True when SQLAlchemy's adapter begins no transactions."""
+        """Return True if SQLAlchemy's adapter begins no transactions."""
         del driver
         return getattr(adapter, "isolation_level", "") == "autocommit"
 
     def was_ended(self, adapter: Any, driver: Any, ends: int) -> bool:
-        """Return True also when the adapter has begun a transaction and the server is in none."""
+        """Return True also if the adapter has begun a transaction and the server has none open."""
         if self.ends(driver) != ends:
             return True
         begun = getattr(adapter, "_transaction", None) is not None  # private, as above
         return begun and not driver.is_closed() and not driver.is_in_transaction()
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
-        """Ask the server: only our own connection hears it in the answer to COMMIT."""
-        if hasattr(driver, "hears_rollback"):
+        """Ask the server, unless our own connection reports it with the answer to COMMIT."""
+        if hasattr(driver, "reports_rollback"):
             return False
         try:
             query(pooled, "SELECT 1")
@@ -111,45 +111,44 @@ class Asyncpg(PostgreSQL):
         return False
 
     def refuses_writes(self, driver: Any) -> bool:
-        """Look at the setting, of which the server tells its clients by itself."""
+        """Check the setting, whose changes the server reports to its clients."""
         return getattr(driver.get_settings(), "default_transaction_read_only", "on") == "on"
 
     # -- errors ---------------------------------------------------------------------------
 
     def is_unavailable(self, error: Any) -> bool:
-        """Return True also for what was lost while SQLAlchemy was setting it up."""
+        """Return True also for a connection that was lost while SQLAlchemy set it up."""
         return super().is_unavailable(error) or _refusal(error) in _CLOSED
 
     def is_other_task_busy(self, error: Any) -> bool:
-        """Return True when asyncpg refuses because of a statement that still runs."""
+        """Return True if asyncpg refuses because a statement is still running."""
         return _refusal(error) in _OTHER_TASK
 
     def was_not_committed(self, error: Any) -> bool:
-        """Return True also when asyncpg's client sent nothing."""
+        """Return True also if asyncpg's client sent nothing."""
         return super().was_not_committed(error) or _refusal(error) != ""
 
     def source_function(self, error: Any) -> str | None:
-        """Return the function of the server that raised *error*."""
+        """Return the server's source function that raised *error*."""
         return getattr(error, "server_source_function", None)
 
     def tell(self, error: Any) -> Told:
-        """Return what the server's error names of the schema."""
+        """Return the SQLSTATE, and the schema objects that the error names."""
         return type(error).__name__, schema_facts(error, error, "data_type_name", "position")
 
     def fix(self, error: BaseException) -> str | None:
-        """Return what to do about a failed attempt to connect."""
-        if type(error) is ConnectionError:  # asyncpg's alone: what the system says is a subclass
+        """Return advice on a failed attempt to connect."""
+        if type(error) is ConnectionError:  # only asyncpg raises the bare class
             return (
-                "tls: the server does not encrypt: switch that on there, or say tls = 'disable' "
-                "here"
+                "tls: the server does not support TLS: enable it there, or set tls = 'disable' here"
             )
         return super().fix(error)
 
     def backend(self, driver: Any) -> int:
-        """Return the server's number of the process at the other end."""
+        """Return the process id of the connection's backend at the server."""
         return int(driver.get_server_pid())
 
 
 def _refusal(error: Any) -> str:
-    """Return what asyncpg's client refused to do; empty for every other error."""
+    """Return the text of an error of asyncpg's client; empty for any other error."""
     return str(error) if type(error).__name__ == "InterfaceError" else ""

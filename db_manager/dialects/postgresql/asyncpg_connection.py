@@ -1,4 +1,4 @@
-"""asyncpg's connection, with an ear for what the server really answered to COMMIT."""
+"""asyncpg's connection, which checks the server's answer to COMMIT."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,28 +8,36 @@ from typing import Any, Final
 
 import asyncpg
 
-from db_manager.dialects.ending_sql import ENDS, SPOIL, commits_itself, ending, ends_later
+from db_manager.dialects.ending_sql import (
+    ABORT_TRANSACTION,
+    ENDS,
+    commits_itself,
+    ending,
+    ends_later,
+)
 from db_manager.errors import TransactionAbortedError
 from db_manager.running.timers import Timers
 
-#: Bound once: every transaction comes this way twice.
+#: Looked up once: every transaction calls it twice.
 _execute: Final = asyncpg.Connection.execute
 
 
 class CheckedConnection(asyncpg.Connection):
-    """Notices that the server answered COMMIT with ROLLBACK.
+    """Notices when the server answers COMMIT with ROLLBACK, and counts ends of transactions.
 
-    PostgreSQL does so, without an error, when a statement of the transaction had failed; asyncpg
-    does not look. Whatever lane the statement took, the unit learns it here for free.
+    PostgreSQL answers so, without an error, if a statement of the transaction has failed. asyncpg
+    ignores it. Here the unit learns of it without an extra round trip, whatever lane it used.
     """
 
-    #: Says to the unit that it need not ask the server itself.
-    hears_rollback = True
-    #: How many transactions ended on it so far.
+    #: Its presence means that the dialect need not ask the server before COMMIT.
+    reports_rollback = True
+    #: Number of transactions that ended on it.
     ends = 0
 
     def __init__(self, protocol: Any, transport: Any, loop: Any, *args: Any) -> None:
-        if isinstance(loop, _PatientLoop):  # the protocol's alone: it is nobody's running loop
+        if isinstance(
+            loop, _PatientLoop
+        ):  # it is for the protocol only, and is not the running loop
             loop = loop.loop
         super().__init__(protocol, transport, loop, *args)
 
@@ -39,41 +47,42 @@ class CheckedConnection(asyncpg.Connection):
         Raises:
             TransactionAbortedError: COMMIT was answered with ROLLBACK.
         """
-        said = self.tell(query)
+        said = self.count(query)
         if ends_later(query):
-            self.ends += 1  # now: its answer may be lost
+            self.ends += 1  # before it is sent: its answer may be lost
         try:
             status: str = await _execute(self, query, *args, timeout=timeout)
         except Exception as error:
-            await self.spoil(error, timeout)
+            await self.abort_transaction(error, timeout)
             raise
         if said == "COMMIT" and status == "ROLLBACK":
             raise TransactionAbortedError
-        if status == "COMMIT" and not said:  # of a script
+        if status == "COMMIT" and not said:  # part of a script
             self.ends += 1
         return status
 
-    def tell(self, query: str) -> str:
-        """Count the transaction that *query* ends or, where none is begun, is by itself.
+    def count(self, query: str) -> str:
+        """Count the transaction that *query* ends; outside one, *query* is one by itself.
 
         Returns:
-            The word that ends it, as `ending` does.
+            The word with which *query* ends it; see `ending`.
         """
         said, begun = ending(query), self.is_closed() or self.is_in_transaction()
         if said in ENDS or (not begun and commits_itself(query)):
-            self.ends += 1  # now: its answer may be lost
+            self.ends += 1  # before it is sent: its answer may be lost
         return said
 
-    async def spoil(self, error: Exception, timeout: float | None) -> None:  # noqa: ASYNC109 -- it was that of the statement
-        """Let the server refuse the transaction of a statement that failed at its client.
+    async def abort_transaction(self, error: Exception, timeout: float | None) -> None:  # noqa: ASYNC109 -- that of the statement
+        """Abort the transaction at the server after a statement failed in the client.
 
-        The server does not know of it, and would commit without it, or the first half of an
-        `executemany`. It is the one that keeps book of savepoints, so it is told. Not when it gave
-        no answer within the connection's own time: it would be waited for as long again.
+        The server does not know of that failure: it would commit without the statement, or with
+        the first half of an `executemany`. The transaction is aborted at the server because only
+        the server knows which savepoint may undo that. If the connection's own timeout expired,
+        the connection is closed instead: another answer would take as long again.
 
         Args:
-            error: What the statement failed with; one of the server's own needs nothing more.
-            timeout: What the caller said of its time.
+            error: The error of the statement. After an error of the server nothing is sent.
+            timeout: The `timeout` argument of the statement; None if the caller gave none.
         """
         answered = getattr(error, "severity", None) is not None
         if answered or self.is_closed() or not self.is_in_transaction():
@@ -82,44 +91,45 @@ class CheckedConnection(asyncpg.Connection):
             self.terminate()
         else:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
-                await super().execute(SPOIL)
+                await super().execute(ABORT_TRANSACTION)
 
 
 def _query(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return the query among the arguments of a method of asyncpg's.
 
-    The first argument of what copies into a table is the table: that is no query, and writes.
+    The first argument of a method that copies into a table is the table's name. It is not a query,
+    and counts as a write.
     """
     query: str = args[0] if args else kwargs.get("query", kwargs.get("command", "COPY"))
     return query
 
 
 def _counting(name: str) -> Any:
-    """Return asyncpg's method *name*, with an eye for the transaction that its query ends."""
+    """Return asyncpg's method *name*, which then also counts ends of transactions."""
     method = getattr(asyncpg.Connection, name)
 
     @wraps(method)
-    def count(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
-        self.tell(_query(args, kwargs))
+    def counting(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
+        self.count(_query(args, kwargs))
         return method(self, *args, **kwargs)
 
-    return count
+    return counting
 
 
 def _watching(name: str) -> Any:
-    """Return the same, with an eye for a failure that the server knows nothing of."""
+    """Return the same, which also aborts the transaction after a failure in the client."""
     method = getattr(asyncpg.Connection, name)
 
     @wraps(method)
-    async def watch(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
-        self.tell(_query(args, kwargs))
+    async def watching(self: CheckedConnection, *args: Any, **kwargs: Any) -> Any:
+        self.count(_query(args, kwargs))
         try:
             return await method(self, *args, **kwargs)
         except Exception as error:
-            await self.spoil(error, kwargs.get("timeout"))
+            await self.abort_transaction(error, kwargs.get("timeout"))
             raise
 
-    return watch
+    return watching
 
 
 _COPIES = ("copy_from_query", "copy_records_to_table", "copy_to_table")
@@ -130,7 +140,7 @@ for _name in ("executemany", "fetch", "fetchmany", "fetchrow", "fetchval"):
 
 
 class _PatientLoop:
-    """The event loop, with cheap timers: asyncpg arms one for each answer it waits for.
+    """The event loop with cheap timers: asyncpg starts a timer for each answer it awaits.
 
     Args:
         loop: The event loop.
@@ -139,44 +149,44 @@ class _PatientLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.call_later = Timers.current().call_later
-        #: Transports of attempts to connect that are not known to have succeeded.
+        #: Transports of an attempt to connect that has not succeeded yet.
         self.opened: list[asyncio.WriteTransport] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loop, name)
 
     async def create_connection(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Open a transport as the event loop does, and remember it."""
+        """Open a transport as the event loop does, and keep a reference to it."""
         made: tuple[Any, Any] = await self.loop.create_connection(*args, **kwargs)
         self.opened.append(made[0])
         return made
 
 
 def connect(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, CheckedConnection]:
-    """Connect as `asyncpg.connect` does, with a connection that hears and cheap timers.
+    """Connect as `asyncpg.connect` does, with `CheckedConnection` and cheap timers.
 
-    It is not `async`: a frame of ours that waits would show the password beside a traceback.
-    An attempt that failed or was cancelled leaves no socket open, whatever the server does.
+    It is not `async`: a suspended frame would expose the password among the variables of a
+    traceback. A failed or cancelled attempt leaves no socket open, whatever the server does.
 
     Args:
         *args: For asyncpg.
         **kwargs: For asyncpg.
 
     Returns:
-        What gives the connection when it is awaited.
+        An awaitable of the connection.
     """
     loop = _PatientLoop(asyncio.get_running_loop())
     options: Any = {"connection_class": CheckedConnection, "loop": loop}
-    return _whole(asyncpg.connect(*args, **options | kwargs), loop)
+    return _or_aborted(asyncpg.connect(*args, **options | kwargs), loop)
 
 
-async def _whole(
+async def _or_aborted(
     connecting: Coroutine[Any, Any, CheckedConnection], loop: _PatientLoop
 ) -> CheckedConnection:
-    """Give the connection, or leave nothing of the attempt.
+    """Return the connection, or abort the transports of the failed attempt.
 
-    asyncpg closes what an attempt opened, but in TLS that means to wait for the server's goodbye,
-    for up to 30 s: the socket would outlive the attempt, and even its event loop.
+    asyncpg closes them, but with TLS it waits up to 30 s for the server's close: a socket would
+    outlive the attempt, and even its event loop.
     """
     try:
         connection = await connecting

@@ -1,4 +1,4 @@
-"""PostgreSQL, whatever the driver."""
+"""PostgreSQL with any driver."""
 
 import ssl
 from typing import Any, ClassVar, Final
@@ -10,28 +10,29 @@ from sqlalchemy.pool import PoolProxiedConnection
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
 
-#: Milliseconds between PostgreSQL's looks at the client while a statement runs. Without them a
-#: statement whose client is gone lives on, with its locks, to its end.
+#: Milliseconds between PostgreSQL's checks of the client's connection while a statement runs.
+#: Without them a statement whose client is gone runs to its end, and keeps its locks.
 CLIENT_CHECK_INTERVAL: Final = 1000
-#: Key of the advisory lock: the first eight bytes of sha256("db_manager.schema"), without the
-#: sign bit.
+#: Key of the advisory lock: the first eight bytes of sha256("db_manager.schema"), with the sign bit
+#: cleared.
 LOCK_KEY: Final = 0x495BBB2721338185
-#: Asks how a transaction ended that had the id :xid.
+#: Query for the outcome of the transaction with the id :xid.
 TRANSACTION_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8))")
-#: Where the server finds out that a migration made a plan stale; its code, 0A000, has other causes.
+#: The server's source function that detects a plan made stale by a migration; its SQLSTATE, 0A000,
+#: has other causes as well.
 _STALE_PLAN: Final = "RevalidateCachedQuery"
-#: What a failed attempt to connect says and what is to be done; by SQLSTATE.
+#: Advice on a failed attempt to connect, by SQLSTATE.
 _FIXES: Final = {
     "28P01": "password: it is wrong; set DATABASE__PASSWORD or DATABASE__PASSWORD_FILE",
-    "28000": "user: the server does not let this role in from here; see its pg_hba.conf, and `tls`",
-    "3D000": "database: there is none of that name; correct it, or create the database",
-    "42501": "user: the role may not do that; GRANT it",
+    "28000": "user: this role may not log in from here; see the server's pg_hba.conf, and `tls`",
+    "3D000": "database: it does not exist; correct the name, or create the database",
+    "42501": "user: the role lacks a privilege; GRANT it",
     "53300": "pool_size: the server has no connection left; lower it, or raise max_connections",
 }
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL by a driver that we do not know."""
+    """PostgreSQL with an unknown driver."""
 
     has_reader = True
     tls_query = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
@@ -55,10 +56,10 @@ class PostgreSQL(Dialect):
 
         Args:
             config: The section [database].
-            read_only: Transactions refuse to write.
+            read_only: Transactions refuse writes.
         """
         settings = {"application_name": config.application_name}
-        if not config.pgbouncer:  # it refuses start-up parameters that it does not know
+        if not config.pgbouncer:  # PgBouncer refuses unknown start-up parameters
             settings |= {
                 "statement_timeout": str(int(config.statement_timeout * 1000)),
                 "lock_timeout": str(int(config.lock_timeout * 1000)),
@@ -82,11 +83,11 @@ class PostgreSQL(Dialect):
         )
 
     def is_stale_plan(self, error: Any) -> bool:
-        """Return True when the server refused a plan that a migration made useless."""
+        """Return True if the server refused a plan that a migration invalidated."""
         return bool(self.source_function(error) == _STALE_PLAN)
 
     def source_function(self, error: Any) -> str | None:
-        """Return the function of the server that raised *error*, as far as the driver knows."""
+        """Return the server's source function that raised *error*, if the driver reports it."""
         del error
         return None
 
@@ -100,19 +101,19 @@ class PostgreSQL(Dialect):
         return f"PostgreSQL {scalar(connection, 'SHOW server_version')}"
 
     def most_connections(self, connection: Connection) -> int | None:
-        """Return what `max_connections` leaves for roles without privileges."""
+        """Return the number of connections that are not reserved for superusers."""
         limit = int(scalar(connection, "SHOW max_connections"))
         return limit - int(scalar(connection, "SHOW superuser_reserved_connections"))
 
     def fix(self, error: BaseException) -> str | None:
-        """Return what to do about a failed attempt to connect, by its SQLSTATE."""
+        """Return advice on a failed attempt to connect, by its SQLSTATE."""
         below = getattr(error, "orig", None)
         state = getattr(below, "sqlstate", None) or getattr(error, "sqlstate", None)
         return super().fix(error) if state is None else _FIXES.get(str(state))
 
 
 def query(pooled: PoolProxiedConnection, sql: str) -> Any:
-    """Return the first cell of what *sql* finds, asked past SQLAlchemy's events.
+    """Return the first column of the first row of *sql*, without SQLAlchemy's events.
 
     Args:
         pooled: The pooled connection of a unit; runs inside a greenlet.
@@ -128,13 +129,13 @@ def query(pooled: PoolProxiedConnection, sql: str) -> Any:
 
 
 def schema_facts(error: Any, fields: Any, type_field: str, position_field: str) -> list[str]:
-    """Return what an error names of the schema, and its SQLSTATE.
+    """Return the SQLSTATE of an error, and the schema objects that it names.
 
     Args:
         error: The driver's error.
-        fields: What has the names as attributes.
-        type_field: Attribute of the name of a type.
-        position_field: Attribute of the position in the statement.
+        fields: The object with these names as attributes.
+        type_field: Its attribute with the name of a type.
+        position_field: Its attribute with the position in the statement.
     """
     named = {
         "constraint": "constraint_name",
@@ -149,7 +150,7 @@ def schema_facts(error: Any, fields: Any, type_field: str, position_field: str) 
 
 
 def tls_mode(config: DatabaseConfig, tls: ssl.SSLContext | None) -> str:
-    """Return libpq's word for how a connection is encrypted."""
+    """Return libpq's `sslmode`."""
     if tls is None:
         return "disable"
     return "require" if config.tls == "require" else "verify-full"

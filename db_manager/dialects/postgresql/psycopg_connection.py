@@ -1,4 +1,4 @@
-"""psycopg's connection, with a deadline for answers and an eye for ends of transactions."""
+"""psycopg's connection, with a deadline for answers and a count of ended transactions."""
 
 import socket
 from collections.abc import AsyncIterator, Coroutine
@@ -9,10 +9,10 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
-from db_manager.dialects.ending_sql import ENDS, SPOIL, ending, ends_later
+from db_manager.dialects.ending_sql import ABORT_TRANSACTION, ENDS, ending, ends_later
 from db_manager.running.timers import Timer, Timers
 
-#: The server owes no answer: whoever waits now waits for a notification.
+#: Statuses in which the server owes no answer: a wait is for a notification.
 _OWES_NOTHING: Final = frozenset(
     {TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR}
 )
@@ -22,58 +22,59 @@ _OPEN: Final = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
 class _Cursor(psycopg.AsyncCursor[Any]):
-    """Counts an end of a transaction before it is sent: its answer may be lost."""
+    """Counts the end of a transaction before it is sent, because its answer may be lost."""
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self._tell(query)
+        self._count(query)
         try:
             return await super().execute(query, *args, **kwargs)
         except Exception:
-            await self._spoil()
+            await self._abort_transaction()
             raise
 
     async def executemany(self, query: Any, *args: Any, **kwargs: Any) -> None:
-        self._tell(query)
+        self._count(query)
         try:
             await super().executemany(query, *args, **kwargs)
         except Exception:
-            await self._spoil()
+            await self._abort_transaction()
             raise
 
     async def stream(self, query: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        self._tell(query)
+        self._count(query)
         try:
             async with aclosing(super().stream(query, *args, **kwargs)) as rows:  # type: ignore[type-var]  # a generator
                 async for row in rows:
                     yield row
         except Exception:
-            await self._spoil()
+            await self._abort_transaction()
             raise
 
     def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        self._tell(statement)
+        self._count(statement)
         return super().copy(statement, *args, **kwargs)
 
-    def _tell(self, query: object) -> None:
+    def _count(self, query: object) -> None:
         sql = query if isinstance(query, str) else _text(query)
         if ending(sql) in ENDS or ends_later(sql):
-            self.connection.ends += 1  # type: ignore[attr-defined]  # it is a PatientConnection
+            self.connection.ends += 1  # type: ignore[attr-defined]  # a connection of ours
 
-    async def _spoil(self) -> None:
-        """Let the server refuse the transaction of a statement that failed at its client.
+    async def _abort_transaction(self) -> None:
+        """Abort the transaction at the server after a statement failed in the client.
 
-        The server does not know of it, and would commit without it, or the first half of an
-        `executemany`. It is the one that keeps book of savepoints, so it is told.
+        The server does not know of that failure: it would commit without the statement, or with
+        the first half of an `executemany`. The transaction is aborted at the server because only
+        the server knows which savepoint may undo that.
         """
         connection = self.connection
         piped = connection.pgconn.pipeline_status and not connection.autocommit
         if piped or connection.pgconn.transaction_status == TransactionStatus.INTRANS:
             with suppress(psycopg.Error):
-                await super().execute(SPOIL)
+                await super().execute(ABORT_TRANSACTION)
 
 
 def _text(query: object) -> str:
-    """Return the SQL of a *query* that is no string, or of its beginning."""
+    """Return the SQL of a *query* that is not a string; parameters of a template are `?`."""
     if isinstance(query, bytes):
         return query.decode(errors="replace")
     if isinstance(query, Composable):
@@ -82,14 +83,14 @@ def _text(query: object) -> str:
 
 
 class PatientConnection(psycopg.AsyncConnection[Any]):
-    """Gives its line up when an answer does not come, and counts the transactions that end.
+    """Closes itself when an answer does not arrive in time, and counts ended transactions.
 
-    Every wait of psycopg, on every lane, comes through `wait`.
+    Every wait of psycopg, on every lane, goes through `wait`.
     """
 
-    #: How many transactions ended on it so far.
+    #: Number of transactions that ended on it.
     ends = 0
-    #: Seconds that an answer may take; `connect` sets it.
+    #: Longest wait for an answer in seconds; set by `connect`.
     answer_timeout: float
     _timers: Timers | None = None
     _timer: Timer | None = None
@@ -101,10 +102,10 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         self.cursor_factory = _Cursor
 
     async def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait for what the server has to say.
+        """Wait for the server.
 
         Args:
-            gen: What psycopg is about to do.
+            gen: The generator of psycopg that is to be run.
             *args: For psycopg.
             **kwargs: For psycopg.
 
@@ -112,7 +113,7 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             What *gen* returns.
 
         Raises:
-            OperationalError: There was no answer in time, and the connection is closed now.
+            OperationalError: There was no answer in time; the connection is closed.
         """
         if self._timers is None:
             self._timers = Timers.current()
@@ -137,16 +138,16 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
                 self.pgconn.finish()
 
     def _see(self) -> None:
-        """Count the transaction that was there and is there no more."""
+        """Count a transaction that was open at the last look and is not any more."""
         status = self.pgconn.transaction_status
         if status in _OPEN:
             self._begun = True
-        elif self._begun and status == TransactionStatus.IDLE:  # a pipeline is ACTIVE meanwhile
+        elif self._begun and status == TransactionStatus.IDLE:  # in a pipeline it is ACTIVE
             self._begun = False
             self.ends += 1
 
     async def set_autocommit(self, value: bool) -> None:  # noqa: FBT001 -- psycopg's signature
-        """Let each statement commit itself, or not; what is said meanwhile cannot be undone."""
+        """Switch autocommit; statements sent while it is on cannot be rolled back."""
         self.ends += value and not self.autocommit
         await super().set_autocommit(value)
 
@@ -173,14 +174,14 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
         self._hang_up()
 
     def _hang_up(self) -> None:
-        # psycopg waits for its socket: an end of the line is something that it can read.
+        # psycopg waits until its socket is readable; the shutdown makes it so.
         with socket.fromfd(self.pgconn.socket, -1, -1, -1) as line:
             line.shutdown(socket.SHUT_RDWR)
 
     def terminate(self) -> None:
-        """Drop the line without a word, also while somebody waits for an answer."""
+        """Close the socket without contacting the server, even during a wait for an answer."""
         if self._waits and not self.closed:
-            self._terminated = True  # the event loop still looks at its socket
+            self._terminated = True  # the event loop still polls the socket
             self._hang_up()
         else:
             self.pgconn.finish()
@@ -191,15 +192,16 @@ def connect(
 ) -> Coroutine[Any, Any, PatientConnection]:
     """Connect as `psycopg.AsyncConnection.connect` does, with a deadline for answers.
 
-    It is not `async`: a frame of ours that waits would show the password beside a traceback.
+    It is not `async`: a suspended frame would expose the password among the variables of a
+    traceback.
 
     Args:
         *args: For psycopg.
-        answer_timeout: Seconds that the server may take for an answer.
+        answer_timeout: Longest wait for an answer of the server, in seconds.
         **kwargs: For psycopg.
 
     Returns:
-        What gives the connection when it is awaited.
+        An awaitable of the connection.
     """
     return _opened(PatientConnection.connect(*args, **kwargs), answer_timeout)
 

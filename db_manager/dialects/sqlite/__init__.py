@@ -1,1 +1,1 @@
-"""SQLite, by aiosqlite."""
+"""SQLite, with the driver aiosqlite."""

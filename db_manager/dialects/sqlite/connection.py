@@ -1,9 +1,9 @@
-"""A SQLite connection that loses no update and crosses threads once per statement.
+"""A SQLite connection that loses no update and calls its thread once per statement.
 
-The stock driver begins a transaction only before the first write, so that two units read the same
-value and one update is lost; and it crosses to its thread for the cursor, the statement, the rows
-and the close. Here the first statement's crossing brings its BEGIN IMMEDIATE along and takes the
-rows back, and COMMIT is the second and last crossing.
+The stock driver begins a transaction only before the first write: two units can read the same
+value, and one update is lost. It also calls its thread separately for the cursor, the statement,
+the rows and the close. Here the call of the first statement also sends BEGIN IMMEDIATE and returns
+the rows. For a unit of one statement, COMMIT is the second and last call.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from db_manager.errors import TransactionAbortedError
 
 
 class SqliteConnection(InThread):
-    """aiosqlite's connection with one crossing per statement.
+    """aiosqlite's connection with one call to its thread per statement.
 
     Args:
-        connect: Opens the database in the driver's thread.
+        connect: Opens the database; called in the driver's thread.
         read_only: Refuse writes, and begin no transaction: each statement sees the newest rows.
-        lock_timeout: Seconds to wait for the lock of another process.
+        lock_timeout: Longest wait in seconds for the lock of another process.
     """
 
     def __init__(
@@ -35,38 +35,38 @@ class SqliteConnection(InThread):
         lock_timeout: float = 5.0,
     ) -> None:
         super().__init__(connect, read_only=read_only, lock_timeout=lock_timeout)
-        #: The next crossing to the thread begins the transaction, whatever it is for.
+        #: True when the next call to the thread begins the transaction, whatever it does.
         self._begin_next = False
         self._stopping: asyncio.Future[Any] | None = None
 
     @property
     def closed(self) -> bool:
-        """True when nothing can be executed any more."""
+        """True when no statement can be executed any more."""
         return self._connection is None or not self._running
 
     @property
     def begins_nothing(self) -> bool:
-        """True when SQLAlchemy asked for AUTOCOMMIT."""
+        """True when SQLAlchemy has set AUTOCOMMIT."""
         return self._connection is not None and not begins(self._connection)
 
     def is_settled(self) -> bool:
-        """Return True when nothing is open on it, and its next transaction is a usual one."""
+        """Return True if nothing is open on it, and no snapshot was asked for."""
         return not (self._in_transaction or self._unread or self._failed or self._begin_next) and (
             (self._begin, self._read_only) == self._usual
         )
 
     def begin_snapshot(self) -> None:
-        """Make the next transactions read-only ones whose statements share a snapshot each."""
+        """Make the next transactions read-only, each with one snapshot for its statements."""
         self._begin, self._read_only = "BEGIN", True
 
     def end_snapshots(self) -> None:
-        """Make the next transactions usual ones again."""
+        """Undo `begin_snapshot`."""
         self._begin, self._read_only = self._usual
 
     def _execute(
         self, fn: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
-        """Make a call of aiosqlite's own: of the driver's lane."""
+        """Make a call of aiosqlite's own methods, from the driver's lane."""
         if self._patience.is_script(fn):
             self.ends += 1  # Python commits an open transaction before its first statement
         return self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
@@ -75,9 +75,9 @@ class SqliteConnection(InThread):
         """Call *fn* in the driver's thread.
 
         Args:
-            fn: What talks to the database.
-            args: Its arguments.
-            kwargs: The same by name.
+            fn: A function that uses the database.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
             Its result.
@@ -89,19 +89,19 @@ class SqliteConnection(InThread):
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except BaseException as error:
             self._failed = self._failed or in_transaction
-            # It may not have begun, and some errors end the transaction: what follows would commit
-            # itself.
+            # The transaction may not have begun, and some errors end it. The next statement would
+            # commit by itself, so it must begin one.
             self._begin_next = in_transaction
             if not isinstance(error, Exception):
-                # Otherwise the statement goes on in its thread and keeps the write lock.
+                # Otherwise the statement would continue in its thread and keep the write lock.
                 call.cancelled = True
-                self.ends += int(self._may_end(args))  # later than anybody looks
-                self._in_transaction = True  # for all that is known here; the end looks
+                self.ends += int(self._may_end(args))  # it would be noticed too late
+                self._in_transaction = True  # a safe assumption; `_end_here` checks it
                 self._interrupt()
             raise
 
     def _may_end(self, args: tuple[Any, ...]) -> bool:
-        """Return True when a call with *args* that nobody waits for may commit something."""
+        """Return True if a cancelled call with *args* may commit something."""
         if self.begins_nothing:
             return True
         return any(isinstance(sql, str) and ending(sql) in ENDS for sql in args)
@@ -110,19 +110,20 @@ class SqliteConnection(InThread):
         if self._connection is not None:
             self._connection.interrupt()
 
-    def cursor(self) -> SqliteCursor:  # type: ignore[override]  # SQLAlchemy needs no more of it
-        """Return a cursor; nothing crosses to the thread before its first statement."""
+    def cursor(self) -> SqliteCursor:  # type: ignore[override]  # as much of it as SQLAlchemy needs
+        """Return a cursor; the thread is not called before its first statement."""
         return SqliteCursor(self)
 
     def begin_with_next(self) -> None:
-        """Begin the transaction in the same crossing as the next statement, on whatever lane."""
+        """Begin the transaction in the same call as the next statement, on any lane."""
         self._begin_next = self._begin_next or not self._in_transaction
 
     async def commit(self) -> None:
-        """Commit, without a crossing when nothing was begun.
+        """Commit; without a call to the thread if nothing has begun.
 
         Raises:
-            TransactionAbortedError: A statement had failed, on whatever lane, and nobody undid it.
+            TransactionAbortedError: A statement failed, on any lane, and was not undone by a
+                savepoint.
         """
         if self._failed:
             await self.rollback()
@@ -130,23 +131,23 @@ class SqliteConnection(InThread):
         await self._end("COMMIT")
 
     async def rollback(self) -> None:
-        """Roll back, without a crossing when nothing was begun."""
+        """Roll back; without a call to the thread if nothing has begun."""
         self._failed = False
         await self._end("ROLLBACK")
 
     async def _end(self, sql: str) -> None:
-        self.ends += int(self._begin_next)  # nothing would begin what follows
+        self.ends += int(self._begin_next)  # what follows would run outside a transaction
         self._begin_next = False
         if self._in_transaction or self._unread:
             try:
                 await self.cross(self._end_here, sql)
             finally:
-                self._failed = self._begin_next = False  # it is over, whatever became of its COMMIT
+                self._failed = self._begin_next = False  # it ended, whatever COMMIT did
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """Close from outside of the event loop's turn; a second stop waits for the first one.
+        """Close without waiting; a second call returns the future of the first one.
 
-        aiosqlite would wait for ever for a thread that has ended already.
+        aiosqlite would wait forever for a thread that has already ended.
         """
         if self._stopping is None:
             self._interrupt()
@@ -155,7 +156,7 @@ class SqliteConnection(InThread):
         return self._stopping
 
     async def close(self) -> None:
-        """Interrupt what still runs, then close; a cancellation leaves nothing open."""
+        """Interrupt a running statement, then close; a cancellation leaves nothing open."""
         stopping = self.stop()
         if stopping is not None:
             await stopping

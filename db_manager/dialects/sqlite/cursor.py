@@ -1,10 +1,10 @@
-"""The cursor of a SQLite connection whose rows come back with the statement."""
+"""A SQLite cursor whose rows are returned together with its statement."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, Self
 
-#: Rows that come back with the statement itself; more are fetched when they are asked for.
+#: Most rows that are returned with the statement; further rows are fetched on demand.
 FIRST_ROWS: Final = 1000
 
 
@@ -15,11 +15,11 @@ class Connection(Protocol):
         """Call *fn* in the driver's thread."""
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
-        """In the driver's thread: begin when needed, execute, bring the first rows along."""
+        """In the driver's thread: begin if needed, execute, return the cursor and first rows."""
 
 
 class SqliteCursor:
-    """The cursor that SQLAlchemy sees: its rows are here already.
+    """The cursor that SQLAlchemy uses; it already has its first rows.
 
     Args:
         connection: The connection it belongs to.
@@ -40,7 +40,7 @@ class SqliteCursor:
         return self
 
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> Self:
-        """Execute one statement, beginning the transaction when it is the first."""
+        """Execute one statement; the first one also begins the transaction."""
         return await self._run("execute", sql, parameters)
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Self:
@@ -85,7 +85,7 @@ class SqliteCursor:
         return rows[0] if rows else None
 
     async def close(self) -> None:
-        """Forget the rows; a cursor that was not read to its end is closed in its thread."""
+        """Drop the rows; if there are more, close the cursor in the driver's thread."""
         if self._more and self._cursor is not None:
             self._more = False
             await self._connection.cross(self._cursor.close)

@@ -1,4 +1,4 @@
-"""Opens a SQLite file with settings that are safe for several units."""
+"""Opens a SQLite file with settings that are safe for concurrent units."""
 
 import sqlite3
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from db_manager.dialects.sqlite.locks import SLICE
 
 
 class _Opened(sqlite3.Connection):
-    """Keeps what SQLAlchemy says about isolation from the driver.
+    """Keeps the isolation level that SQLAlchemy sets away from the driver.
 
-    To the driver `isolation_level` tells when to begin transactions of its own; we begin them.
+    The driver would use `isolation_level` to begin transactions by itself; here we begin them.
     """
 
-    #: None when SQLAlchemy asked for AUTOCOMMIT: then nothing begins a transaction.
+    #: None if SQLAlchemy set AUTOCOMMIT: then no transaction is begun.
     asked: str | None = ""
 
-    @property  # type: ignore[override]  # a plain attribute of fewer values there
+    @property  # type: ignore[override]  # a plain attribute with a narrower type there
     def isolation_level(self) -> str | None:
         return self.asked
 
@@ -26,16 +26,16 @@ class _Opened(sqlite3.Connection):
 
 
 def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:
-    """Return a function that opens *path* with settings that are safe for several units.
+    """Return a function that opens *path* with settings that are safe for concurrent units.
 
     Args:
         path: File, `:memory:` or a `file:` URI.
         synchronous: `NORMAL` (survives kill -9) or `FULL` (also power loss).
-        **arguments: For `sqlite3.connect`, as `timeout`: seconds to wait for the lock of another
-            process.
+        **arguments: For `sqlite3.connect`, for example `timeout`, the longest wait in seconds for
+            the lock of another process.
 
     Returns:
-        A function for the driver's thread.
+        A function to call in the driver's thread.
     """
     options = {"uri": path.startswith("file:"), "factory": _Opened, **arguments}
     options["timeout"] = min(SLICE, options.get("timeout", SLICE))

@@ -1,4 +1,4 @@
-"""What a SQLite connection does in the driver's thread."""
+"""The part of a SQLite connection that runs in the driver's thread."""
 
 import sqlite3
 from collections.abc import Callable
@@ -18,9 +18,9 @@ class InThread(aiosqlite.Connection):
     """The half of our connection whose methods run in the driver's thread.
 
     Args:
-        connect: Opens the database in the driver's thread.
+        connect: Opens the database; called in the driver's thread.
         read_only: Refuse writes, and begin no transaction: each statement sees the newest rows.
-        lock_timeout: Seconds to wait for the lock of another process.
+        lock_timeout: Longest wait in seconds for the lock of another process.
     """
 
     def __init__(
@@ -29,26 +29,27 @@ class InThread(aiosqlite.Connection):
         super().__init__(self._open, iter_chunk_size=64)
         self._connect_here = connect
         self._opened: sqlite3.Connection | None = None
-        # What begins a transaction before its first statement; None begins none.
+        # The BEGIN before the first statement of a transaction (None: no transaction), and
+        # whether writes are refused.
         self._usual: tuple[str | None, bool] = (
             (None, True) if read_only else ("BEGIN IMMEDIATE", False)
         )
         self._begin: str | None
         self._begin, self._read_only = self._usual
         self._in_transaction = False
-        #: A statement of the transaction failed; PostgreSQL would refuse its COMMIT.
+        #: True after a statement failed; as on PostgreSQL, COMMIT is then refused.
         self._failed = False
-        #: What the connection was told last; None when it has to be told again.
+        #: The last value set for `PRAGMA query_only`; None if it must be set again.
         self._query_only: bool | None = False
-        #: Cursors that may have rows left, which keep a snapshot of the database.
+        #: Cursors that may have unread rows, which keep a snapshot of the database open.
         self._unread: WeakSet[sqlite3.Cursor] = WeakSet()
         self._patience = Patience(lock_timeout)
-        #: What the driver's thread does.
+        #: The call that the driver's thread is making.
         self.crossing: Call | None = None
-        #: How many transactions ended on it so far, statements that commit themselves among them.
+        #: Number of transactions that ended on it, with statements that committed by themselves.
         self.ends = 0
 
-    def _of_driver(self, fn: Callable[..., Any], begins: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 -- what follows is the driver's
+    def _of_driver(self, fn: Callable[..., Any], begins: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 -- the arguments of the driver's call follow
         connection, patience = self._conn, self._patience
         if begins:
             self._begin_here(connection)
@@ -75,7 +76,7 @@ class InThread(aiosqlite.Connection):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """In the driver's thread: make *call* for *sql*, and see what it did to the transaction.
+        """Make *call* for *sql*, and note its effect on the transaction.
 
         Raises:
             OperationalError: *sql* begins a savepoint, and a statement before it failed.
@@ -93,9 +94,9 @@ class InThread(aiosqlite.Connection):
         finally:
             self._in_transaction = connection.in_transaction
             if self._begin and not self._in_transaction:
-                # A statement that fails can end the transaction too, but never commits it. Where
-                # none was begun, a statement commits itself, and of many rows those before the
-                # one that failed.
+                # A statement that fails may also end the transaction, but never commits it. If
+                # none had begun, a statement commits by itself, and an executemany that fails
+                # half-way has committed the rows before.
                 self.ends += int(not failed if begun else not what)
 
     def _begin_here(self, connection: sqlite3.Connection) -> None:
@@ -109,7 +110,7 @@ class InThread(aiosqlite.Connection):
             self._query_only = self._read_only
 
     def _doubt(self, sql: str) -> None:
-        """Refuse writes anew before the next statement, when *sql* may switch that off."""
+        """Set `query_only` again before the next statement if *sql* may switch it off."""
         if self._query_only and "pragma" in sql.lower():
             self._query_only = None
 
@@ -121,15 +122,15 @@ class InThread(aiosqlite.Connection):
             return fn(*args, **kwargs)
         except sqlite3.OperationalError as error:
 
-            def has_sense() -> bool:  # of many rows, those before the lock are written
+            def may_retry() -> bool:  # not if an executemany has written its first rows
                 return self._is_wanted() and connection.total_changes == before
 
-            return self._patience.again(partial(fn, *args, **kwargs), error, has_sense)
+            return self._patience.again(partial(fn, *args, **kwargs), error, may_retry)
 
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
-        """In the driver's thread: begin when needed, execute, bring the first rows along."""
+        """Begin if needed, execute, and return the cursor and its first rows."""
         connection, what = self._conn, kind(sql)
-        if what not in {"waiting", "level"}:  # about the connection, outside of transactions
+        if what not in {"waiting", "level"}:  # settings of the connection, not of a transaction
             self._begin_here(connection)
         self._doubt(sql)
         call: Callable[..., Any] = partial(self._patiently, connection)
@@ -147,12 +148,12 @@ class InThread(aiosqlite.Connection):
         connection = self._conn
         self.ends += int(connection.in_transaction)
         try:
-            # What was not read to its end would keep its snapshot, and the log could only grow.
+            # An unread cursor would keep its snapshot, so that the log could never be truncated.
             self._close_unread()
-            if connection.in_transaction:  # some errors end the transaction by themselves
+            if connection.in_transaction:  # some errors end the transaction
                 self._patiently(connection, connection.execute, sql)
         except sqlite3.Error:
-            # SQLite keeps a transaction whose COMMIT it refused, and the next unit would be in it.
+            # SQLite keeps a transaction whose COMMIT it refused: the next unit would be inside it.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -165,19 +166,19 @@ class InThread(aiosqlite.Connection):
         self._unread.clear()
 
     def _open(self) -> sqlite3.Connection:
-        """In the driver's thread: open, and remember it for a caller that does not wait."""
+        """Open the database, and keep the connection so that it is closed without a waiter, too."""
         self._opened = self._patience.open(self._connect_here, self._is_wanted)
         return self._opened
 
     def _is_wanted(self) -> bool:
-        """In the driver's thread: whether somebody still waits for what it does."""
+        """Return True while a caller waits for the current call."""
         return self._running and (self.crossing is None or self.crossing.is_wanted())
 
     def _close_opened(self) -> None:
-        """In the driver's thread: undo what is open, and close.
+        """Roll back, and close.
 
-        SQLite keeps what is closed while somebody has a statement of it, the traceback of a
-        cancellation for example: its transaction would hold the lock for as long as that.
+        SQLite keeps a closed connection open while a statement of it is referenced, for example
+        by the traceback of a cancellation. Its transaction would keep the lock for that long.
         """
         if self._opened is None:
             return
@@ -188,7 +189,7 @@ class InThread(aiosqlite.Connection):
 
 
 def begins(connection: sqlite3.Connection) -> bool:
-    """Return True unless SQLAlchemy asked *connection* for AUTOCOMMIT."""
+    """Return True unless SQLAlchemy has set AUTOCOMMIT on *connection*."""
     return getattr(connection, "asked", "") is not None
 
 
@@ -200,7 +201,7 @@ def _executed(
 
 
 class Call:
-    """A call for the driver's thread that is not made, or given up, once it was cancelled."""
+    """A call for the driver's thread; once cancelled, it is skipped or interrupted."""
 
     __slots__ = ("_connection", "_fn", "cancelled")
 
@@ -210,14 +211,14 @@ class Call:
         self.cancelled = False
 
     def is_wanted(self) -> bool:
-        """Return True while somebody waits for it."""
+        """Return True until it is cancelled."""
         return not self.cancelled
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, unless nobody waits for it any more.
+        """Make the call, unless it was cancelled.
 
         Raises:
-            Error: The call failed in sqlite3, and somebody still waits for its result.
+            Error: The call failed in sqlite3, and was not cancelled.
         """
         if self.cancelled:
             return None
@@ -228,6 +229,6 @@ class Call:
         except sqlite3.Error:
             if self.is_wanted():
                 raise
-            return None  # nobody waits for the answer any more
+            return None  # the caller was cancelled
         finally:
             connection.crossing = None

@@ -1,4 +1,4 @@
-"""Waits for the locks of other processes on a SQLite file, in slices that a cancellation ends."""
+"""Waits for locks of other processes on a SQLite file, in short slices that can be cancelled."""
 
 import sqlite3
 import time
@@ -7,23 +7,22 @@ from typing import Any, Final
 
 from db_manager.dialects.sqlite.statement import kind
 
-#: Seconds that SQLite itself waits at a time; it sleeps in C, where nothing wakes it.
+#: Longest wait of SQLite itself, in seconds: it sleeps in C and cannot be interrupted.
 SLICE: Final = 0.05
-#: Calls of the driver that are one statement, which took no effect when it found a lock.
+#: Methods of the driver that run one statement, which had no effect if it met a lock.
 _STATEMENTS: Final = frozenset({"execute", "executemany", "_execute_insert", "_execute_fetchall"})
-#: Calls of the driver that are several: they cannot be made again, and wait in C.
+#: Methods that run several statements: they cannot be repeated, so they wait in C.
 _SCRIPTS: Final = frozenset({"executescript", "backup"})
 
 
 class Patience:
-    """How long a connection waits for a lock; its methods run in the driver's thread.
+    """The wait of a connection for locks; its methods run in the driver's thread.
 
-    SQLite waits for no more than `SLICE`, and what it could not do then is asked again: until
-    nobody wants it any more, or for as long as `timeout` of the driver or `PRAGMA busy_timeout`
-    said.
+    SQLite itself waits at most `SLICE`; then the call is repeated, until it is cancelled or the
+    timeout is over. The timeout is that of the driver, or of `PRAGMA busy_timeout`.
 
     Args:
-        seconds: Longest wait.
+        seconds: Longest wait in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,11 +34,11 @@ class Patience:
         """Open a database.
 
         Args:
-            connect: Opens it, with a wait of a slice.
-            wanted: Tells whether somebody still waits.
+            connect: Opens it, with a timeout of one slice.
+            wanted: Returns True while the caller waits.
 
         Returns:
-            Its connection, that waits in slices.
+            A connection that waits in slices.
         """
         try:
             connection = connect()
@@ -51,18 +50,19 @@ class Patience:
     def again(
         self, call: Callable[[], Any], error: sqlite3.OperationalError, wanted: Callable[[], bool]
     ) -> Any:
-        """Make *call* again until it finds no lock.
+        """Repeat *call* until it meets no lock.
 
         Args:
-            call: What failed.
-            error: What it failed with.
-            wanted: Tells whether somebody still waits, and it took no effect.
+            call: The call that failed.
+            error: Its error.
+            wanted: Returns True while the caller waits and the call has had no effect.
 
         Returns:
             The result of *call*.
 
         Raises:
-            OperationalError: Time is over, nobody wants it, or it is no lock that could go.
+            OperationalError: The timeout is over, the call is not wanted any more, or waiting
+                does not help.
         """
         at_once = min(SLICE, self.seconds)
         now = time.monotonic()
@@ -74,31 +74,31 @@ class Patience:
                 error = later
             asked, now = now, time.monotonic()
             if now - asked < at_once / 2:
-                break  # where a wait could not help, as of two for each other, SQLite does not wait
+                break  # SQLite did not wait because that cannot help, as in a deadlock
         raise error
 
     def is_statement(self, fn: Callable[..., Any]) -> bool:
-        """Return True when *fn* of the driver may be called again after it found a lock."""
+        """Return True if *fn* of the driver may be repeated after it met a lock."""
         return getattr(fn, "__name__", "") in _STATEMENTS
 
     def is_script(self, fn: Callable[..., Any]) -> bool:
-        """Return True when *fn* of the driver runs several statements of a text."""
+        """Return True if *fn* of the driver runs a script."""
         return getattr(fn, "__name__", "") == "executescript"
 
     def is_touched(self, fn: Callable[..., Any], sql: str) -> bool:
-        """Return True when the call for *sql* must not see that SQLite waits in slices."""
+        """Return True if the call for *sql* needs SQLite to have its full timeout."""
         return kind(sql) == "waiting" or getattr(fn, "__name__", "") in _SCRIPTS
 
     def untouched(
         self, connection: sqlite3.Connection, fn: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Call *fn* while SQLite itself waits as long as it was told, and learn how long that is.
+        """Call *fn* while SQLite has its full timeout, and read the timeout afterwards.
 
         Args:
             connection: The connection.
-            fn: What asks or sets `busy_timeout`, or cannot be called again.
-            args: Its arguments.
-            kwargs: The same by name.
+            fn: Reads or sets `busy_timeout`, or cannot be repeated.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Returns:
             Its result.
@@ -118,10 +118,10 @@ class Patience:
 
 
 def is_repeatable(parameters: tuple[Any, ...]) -> bool:
-    """Return True when a statement with *parameters* can be made again: an iterator is used up.
+    """Return True if a statement with *parameters* can be repeated; an iterator can be read once.
 
     Args:
-        parameters: What the driver gets beside the statement: values, or rows of them, or nothing.
+        parameters: The arguments of the driver's method after the statement.
     """
     for given in parameters:  # noqa: SIM110 -- `any` would make a generator for each statement
         if hasattr(given, "__next__"):
@@ -131,5 +131,5 @@ def is_repeatable(parameters: tuple[Any, ...]) -> bool:
 
 def _is_lock(error: sqlite3.OperationalError) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)  # the driver's own errors have none
-    # A snapshot that is too old to write does not become younger.
+    # A snapshot that is too old to write stays too old.
     return code & 0xFF == sqlite3.SQLITE_BUSY and code != sqlite3.SQLITE_BUSY_SNAPSHOT

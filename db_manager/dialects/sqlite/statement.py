@@ -1,4 +1,4 @@
-"""What a statement of SQLite is, by its first words and by nothing that stands further on."""
+"""Classifies a SQLite statement by its first words only."""
 
 import re
 from functools import lru_cache
@@ -19,17 +19,17 @@ _KINDS: Final = re.compile(
 )
 
 
-@lru_cache(maxsize=512)  # the same few statements, again and again
+@lru_cache(maxsize=512)  # a program repeats the same few statements
 def kind(sql: str) -> str:
-    """Return what *sql* is, as far as a connection has to treat it apart.
+    """Return the kind of *sql*, if a connection must treat it specially.
 
     Args:
-        sql: One statement, or nothing.
+        sql: One statement, or an empty string.
 
     Returns:
-        `waiting` and `level` for the PRAGMAs about `busy_timeout` and `read_uncommitted`;
-        `savepoint` for what begins a part of the transaction, `undo` for ROLLBACK TO; `read` for
-        what writes nothing, not even when no transaction is begun; else an empty string.
+        `waiting` and `level` for the PRAGMAs `busy_timeout` and `read_uncommitted`; `savepoint`
+        for SAVEPOINT, `undo` for ROLLBACK TO; `read` for a statement that writes nothing;
+        otherwise an empty string.
     """
     found = _KINDS.match(sql)
     return found.lastgroup or "" if found else ""
