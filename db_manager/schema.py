@@ -44,8 +44,8 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
         The names of the tables that this call created.
 
     Raises:
-        DBAPIError: The role may not create tables; or, on PostgreSQL and SQLite, the lock did not
-            become free in time.
+        DBAPIError: The role may not create tables, or the lock did not become free in time.
+        DbManagerError: The lock did not become free in time, on MariaDB and MySQL.
     """
     if not metadata.tables:
         return ()

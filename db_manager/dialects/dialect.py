@@ -211,6 +211,10 @@ class Dialect(Meanings):
         Args:
             connection: The connection that holds the lock.
             seconds: Longest wait for it.
+
+        Raises:
+            DBAPIError: It did not become free in time.
+            DbManagerError: The same, on MariaDB and MySQL.
         """
 
     def unlock_schema(self, connection: Connection) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
 from db_manager.dialects.postgresql.postgresql import LOCK_KEY
+from db_manager.errors import DbManagerError
 from db_manager.schema import create_missing_tables
 
 
@@ -122,6 +123,22 @@ async def test_the_lock_is_waited_for(postgres_database: URL, open_database: Any
             assert not creating.done()
         assert await tables(database.engine) == set()
     assert await creating == ("notes__note", "notes__line")
+
+
+async def test_a_lock_that_does_not_come_free_is_an_error(
+    mariadb_database: URL, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MariaDB says in a row that the lock was not free in time, and no table is created then."""
+    monkeypatch.setattr("db_manager.schema.LOCK_WAIT", 0)
+    database = open_database(mariadb_database)
+    metadata = MetaData()
+    Table("notes__page", metadata, Column("id", Integer, primary_key=True))
+    async with database.engine.connect() as other:
+        await other.execute(text("SELECT GET_LOCK('db_manager.schema', 0)"))
+        with pytest.raises(DbManagerError, match="another process has held the lock"):
+            await create_missing_tables(database.engine, metadata)
+        assert await tables(database.engine) == set()
+    assert await create_missing_tables(database.engine, metadata) == ("notes__page",)
 
 
 async def test_a_role_without_rights_can_start(postgres_database: URL, open_database: Any) -> None:

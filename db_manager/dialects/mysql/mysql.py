@@ -8,7 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.dialect import Dialect
+from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.errors import DbManagerError
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
@@ -90,8 +91,16 @@ class MySQL(Dialect):
         return type(error).__name__, [str(number)] if number else []
 
     def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Take a session lock, because DDL would commit and release any other."""
-        connection.execute(text(f"SELECT GET_LOCK('{_LOCK}', {seconds})"))
+        """Take a session lock, because DDL would commit and release any other.
+
+        Raises:
+            DbManagerError: It did not become free in time; the server says so in a row.
+        """
+        if scalar(connection, f"SELECT GET_LOCK('{_LOCK}', {seconds})") != 1:
+            raise DbManagerError(
+                f"no tables were created: another process has held the lock {_LOCK!r} for "
+                f"{seconds} s; SHOW PROCESSLIST may tell which"
+            )
 
     def unlock_schema(self, connection: Connection) -> None:
         """Release the lock."""
