@@ -70,11 +70,11 @@ def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
     plugin = current_correlation().plugin
     dispatcher.include_router(router)
     if traffic is not None and plugin is not None:
-        traffic.owners[router] = plugin
+        traffic.in_flight.owners[router] = plugin
     try:
         yield router
     finally:
         if traffic is not None:
-            traffic.owners.pop(router, None)
+            traffic.in_flight.owners.pop(router, None)
         dispatcher.sub_routers.remove(router)
         router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach a router

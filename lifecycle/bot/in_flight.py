@@ -1,12 +1,30 @@
-"""The updates in flight when an application stops: counted, waited for, cut at a deadline."""
+"""The updates in flight: whose they are, how many, and waited for when the application stops."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
+from aiogram import BaseMiddleware, Router
+from aiogram.dispatcher.event.handler import HandlerObject
+from aiogram.dispatcher.middlewares.user_context import UserContextMiddleware
+from aiogram.methods import TelegramMethod
+from aiogram.types import TelegramObject, Update
+from msgspec.structs import replace
+
+from lifecycle.correlation import Correlation, current_correlation, pop_correlation, set_correlation
 from lifecycle.errors import LifecycleError
 from lifecycle.events import AppDrained
 from lifecycle.tasks import PATIENCE
+
+Handler = Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]]
+
+
+_UPDATE_TYPES: Final = frozenset(Update.model_fields) - {"update_id"}
+
+# Size of the cache of handler names.
+_HANDLERS: Final = 1024
 
 
 class Work:
@@ -45,19 +63,74 @@ class Work:
         return f"update {self.update_id} ({self.handler})"
 
 
-class InFlight:
-    """The work in flight, at most one piece a task.
+class InFlight(BaseMiddleware):
+    """The outermost middleware of a dispatcher: the work in flight, at most one piece a task.
+
+    Args:
+        modules: The plugin to which each module belongs.
+        installed_by: Who installs it.
 
     Attributes:
+        owners: The plugin that included each router.
         draining: Set from the start of the drain until work is accepted again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Mapping[str, str], installed_by: object) -> None:
+        self.installed_by = installed_by
+        self.owners: dict[Router, str] = {}
         self.draining = asyncio.Event()
+        self._modules = modules
+        self._known_origin = functools.lru_cache(maxsize=_HANDLERS)(self._origin)
         self._work: dict[asyncio.Task[Any], Work] = {}
         self._closed = False
         self._hurried = False
         self._deadline: asyncio.Timeout | None = None
+
+    async def __call__(self, handler: Handler, event: TelegramObject, data: dict[str, Any]) -> Any:
+        """Count the update and correlate everything that it causes, error handlers included.
+
+        Raises:
+            TypeError: *event* is not an `Update`.
+        """
+        if not isinstance(event, Update):
+            raise TypeError(f"expected an Update, got {type(event).__name__}")
+        kind = _update_type(event)
+        origin = Correlation(
+            update_id=event.update_id, update_type=kind, chat_type=_chat_type(event, kind)
+        )
+        work = self.begin(event.update_id)
+        scope = set_correlation(origin)
+        lingers = False
+        try:
+            response = await handler(event, data)
+            # Whoever fed the update sends the method now, in the same task.
+            lingers = response is not None and isinstance(response, TelegramMethod)
+            return response
+        finally:
+            pop_correlation(scope)
+            if work is not None:
+                self.end(work, lingers=lingers)
+
+    async def name_handler(
+        self, handler: Handler, event: TelegramObject, data: dict[str, Any]
+    ) -> Any:
+        """Correlate what a handler does with its name and plugin."""
+        called: HandlerObject = data["handler"]
+        try:
+            name, plugin = self._known_origin(called.callback)
+        except TypeError:  # an object that cannot be hashed
+            name, plugin = self._origin(called.callback)
+        work = self.current()
+        if work is not None:
+            work.handler = name
+        if self.owners:
+            plugin = self._owner(data.get("event_router")) or plugin
+        here = replace(current_correlation(), handler=name, plugin=plugin)
+        scope = set_correlation(here)
+        try:
+            return await handler(event, data)
+        finally:
+            pop_correlation(scope)
 
     def __len__(self) -> int:
         return len(self._work)
@@ -161,3 +234,48 @@ class InFlight:
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         self._end(self._work[task])
+
+    def _owner(self, router: Router | None) -> str | None:
+        """Return the plugin that included the router, or one that it is in."""
+        while router is not None:
+            if router in self.owners:
+                return self.owners[router]
+            router = router.parent_router
+        return None
+
+    def _origin(self, callback: Callable[..., Any]) -> tuple[str, str | None]:
+        """Return the name of a handler, and the plugin whose module it is in."""
+        named = _unwrapped(callback)
+        module: str = named.__module__
+        while module and module not in self._modules:
+            module = module.rpartition(".")[0]
+        return f"{named.__module__}.{named.__qualname__}", self._modules.get(module)
+
+
+def _unwrapped(callback: Callable[..., Any]) -> Any:
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    callback = inspect.unwrap(callback)
+    return callback if hasattr(callback, "__qualname__") else type(callback)
+
+
+def name_of(callback: Callable[..., Any]) -> str:
+    """Return the qualified name of *callback*, below what wraps it."""
+    named = _unwrapped(callback)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _update_type(update: Update) -> str | None:
+    # Telegram sends one of them. `update.event_type` compares the update with earlier ones.
+    for name in update.model_fields_set:
+        if name in _UPDATE_TYPES and getattr(update, name) is not None:
+            return name
+    return None  # newer than this aiogram
+
+
+def _chat_type(update: Update, kind: str | None) -> str | None:
+    content = None if kind is None else getattr(update, kind)
+    chat = getattr(content, "chat", None)
+    if chat is None:  # further inside, or there is none
+        chat = UserContextMiddleware.resolve_event_context(update).chat
+    return None if chat is None else str(chat.type)
