@@ -82,6 +82,8 @@ class Aiosqlite(Dialect):
         """Return True if our connection is closed."""
         return isinstance(driver, SqliteConnection) and driver.closed
 
+    is_dead = is_closed
+
     def is_settled(self, pooled: PoolProxiedConnection) -> bool:
         """Return True if nothing is open on our connection."""
         driver = pooled.driver_connection
@@ -99,10 +101,9 @@ class Aiosqlite(Dialect):
 
     def is_autocommit(self, adapter: Any, driver: Any) -> bool:
         """Return True if neither we nor Python's driver begin transactions."""
-        if isinstance(driver, SqliteConnection):
-            return driver.begins_nothing
         try:
-            return getattr(adapter, "isolation_level", "") is None
+            asked: Any = driver._conn if isinstance(driver, SqliteConnection) else adapter  # noqa: SLF001 -- what the adapter asks
+            return getattr(asked, "isolation_level", "") is None
         except ValueError:  # it is closed
             return False
 

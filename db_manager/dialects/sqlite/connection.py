@@ -8,13 +8,12 @@ the rows. For a unit of one statement, COMMIT is the second and last call.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from db_manager.dialects.ending_sql import ENDS, ending
-from db_manager.dialects.sqlite.cursor import SqliteCursor
-from db_manager.dialects.sqlite.in_thread import Call, InThread, begins
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, InThread, begins
 from db_manager.errors import TransactionAbortedError
 
 
@@ -37,12 +36,9 @@ class SqliteConnection(InThread):
         super().__init__(connect, read_only=read_only, lock_timeout=lock_timeout)
         #: True when the next call to the thread begins the transaction, whatever it does.
         self._begin_next = False
+        #: True when no statement can be executed any more.
+        self.closed = False
         self._stopping: asyncio.Future[Any] | None = None
-
-    @property
-    def closed(self) -> bool:
-        """True when no statement can be executed any more."""
-        return self._connection is None or not self._running
 
     @property
     def begins_nothing(self) -> bool:
@@ -84,7 +80,7 @@ class SqliteConnection(InThread):
         """
         in_transaction = self._in_transaction or self._begin_next
         self._begin_next = False
-        call = Call(self, fn)
+        call = _Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except BaseException as error:
@@ -110,7 +106,7 @@ class SqliteConnection(InThread):
         if self._connection is not None:
             self._connection.interrupt()
 
-    def cursor(self) -> SqliteCursor:  # type: ignore[override]  # as much of it as SQLAlchemy needs
+    def cursor(self) -> "SqliteCursor":  # type: ignore[override]  # what SQLAlchemy needs
         """Return a cursor; the thread is not called before its first statement."""
         return SqliteCursor(self)
 
@@ -149,6 +145,7 @@ class SqliteConnection(InThread):
 
         aiosqlite would wait forever for a thread that has already ended.
         """
+        self.closed = True
         if self._stopping is None:
             self._interrupt()
             self._tx.put_nowait((None, self._close_opened))
@@ -160,3 +157,111 @@ class SqliteConnection(InThread):
         stopping = self.stop()
         if stopping is not None:
             await stopping
+
+
+class SqliteCursor:
+    """The cursor that SQLAlchemy uses; it already has its first rows.
+
+    Args:
+        connection: The connection it belongs to.
+    """
+
+    arraysize = 1
+
+    def __init__(self, connection: SqliteConnection) -> None:
+        self._connection = connection
+        self._cursor: sqlite3.Cursor | None = None
+        self._rows: list[Any] = []
+        self._more = False
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> Self:
+        """Execute one statement; the first one also begins the transaction."""
+        return await self._run("execute", sql, parameters)
+
+    async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Self:
+        """Execute one statement for every row of *parameters*."""
+        return await self._run("executemany", sql, parameters)
+
+    async def _run(self, method: str, sql: str, parameters: Any) -> Self:
+        connection = self._connection
+        cursor, self._rows = await connection.cross(connection.run, method, sql, parameters)
+        self._cursor = cursor
+        self._more = len(self._rows) == FIRST_ROWS
+        self.description = cursor.description
+        self.rowcount = cursor.rowcount
+        self.lastrowid = cursor.lastrowid
+        return self
+
+    async def _fetch(self, size: int | None) -> Sequence[Any]:
+        if self._more and (size is None or len(self._rows) < size) and self._cursor is not None:
+            run = self._connection.cross
+            if size is None:
+                self._rows += await run(self._cursor.fetchall)
+                self._more = False
+            else:
+                rows = await run(self._cursor.fetchmany, max(size, FIRST_ROWS))
+                self._rows += rows
+                self._more = len(rows) == max(size, FIRST_ROWS)
+        size = len(self._rows) if size is None else size
+        taken, self._rows = self._rows[:size], self._rows[size:]
+        return taken
+
+    async def fetchall(self) -> Sequence[Any]:
+        """Return the remaining rows."""
+        return await self._fetch(None)
+
+    async def fetchmany(self, size: int | None = None) -> Sequence[Any]:
+        """Return the next *size* rows."""
+        return await self._fetch(size or self.arraysize)
+
+    async def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        rows = await self._fetch(1)
+        return rows[0] if rows else None
+
+    async def close(self) -> None:
+        """Drop the rows; if there are more, close the cursor in the driver's thread."""
+        if self._more and self._cursor is not None:
+            self._more = False
+            await self._connection.cross(self._cursor.close)
+        self._rows = []
+
+
+class _Call:
+    """A call for the driver's thread; once cancelled, it is skipped or interrupted."""
+
+    __slots__ = ("_connection", "_fn", "cancelled")
+
+    def __init__(self, connection: SqliteConnection, fn: Callable[..., Any]) -> None:
+        self._connection = connection
+        self._fn = fn
+        self.cancelled = False
+
+    def is_wanted(self) -> bool:
+        """Return True until it is cancelled."""
+        return not self.cancelled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call, unless it was cancelled.
+
+        Raises:
+            Error: The call failed in sqlite3, and was not cancelled.
+        """
+        if self.cancelled:
+            return None
+        connection = self._connection
+        connection.still_wanted = self.is_wanted
+        try:
+            return self._fn(*args, **kwargs)
+        except sqlite3.Error:
+            if self.is_wanted():
+                raise
+            return None  # the caller was cancelled
+        finally:
+            connection.still_wanted = None

@@ -13,16 +13,8 @@ class _Opened(sqlite3.Connection):
     The driver would use `isolation_level` to begin transactions by itself; here we begin them.
     """
 
-    #: None if SQLAlchemy set AUTOCOMMIT: then no transaction is begun.
-    asked: str | None = ""
-
-    @property  # type: ignore[override]  # a plain attribute with a narrower type there
-    def isolation_level(self) -> str | None:
-        return self.asked
-
-    @isolation_level.setter
-    def isolation_level(self, level: str | None) -> None:
-        self.asked = level
+    #: Hides the driver's. None if SQLAlchemy set AUTOCOMMIT: then no transaction is begun.
+    isolation_level: str | None = ""  # type: ignore[assignment]  # a narrower type there
 
 
 def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:

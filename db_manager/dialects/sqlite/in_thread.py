@@ -4,14 +4,16 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 import aiosqlite
 
-from db_manager.dialects.sqlite.cursor import FIRST_ROWS
 from db_manager.dialects.sqlite.locks import Patience, is_repeatable
 from db_manager.dialects.sqlite.statement import kind
+
+#: Most rows that are returned with the statement; further rows are fetched on demand.
+FIRST_ROWS: Final = 1000
 
 
 class InThread(aiosqlite.Connection):
@@ -44,8 +46,8 @@ class InThread(aiosqlite.Connection):
         #: Cursors that may have unread rows, which keep a snapshot of the database open.
         self._unread: WeakSet[sqlite3.Cursor] = WeakSet()
         self._patience = Patience(lock_timeout)
-        #: The call that the driver's thread is making.
-        self.crossing: Call | None = None
+        #: Tells whether a caller waits for the call that the driver's thread is making.
+        self.still_wanted: Callable[[], bool] | None = None
         #: Number of transactions that ended on it, with statements that committed by themselves.
         self.ends = 0
 
@@ -172,7 +174,7 @@ class InThread(aiosqlite.Connection):
 
     def _is_wanted(self) -> bool:
         """Return True while a caller waits for the current call."""
-        return self._running and (self.crossing is None or self.crossing.is_wanted())
+        return self._running and (self.still_wanted is None or self.still_wanted())
 
     def _close_opened(self) -> None:
         """Roll back, and close.
@@ -190,7 +192,7 @@ class InThread(aiosqlite.Connection):
 
 def begins(connection: sqlite3.Connection) -> bool:
     """Return True unless SQLAlchemy has set AUTOCOMMIT on *connection*."""
-    return getattr(connection, "asked", "") is not None
+    return connection.isolation_level is not None
 
 
 def _executed(
@@ -198,37 +200,3 @@ def _executed(
 ) -> tuple[sqlite3.Cursor, list[Any]]:
     cursor = execute(sql, parameters)
     return cursor, cursor.fetchmany(FIRST_ROWS) if cursor.description else []
-
-
-class Call:
-    """A call for the driver's thread; once cancelled, it is skipped or interrupted."""
-
-    __slots__ = ("_connection", "_fn", "cancelled")
-
-    def __init__(self, connection: InThread, fn: Callable[..., Any]) -> None:
-        self._connection = connection
-        self._fn = fn
-        self.cancelled = False
-
-    def is_wanted(self) -> bool:
-        """Return True until it is cancelled."""
-        return not self.cancelled
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, unless it was cancelled.
-
-        Raises:
-            Error: The call failed in sqlite3, and was not cancelled.
-        """
-        if self.cancelled:
-            return None
-        connection = self._connection
-        connection.crossing = self
-        try:
-            return self._fn(*args, **kwargs)
-        except sqlite3.Error:
-            if self.is_wanted():
-                raise
-            return None  # the caller was cancelled
-        finally:
-            connection.crossing = None
