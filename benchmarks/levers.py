@@ -19,9 +19,9 @@ from benchmarks.units import modes
 from db_manager.database.database import Database
 from db_manager.lanes.session import SyncUnitSession, UnitSession
 from db_manager.running.fast.runner import Fast
+from db_manager.running.fast.timers import CoarseTimers
 from db_manager.running.plain import Plain
 from db_manager.running.port import Ending, Runner
-from db_manager.running.timers import Timers
 from db_manager.unit.uow import UnitOfWork
 
 NAME = "levers"
@@ -40,7 +40,7 @@ class _Hearing(Fast):
     """Waits for COMMIT as for anything else: a cancellation cuts it."""
 
     async def finish(self, ending: Ending, patience: float) -> None:
-        timer = Timers.current().call_later(patience, ending.give_up)
+        timer = CoarseTimers.current().call_later(patience, ending.give_up)
         await self.run(ending.finish)
         timer.cancel()
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from db_manager.events import UnitCallbackFailed
-from db_manager.running.shield import is_left, shield
+from db_manager.running.plain import is_left, shield
 from lifecycle.bus import EventBus
 from lifecycle.error_text import tell, textless
 

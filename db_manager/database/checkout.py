@@ -90,14 +90,16 @@ class Checkout:
             unit.waited = time.perf_counter() - asked
 
     def _check_out_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> Connection:
-        self._enter_writer(unit, writer)
-        try:
-            connection = self._check_out(unit)
-        except BaseException:
-            self.free_writer()
-            raise
+        if writer.idle:
+            writer.take()
+        else:
+            self._wait_for_writer(unit, writer)
         unit.holds_writer = True
-        return connection
+        try:
+            return self._check_out(unit)
+        except BaseException:
+            self._free_writer(unit)
+            raise
 
     def _check_out(self, unit: OpenUnit) -> Connection:
         engine = self.reading_engine() if unit.read_only else self._engine
@@ -133,30 +135,39 @@ class Checkout:
         if unit.read_only and (own or unit.read_only == "snapshot"):
             self._dialect.begin_read_only(connection, level)
 
-    def give_back(self, connection: Connection, driver: Any) -> None:
+    def give_back(self, connection: Connection, driver: Any, unit: OpenUnit) -> None:
         """Return a connection to its pool; runs inside a greenlet.
 
         Args:
             connection: Of a unit that has ended.
             driver: The driver's connection below it; None when the unit got none.
+            unit: The unit.
         """
-        unit = self.holders.pop(connection, None)
+        self.holders.pop(connection, None)
         try:
-            if unit is not None and unit.read_only:
+            if unit.read_only:
                 self.leftovers.drop(connection)
                 self._dialect.end_read_only(driver)
         finally:
-            connection.close()
+            try:
+                connection.close()
+            finally:
+                self._free_writer(unit)
 
-    def forget(self, connection: Connection) -> None:
-        """Forget *connection*, which was dropped, and the leftovers on it."""
+    def forget(self, connection: Connection, unit: OpenUnit) -> None:
+        """Forget *connection* of *unit*, which was dropped, and the leftovers on it."""
         self.holders.pop(connection, None)
         self.leftovers.forget(connection)
+        self._free_writer(unit)
 
-    def free_writer(self) -> None:
-        """Let the next unit on SQLite write."""
-        if self._writer is not None:
-            self._writer.put_nowait(None)
+    def _free_writer(self, unit: OpenUnit) -> None:
+        """Let the next unit on SQLite write, if *unit* was the one writer."""
+        if unit.holds_writer and self._writer is not None:
+            unit.holds_writer = False
+            if self._writer.waiters:
+                self._writer.put_nowait(None)
+            else:
+                self._writer.idle.append(None)
 
     def reading_engine(self) -> AsyncEngine:
         """Return the engine for read-only units; it is built at the first call."""
@@ -168,7 +179,7 @@ class Checkout:
             event.listen(self.reader.sync_engine, "checkout", self.leftovers.refuse_writing)
         return self.reader
 
-    def _enter_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
+    def _wait_for_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
         try:
             writer.get(timeout=self._pool_timeout)
         except Empty:

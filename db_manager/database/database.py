@@ -17,8 +17,8 @@ from db_manager.database.checkout import Checkout
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
 from db_manager.database.statements import CALLS, Statements
-from db_manager.dialects import classify
 from db_manager.dialects.ending_sql import commits_first
+from db_manager.dialects.in_use import is_silent, origin
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import (
     ManagerClosedError,
@@ -30,7 +30,8 @@ from lifecycle.bus import EventBus
 
 #: Name of the execution option with which an engine refers to its Database.
 OPTION: Final = "db_manager"
-_NONE: Final[Mapping[str, Any]] = {}
+#: Of units on an engine that is used as it is.
+NO_OPTIONS: Final[Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,12 @@ class UnitSettings:
     slow_unit: float = 1.0
     resolvable: bool = False
     control_flow: tuple[type[BaseException], ...] = ()
+
+    def cause_of(self, error: BaseException) -> facts.Cause:
+        """Return why a unit is rolled back that ends with *error*."""
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled"
+        return "control_flow" if isinstance(error, self.control_flow) else "error"
 
 
 class Database:
@@ -119,7 +126,7 @@ class Database:
     def options_of(self, engine: "AsyncEngine | Database") -> Mapping[str, Any]:
         """Return what was added to our engine where *engine* is its `execution_options(…)`."""
         if isinstance(engine, Database) or engine.sync_engine is self.engine.sync_engine:
-            return _NONE
+            return NO_OPTIONS
         options = engine.sync_engine.get_execution_options()
         return {name: value for name, value in options.items() if name != OPTION}
 
@@ -138,9 +145,26 @@ class Database:
         loop = task.get_loop()
         if self._loop is not loop:
             self._move_to(loop)
-        self.open.enter(unit, task)
+        if task in self.open:
+            raise self.open.second(task)
+        self.open[task] = unit
+        if self.open.watch is None:
+            self.open.start_watch(loop)
         if not self._counts and (self.ended.handlers or self.answered.handlers):
             self._count_statements()
+
+    def leave(self, unit: OpenUnit) -> None:
+        """Let *unit* go."""
+        if unit.owner is not None:
+            self.open.pop(unit.owner, None)
+        if self.open.idle is not None:
+            self.open.look_whether_idle()
+
+    @property
+    def hears_ends(self) -> bool:
+        """True when somebody listens to the end of units."""
+        heard = self.ended.handlers or self.rolled_back.handlers or self.committed.handlers
+        return bool(heard or self.unknown.handlers)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         pool = self.engine.sync_engine.pool
@@ -189,12 +213,13 @@ class Database:
             # asyncpg's deadline has passed. SQLAlchemy drops the connection and re-raises.
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
             silence = _no_answer(context.statement)
-        if connection is not None and classify.is_other_task_busy(error):
+        refused = isinstance(context.sqlalchemy_exception, sqlalchemy.exc.InterfaceError)
+        if refused and connection is not None and self.dialect.is_other_task_busy(origin(error)):
             # SQLAlchemy would return this connection with its transaction open, and every later
             # unit on it would fail.
             context.is_disconnect = True
             context.invalidate_pool_on_disconnect = False
-        if self.dialect.knows_lost_lines and not classify.is_silent(error):
+        if self.dialect.knows_lost_lines and not (context.is_disconnect and is_silent(error)):
             # The other connections may be fine, and notice by themselves if the server closes them.
             context.invalidate_pool_on_disconnect = False
         unit = self.checkout.holders.get(connection) if connection is not None else None
@@ -205,7 +230,7 @@ class Database:
             unit.mark_failed(wrong)
             if context.execution_context is not None:
                 self._statements.fail(unit, connection, context.statement, wrong)
-            if classify.needs_transaction(error):
+            if self.dialect.needs_transaction(origin(error)):
                 # asyncpg has prepared it, which leaves an implicit transaction open.
                 self.checkout.leftovers.note(connection)
                 unit.need_transaction("this statement (a stream, for example)")

@@ -30,34 +30,21 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         self._slow_unit = slow_unit
         self._bus = bus
         self._slow = bus.channel(UnitSlow)
-        self._idle: asyncio.Event | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        #: Set when none is left; there only while somebody waits for that.
+        self.idle: asyncio.Event | None = None
+        #: The timer of the next look at them.
+        self.watch: asyncio.TimerHandle | None = None
         #: Tasks in which the callbacks of abandoned units run.
         self._consequences: set[asyncio.Task[None]] = set()
 
-    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
-        """Add the unit of *task*.
-
-        Raises:
-            UnitOfWorkStateError: The task has an open unit already.
-        """
-        if task in self:
-            raise UnitOfWorkStateError(
-                self[task].state,
-                "this task has a unit of work open already, and a second one could wait for the "
-                "connection that the first one holds",
-                "pass the open unit on, use its savepoint(), or end it first",
-            )
-        self[task] = unit
-        if self._watch is None:
-            self._watch_in(self._slow_unit, task.get_loop())
-
-    def leave(self, task: asyncio.Task[Any] | None) -> None:
-        """Remove the unit of *task*."""
-        if task is not None:
-            self.pop(task, None)
-        if self._idle is not None and not self:
-            self._idle.set()
+    def second(self, task: asyncio.Task[Any]) -> UnitOfWorkStateError:
+        """Return the error of a second unit in *task*, which has one open already."""
+        return UnitOfWorkStateError(
+            self[task].state,
+            "this task has a unit of work open already, and a second one could wait for the "
+            "connection that the first one holds",
+            "pass the open unit on, use its savepoint(), or end it first",
+        )
 
     def holders_but(self, waiter: OpenUnit) -> list[str]:
         """Describe the units that hold a connection, except *waiter*; oldest first."""
@@ -69,12 +56,16 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
 
     # -- watching -------------------------------------------------------------------------
 
+    def start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after units from now on, until there is none."""
+        self._watch_in(self._slow_unit, loop)
+
     def _watch_in(self, delay: float, loop: asyncio.AbstractEventLoop) -> None:
         # In an empty context: the timer would keep the context of its first caller alive.
-        self._watch = loop.call_later(delay, self._look, loop, context=Context())
+        self.watch = loop.call_later(delay, self._look, loop, context=Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._watch = None
+        self.watch = None
         if not self:
             return
         now = time.perf_counter()
@@ -100,13 +91,13 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
 
     def forget_loop(self) -> None:
         """Forget the timer and the tasks of an event loop that is gone."""
-        self._watch, self._consequences = None, set()
+        self.watch, self._consequences = None, set()
 
     def unwatch(self) -> None:
         """Stop watching until the next unit."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        if self.watch is not None:
+            self.watch.cancel()
+            self.watch = None
 
     # -- units whose tasks have ended -----------------------------------------------------
 
@@ -123,7 +114,8 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         except Exception as error:  # noqa: BLE001 -- one unit must not stop the watch over the others
             report_failure("the end of an abandoned unit", unit.number, self._bus, error)
         finally:
-            self.leave(task)
+            self.pop(task, None)
+            self.look_whether_idle()
         if unit.state is UnitState.ROLLED_BACK:
             loop = asyncio.get_running_loop()
             running = loop.create_task(_run_callbacks(unit), context=Context())
@@ -162,17 +154,22 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
             waited=waited, cancelled=named, duration=time.perf_counter() - started
         )
 
+    def look_whether_idle(self) -> None:
+        """Wake who waits for all of them to end, when they have."""
+        if self.idle is not None and not self:
+            self.idle.set()
+
     async def _wait_idle(self, seconds: float) -> None:
         if not self:
             return
-        self._idle = asyncio.Event()
+        self.idle = asyncio.Event()
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self.idle.wait()
         except TimeoutError:
             pass
         finally:
-            self._idle = None
+            self.idle = None
 
 
 async def _run_callbacks(unit: OpenUnit) -> None:

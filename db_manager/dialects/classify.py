@@ -7,18 +7,9 @@ client has instead of codes are compared, as a whole. What a code means is in th
 
 from sqlalchemy import exc
 
+from db_manager.dialects.in_use import origin
 from db_manager.dialects.known import dialect_behind
-from db_manager.errors import DatabaseUnavailableError, TransactionAbortedError
-
-
-def origin(error: BaseException) -> BaseException:
-    """Return the driver's own error, which SQLAlchemy wraps, in two layers for asyncpg."""
-    while isinstance(error, (exc.StatementError, exc.EmulatedDBAPIException)):
-        below = error.orig or error.__cause__
-        if below is None:
-            break
-        error = below
-    return error
+from db_manager.errors import DatabaseUnavailableError
 
 
 def sqlstate(error: BaseException) -> str:
@@ -34,18 +25,6 @@ def is_disconnect(error: BaseException) -> bool:
         or isinstance(below, (OSError, EOFError))
         or dialect_behind(below).is_lost(below)
     )
-
-
-def is_silent(error: BaseException) -> bool:
-    """Return True if the connection was lost because the server stopped answering.
-
-    Then other connections over the same network may be lost as well, without showing it.
-
-    Args:
-        error: The driver's error.
-    """
-    cause = error.__cause__
-    return isinstance(error, TimeoutError) or (cause is not None and is_silent(cause))
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -80,28 +59,6 @@ def is_other_task_busy(error: BaseException) -> bool:
     """Return True if a statement of another task is still running on the connection."""
     below = origin(error)
     return dialect_behind(below).is_other_task_busy(below)
-
-
-def needs_transaction(error: BaseException) -> bool:
-    """Return True if the statement is only allowed inside a transaction block."""
-    below = origin(error)
-    return dialect_behind(below).needs_transaction(below)
-
-
-def commit_is_undone(error: BaseException) -> bool:
-    """Return True if *error*, of a COMMIT, proves that nothing was written.
-
-    Args:
-        error: The error that COMMIT raised.
-
-    Returns:
-        True when the server answered with an error, or the driver did not send COMMIT. False when
-        there was no answer, so that the outcome is unknown.
-    """
-    if isinstance(error, TransactionAbortedError):
-        return True  # the server answered with ROLLBACK
-    below = origin(error)
-    return dialect_behind(below).was_not_committed(below)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -3,16 +3,14 @@
 import re
 import socket
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
-from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
-from db_manager.dialects.meanings import Meanings
+from db_manager.dialects.in_use import InUse
 from db_manager.errors import ReadOnlyUnsupportedError
 
 #: Seconds after `statement_timeout`, at which the server ends the statement itself, until the
@@ -28,7 +26,7 @@ _UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
 )
 
 
-class Dialect(Meanings):
+class Dialect(InUse):
     """A database and its driver; a subclass overrides what differs from the defaults.
 
     It has no state: one object serves every engine. Methods that take SQLAlchemy's connection run
@@ -46,8 +44,6 @@ class Dialect(Meanings):
     has_one_writer: ClassVar[bool] = False
     #: Whether read-only units get a separate engine, which is cheaper and refuses writes.
     has_reader: ClassVar[bool] = False
-    #: Attributes of the driver's connection that create rows, cursors and strings.
-    factories: ClassVar[tuple[str, ...]] = ()
     #: Its group `text` matches where a string literal, a comment or a quoted body may begin.
     literal: ClassVar[re.Pattern[str]] = re.compile(r"(?P<text>'|--|/\*|\$\w*\$)")
 
@@ -71,114 +67,6 @@ class Dialect(Meanings):
         """Return True for a database that exists only in its connection."""
         del url
         return False
-
-    # -- a connection, without a round trip -----------------------------------------------
-
-    def is_closed(self, driver: Any) -> bool:
-        """Return True if the connection is known to be lost; it may be idle or in use."""
-        return bool(getattr(driver, "closed", False))
-
-    def is_dead(self, driver: Any) -> bool:
-        """Return True if an idle connection is lost, or is still in a transaction."""
-        return self.is_closed(driver)
-
-    def is_settled(self, pooled: PoolProxiedConnection) -> bool:
-        """Return True if the driver knows that a ROLLBACK would have nothing to undo."""
-        del pooled
-        return False
-
-    def is_half_done(self, driver: Any) -> bool:
-        """Return True if the driver still has unfinished state from a unit that has ended."""
-        del driver
-        return False
-
-    def hang_up(self, connection: Connection) -> None:
-        """Drop the connection without contacting the server, and free its place in the pool.
-
-        Called outside a greenlet, so it must not wait.
-
-        Args:
-            connection: A connection whose regular close did not complete.
-        """
-        connection.invalidate()  # SQLAlchemy's adapter has a `terminate` that does not wait
-        connection.close()
-
-    # -- the transaction of a unit --------------------------------------------------------
-
-    def begin(self, connection: Connection, adapter: Any, driver: Any) -> None:
-        """Begin the transaction at the server now, once SQLAlchemy has begun it for itself.
-
-        SQLAlchemy's adapter may begin with the first statement that goes through it. A statement
-        that bypasses SQLAlchemy must find the transaction begun; most drivers see to that.
-
-        Args:
-            connection: The connection of the unit.
-            adapter: SQLAlchemy's adapter of the driver's connection.
-            driver: The driver's own connection.
-        """
-
-    def factories_of(self, driver: Any) -> dict[str, Any]:
-        """Return the current values of `factories`, for `put_back`."""
-        return {name: getattr(driver, name) for name in self.factories if hasattr(driver, name)}
-
-    def put_back(self, driver: Any, before: Mapping[str, Any]) -> None:
-        """Restore the factories that a block has replaced, so that no later unit gets them.
-
-        Raises:
-            ValueError: The connection is closed (aiosqlite).
-        """
-        for name, factory in before.items():
-            if getattr(driver, name) is not factory:
-                setattr(driver, name, factory)
-
-    def is_autocommit(self, adapter: Any, driver: Any) -> bool:
-        """Return True if each statement commits by itself; without a round trip.
-
-        Args:
-            adapter: SQLAlchemy's adapter of the driver's connection.
-            driver: The driver's own connection.
-        """
-        del driver
-        return getattr(adapter, "autocommit", False) is True
-
-    def ends(self, driver: Any) -> int:
-        """Return the number of transactions that ended on the connection, if the driver counts."""
-        return getattr(driver, "ends", 0)
-
-    def implicit_commits(self, driver: Any) -> int | None:
-        """Return how often a statement, such as DDL, implicitly committed what preceded it.
-
-        None when the driver does not count that.
-        """
-        del driver
-        return 0
-
-    def was_ended(self, adapter: Any, driver: Any, ends: int) -> bool:
-        """Return True if the transaction ended before the unit ended it; without a round trip.
-
-        Args:
-            adapter: SQLAlchemy's adapter of the driver's connection; None if that is lost.
-            driver: The driver's own connection, as the unit got it.
-            ends: The value of `ends` at that time.
-        """
-        del adapter
-        return self.ends(driver) != ends
-
-    def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
-        """Return True if a statement that bypassed SQLAlchemy failed and aborted the transaction.
-
-        Where COMMIT itself reports that, this may return False without asking the server.
-        """
-        del pooled, driver
-        return False
-
-    def transaction_id(self, pooled: PoolProxiedConnection) -> int | None:
-        """Return the id under which the server can report the transaction's outcome later.
-
-        0 when it wrote nothing; None where there is no such id.
-        """
-        del pooled
-        return None
 
     # -- units that read ------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy.exc import StatementError
 
-from db_manager.dialects.classify import origin
 from db_manager.dialects.dialect import Dialect
+from db_manager.dialects.in_use import origin
 from db_manager.dialects.known import BY_PACKAGE, dialect_behind
 from lifecycle.error_text import LONGEST, Told, add_reader, reader_of
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy.util import await_only
 from sqlalchemy.util.queue import Empty, Full, QueueCommon
 
-from db_manager.running.timers import Timers
+from db_manager.running.choose import choose_timers
 
 T = TypeVar("T")
 
@@ -27,25 +27,28 @@ class FairQueue(QueueCommon[T]):
     def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
         self.maxsize = maxsize
         self.use_lifo = use_lifo
-        self._idle: deque[T] = deque()
-        self._waiters: OrderedDict[asyncio.Future[T], None] = OrderedDict()
+        self.idle: deque[T] = deque()
+        #: Returns one that is idle: the one that was used last, or longest ago.
+        self.take = self.idle.pop if use_lifo else self.idle.popleft
+        #: Who waits, in order.
+        self.waiters: OrderedDict[asyncio.Future[T], None] = OrderedDict()
 
     def empty(self) -> bool:
         """Return True when no connection is idle."""
-        return not self._idle
+        return not self.idle
 
     def full(self) -> bool:
         """Return True when as many idle connections are kept as may be."""
-        return 0 < self.maxsize <= len(self._idle)
+        return 0 < self.maxsize <= len(self.idle)
 
     def qsize(self) -> int:
         """Return the number of idle connections."""
-        return len(self._idle)
+        return len(self.idle)
 
     @property
     def waiting(self) -> int:
         """Number of waiters."""
-        return len(self._waiters)
+        return len(self.waiters)
 
     def put_nowait(self, item: T) -> None:
         """Hand *item* to the first waiter, or keep it.
@@ -53,20 +56,20 @@ class FairQueue(QueueCommon[T]):
         Raises:
             Full: There is no waiter, and enough are kept.
         """
-        if self._waiters:
+        if self.waiters:
             self._hand_over(item)
-        elif 0 < self.maxsize <= len(self._idle):  # `full` inlined: the path of every connection
+        elif 0 < self.maxsize <= len(self.idle):  # `full` inlined: the path of every connection
             raise Full
         else:
-            self._idle.append(item)
+            self.idle.append(item)
 
     def _hand_over(self, item: T) -> None:
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+        while self.waiters:
+            waiter, _ = self.waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(item)
                 return
-        self._idle.append(item)
+        self.idle.append(item)
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002, FBT001, FBT002 -- SQLAlchemy's signature; its pool never blocks here
         """Call `put_nowait`."""
@@ -78,9 +81,9 @@ class FairQueue(QueueCommon[T]):
         Raises:
             Empty: There is none.
         """
-        if not self._idle:
+        if not self.idle:
             raise Empty
-        return self._idle.pop() if self.use_lifo else self._idle.popleft()
+        return self.take()
 
     def get(self, block: bool = True, timeout: float | None = None, *, first: bool = False) -> T:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
         """Return an idle connection, or wait for one; runs inside a greenlet.
@@ -94,7 +97,7 @@ class FairQueue(QueueCommon[T]):
         Raises:
             Empty: No connection was idle, or none became free in time.
         """
-        if self._idle or not block:
+        if self.idle or not block:
             return self.get_nowait()
         return await_only(self._wait(timeout, first=first))
 
@@ -102,10 +105,10 @@ class FairQueue(QueueCommon[T]):
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         timer = None
         if timeout is not None:
-            timer = Timers.current().call_later(timeout, self._expire, waiter)
-        self._waiters[waiter] = None
+            timer = choose_timers().call_later(timeout, self._expire, waiter)
+        self.waiters[waiter] = None
         if first:
-            self._waiters.move_to_end(waiter, last=False)
+            self.waiters.move_to_end(waiter, last=False)
         got = False
         try:
             item = await waiter
@@ -119,18 +122,18 @@ class FairQueue(QueueCommon[T]):
 
     def _leave(self, waiter: asyncio.Future[T]) -> None:
         """Remove a waiter that was cancelled, closed or failed."""
-        self._waiters.pop(waiter, None)
+        self.waiters.pop(waiter, None)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self._hand_over(waiter.result())  # it was handed a connection just before
 
     def _expire(self, waiter: asyncio.Future[Any]) -> None:
-        self._waiters.pop(waiter, None)
+        self.waiters.pop(waiter, None)
         if not waiter.done():
             waiter.set_exception(Empty())
 
     def fail(self, error: BaseException) -> None:
         """Raise a copy of *error* in every current waiter: no connection will come."""
-        waiters, self._waiters = self._waiters, OrderedDict()
+        waiters, self.waiters = self.waiters, OrderedDict()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(_copy(error))

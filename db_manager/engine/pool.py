@@ -7,7 +7,13 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from sqlalchemy import exc
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import (
+    AsyncAdaptedQueuePool,
+    ConnectionPoolEntry,
+    Pool,
+    PoolProxiedConnection,
+)
+from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, QueueCommon
@@ -15,7 +21,6 @@ from sqlalchemy.util.queue import Empty, QueueCommon
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.fair_queue import FairQueue
-from db_manager.engine.pool_entry import Entry
 
 #: Seconds between a refused attempt and the next one, while other connections are in use: the
 #: first pause, and the longest.
@@ -25,6 +30,36 @@ LONGEST_PAUSE: Final = 1.0
 REPLACING_PAUSE: Final = 1.0
 #: Seconds that `dispose` waits for the attempts that it cancelled.
 _CANCEL_TIME: Final = 1.0
+
+
+class Entry(_ConnectionRecord):  # private there; guarded by a test
+    """A place for one connection; it returns to the pool even if its checkin fails.
+
+    SQLAlchemy loses an entry when a step of its checkin raises, for example the reset of the
+    isolation level or a `checkin` listener. A pool of ten would be unusable after ten such errors.
+
+    Args:
+        pool: The pool it belongs to.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self._owner = pool
+        #: True once it is back in the pool.
+        self.returned = False
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Return the entry to the pool, without its connection if resetting that fails."""
+        self.returned = False
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException as error:
+            if not self.returned:
+                try:
+                    self.invalidate(error)
+                finally:
+                    self._owner._return_conn(self)  # noqa: SLF001 -- the last step of SQLAlchemy's checkin
+            raise
 
 
 class FairQueuePool(AsyncAdaptedQueuePool):
@@ -86,7 +121,6 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     def has_connection(self) -> bool:
         """Return True if a connection, idle or in use, is not known to be lost."""
         is_closed = self._dialect_known.is_closed
-        is_closed = self._dialect_known.is_closed
         return any(
             entry.dbapi_connection is not None and not is_closed(entry.driver_connection)
             for entry in self._entries
@@ -107,12 +141,12 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     def _do_get(self) -> ConnectionPoolEntry:
         queue, end = self._pool, 0.0
         while True:
-            if queue.empty():
+            if not queue.idle:
                 came_again = end > 0
                 end = end or time.perf_counter() + self._timeout
                 entry = self._wait_for_entry(end - time.perf_counter(), first=came_again)
             else:
-                entry = queue.get_nowait()
+                entry = queue.take()
             try:
                 spent = self._is_spent(entry)
             except BaseException:
@@ -133,7 +167,10 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         entry.fresh = False
         if self.refusal:  # the server gives no new one
             return False
-        return entry.starttime < self._suspected_before or self._replaces_aged(entry)
+        age = time.time() - entry.starttime
+        return entry.starttime < self._suspected_before or (
+            0 <= self._max_age < age and self._may_replace()
+        )
 
     def _answers(self, entry: Any) -> bool:
         try:
@@ -141,14 +178,9 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         except TimeoutError:  # raised by asyncpg
             return False
 
-    def _replaces_aged(self, entry: Any) -> bool:
-        """Return True if *entry* is old and may be replaced now.
-
-        They are replaced one at a time, because the server may refuse new connections. Until then
-        the old ones remain in use.
-        """
-        if self._max_age < 0 or (now := time.time()) - entry.starttime <= self._max_age:
-            return False
+    def _may_replace(self) -> bool:
+        """Return True if an old one may be replaced now: one at a time, while others serve."""
+        now = time.time()
         if self._attempts or now - self._replaced_at < REPLACING_PAUSE:
             return False
         self._replaced_at = now
@@ -166,10 +198,13 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if isinstance(record, Entry):
             record.returned = True
+        queue = self._pool
         if record.dbapi_connection is None:  # it was lost
             self._free_place()
-        else:
+        elif queue.waiters or 0 < queue.maxsize <= len(queue.idle):
             super()._do_return_conn(record)
+        else:
+            queue.idle.append(record)
 
     def _free_place(self) -> None:
         self._dec_overflow()

@@ -1,5 +1,6 @@
 """The ORM lane of a unit: an `AsyncSession` that ends only with its unit."""
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
@@ -10,6 +11,7 @@ from sqlalchemy.schema import DefaultGenerator
 from sqlalchemy.util import EMPTY_DICT
 from sqlalchemy.util.concurrency import in_greenlet
 
+from db_manager.database.open_unit import ACTIVE
 from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
 
 
@@ -47,10 +49,15 @@ class SyncUnitSession(Session):
 
     def get_bind(self, *_args: Any, **_kwargs: Any) -> Connection | Engine:
         """Return the unit's connection; its engine outside a greenlet, before the checkout."""
-        if self.unit.checked_out is None and not in_greenlet():
-            return self.unit.engine.sync_engine
-        self.unit.check()
-        return self.unit.connect()
+        unit = self.unit
+        connection = unit.checked_out
+        if connection is None and not in_greenlet():
+            return unit.engine.sync_engine
+        if unit.task is not asyncio.current_task() or unit.state is not ACTIVE:
+            unit.check()  # raises
+        if connection is None or connection.invalidated or unit.failed is not None:
+            return unit.connect()
+        return connection
 
     def _begin_statement(self, statement: Any) -> None:
         self.unit.check()
@@ -76,11 +83,6 @@ class SyncUnitSession(Session):
         """Return an object by its key, if the unit is active."""
         self.unit.check()
         return super().get(*args, **kwargs)
-
-    def flush(self, objects: Any = None) -> None:
-        """Write pending changes, if the unit is active."""
-        self.unit.check()
-        super().flush(objects)
 
     def commit(self) -> None:
         """Refuse: the unit commits."""

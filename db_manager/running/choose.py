@@ -1,5 +1,6 @@
-"""Selects the runner for the units of an engine."""
+"""Selects the runner for the units of an engine, and the timers of an event loop."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Final
 
 from db_manager.errors import ConfigError
 from db_manager.running.plain import Plain
-from db_manager.running.port import Runner
+from db_manager.running.port import Runner, Timers
 
 #: The environment variable that selects the runner: `fast` (the default) or `plain`.
 VARIABLE: Final = "DB_MANAGER_RUNNER"
@@ -57,3 +58,17 @@ def _unread(driver: str, read: str) -> str:
     if f"{release}.".startswith(f"{read}."):
         return ""
     return f"the COMMIT of {driver} {release} has not been reviewed, only that of {read}"
+
+
+def choose_timers() -> Timers:
+    """Return the timers for deadlines in the running event loop.
+
+    Returns:
+        Coarse timers, which are cheap unless they fire. The event loop itself when the environment
+        asks for the plain runner.
+    """
+    if os.environ.get(VARIABLE) == "plain":
+        return asyncio.get_running_loop()
+    from db_manager.running.fast.timers import CoarseTimers  # noqa: PLC0415 -- as above
+
+    return CoarseTimers.current()

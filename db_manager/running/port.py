@@ -1,10 +1,24 @@
-"""The interface of a runner: runs SQLAlchemy's synchronous core, and the end of a unit."""
+"""The interfaces of a runner, which runs SQLAlchemy's synchronous core, and of timers."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Timer(Protocol):
+    """A scheduled call."""
+
+    def cancel(self) -> object:
+        """Cancel the call."""
+
+
+class Timers(Protocol):
+    """Schedules calls in one event loop, which itself is the plain implementation."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call *callback* with *args* in *delay* seconds, or a little later."""
 
 
 class Ending(Protocol):

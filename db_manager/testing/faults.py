@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from db_manager.database.guard import Guard
 from db_manager.dialects.known import dialect_at
 from db_manager.errors import DbManagerError
 from db_manager.testing.sandbox import Sandbox
+from db_manager.unit.held import Guard
 from lifecycle.application import Application
 from lifecycle.errors import WiringError, nearest
 

@@ -34,7 +34,7 @@ class UnitOfWorkFactory:
 
     def __init__(self, engine: AsyncEngine | Database) -> None:
         self._database = Database.of(engine)
-        self._engine = engine
+        self._engine = engine if self._database.options_of(engine) else self._database
 
     def __call__(
         self,

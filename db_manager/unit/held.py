@@ -1,16 +1,16 @@
-"""The connection and the lanes that a unit holds from its first statement to its end."""
+"""What a unit holds from its first statement to its end: connection and lanes, and their guard."""
 
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, NoReturn
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.database.database import Database
-from db_manager.database.guard import Guard, Guarded
 from db_manager.database.open_unit import OpenUnit
+from db_manager.dialects.known import dialect_of
 from db_manager.errors import (
     TransactionAbortedError,
     TransactionEndedError,
@@ -20,8 +20,14 @@ from db_manager.lanes.core import UnitConnection
 from db_manager.lanes.lane import refuse
 from db_manager.lanes.session import UnitSession
 
+#: Sends COMMIT or ROLLBACK on a pooled connection, and waits for the answer.
+Send = Callable[[PoolProxiedConnection], None]
 
-class Held(Guarded):
+#: Attribute of a dialect that holds its guard: two engines may share a dialect.
+_MARK: Final = "db_manager_guard"
+
+
+class Held(ABC):
     """The connection of a unit, and the lanes on it.
 
     Args:
@@ -37,15 +43,13 @@ class Held(Guarded):
         "_dialect",
         "_driver",
         "_ends",
-        "_factories",
+        "_guard",
         "_isolation_level",
-        "_lent",
         "_options",
         "_pooled",
         "_ready",
         "_unit",
         "core",
-        "drove",
         "listener_error",
         "session",
     )
@@ -72,9 +76,8 @@ class Held(Guarded):
         self._pooled: PoolProxiedConnection | None = None
         self._driver: Any = None
         self._ends = self._cuts = 0
-        self._lent: dict[PoolProxiedConnection, Guarded] = {}
-        self._factories: dict[str, Any] = {}
-        self._ready = self.drove = False
+        self._guard: Guard
+        self._ready = False
 
     # -- checkout -------------------------------------------------------------------------
 
@@ -89,24 +92,28 @@ class Held(Guarded):
         connection = unit.checked_out
         if connection is None:
             unit.check()
-            try:
-                connection = self._check_out()
-            except BaseException as error:
-                unit.mark_failed(error)  # the block may swallow it, and lose the statement
-                raise
+            connection = self.check_out()
         elif connection.invalidated:  # SQLAlchemy would reconnect and begin a new one
             raise self.mark_undone("the connection of this unit was invalidated")
         elif not self._ready:
             raise TransactionAbortedError from unit.failed
         return connection
 
+    def check_out(self) -> Connection:
+        """Check the connection out, for the first use. Runs inside a greenlet."""
+        try:
+            return self._check_out()
+        except BaseException as error:
+            self._unit.mark_failed(error)  # the block may swallow it, and lose the statement
+            raise
+
     def _check_out(self) -> Connection:
         unit, checkout, dialect = self._unit, self._database.checkout, self._dialect
         # Held before the next wait, so that the unit's end returns it even after a cancellation.
         unit.checked_out = connection = checkout.connect(unit)
         self._pooled = pooled = connection.connection
-        self._lent = Guard.of(connection.dialect).lent
-        self._lent[pooled] = self
+        self._guard = getattr(connection.dialect, _MARK, None) or Guard(connection.dialect)
+        self._guard.lent[pooled] = self
         adapter: Any = pooled.dbapi_connection
         self._driver = driver = connection.dialect.get_driver_connection(adapter)
         self._ends = dialect.ends(driver)
@@ -124,28 +131,15 @@ class Held(Guarded):
         self._ready = True
         return connection
 
-    def drive(self) -> Any:
-        """Return the driver's connection, with the transaction begun. Runs inside a greenlet."""
-        self.drove = True
-        connection = self.connect()
-        try:
-            self._factories = self._factories or self._dialect.factories_of(self._driver)
-            if not connection.in_transaction():
-                connection.begin()
-            self._dialect.begin(connection, connection.connection.dbapi_connection, self._driver)
-        except BaseException as error:
-            # Whether BEGIN reached the server is unknown. asyncpg would treat the next unit's
-            # transaction as nested, and send RELEASE for its COMMIT: rows would be lost.
-            self._unit.mark_failed(error)
-            self.drop()
-            raise
-        return self._driver
+    # -- for the guard --------------------------------------------------------------------
 
-    def undrive(self) -> None:
-        """Restore the factories of the driver's connection that the block may have replaced."""
-        if self._factories:
-            with suppress(ValueError):  # it is closed
-                self._dialect.put_back(self._driver, self._factories)
+    @abstractmethod
+    def commit_by(self, send: Send) -> None:
+        """Send COMMIT with *send*, or raise if the unit is not ending."""
+
+    @abstractmethod
+    def roll_back_by(self, send: Send) -> None:
+        """Send ROLLBACK with *send*, and note it if the unit is not ending."""
 
     # -- preventing the commit ------------------------------------------------------------
 
@@ -187,39 +181,100 @@ class Held(Guarded):
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
-        if self._driver is not None and self._dialect.is_half_done(self._driver):
-            self.drop()
-        self._stop_guarding()
+        if self._pooled is not None:
+            self._guard.lent.pop(self._pooled, None)
         try:
             if self._unit.checked_out is not None:
-                self._database.checkout.give_back(self._unit.checked_out, self._driver)
+                checkout = self._database.checkout
+                checkout.give_back(self._unit.checked_out, self._driver, self._unit)
         except BaseException as error:  # noqa: BLE001 -- the outcome stands
             self.listener_error = self.listener_error or error
             self.drop()
-        self._let_go()
+        self.session = self.core = self._unit.checked_out = self._pooled = self._driver = None
 
-    def _stop_guarding(self) -> None:
-        if self._pooled is not None:
-            self._lent.pop(self._pooled, None)
-            self._pooled = None
 
-    def _let_go(self) -> None:
-        unit = self._unit
-        if unit.holds_writer:
-            unit.holds_writer = False
-            self._database.checkout.free_writer()
-        self.session = self.core = unit.checked_out = self._driver = None
+class Guard:
+    """Replaces four methods of a dialect, all of SQLAlchemy's public interface.
 
-    def hang_up(self) -> None:
-        """Drop the connection without contacting the server. Runs outside a greenlet, no wait."""
-        connection = self._unit.checked_out
-        try:
-            if connection is not None:
-                self._database.checkout.forget(connection)
-                if not (connection.closed or connection.invalidated):
-                    self._dialect.hang_up(connection)
-        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
-            self.listener_error = self.listener_error or error
-        finally:
-            self._stop_guarding()
-            self._let_go()
+    Every COMMIT and ROLLBACK that goes through SQLAlchemy passes here, directly before the driver.
+    So a unit learns here what was sent and what was answered. SQLAlchemy's own state is what it
+    assumes, which is wrong after a listener has raised.
+
+    Args:
+        dialect: The dialect to guard.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        #: The transaction of each pooled connection that a unit holds.
+        self.lent: dict[PoolProxiedConnection, Held] = {}
+        #: Called once instead of COMMIT on a connection, for injected faults of tests.
+        self.instead: dict[PoolProxiedConnection, Send] = {}
+        self.send_commit: Send = dialect.do_commit
+        self._is_settled = dialect_of(dialect).is_settled
+        self.send_rollback: Send = dialect.do_rollback
+        self._set_options = dialect.set_connection_execution_options
+        self._begin_twophase = dialect.do_begin_twophase
+        for name, mine in (
+            ("do_commit", self.commit),
+            ("do_rollback", self.roll_back),
+            ("set_connection_execution_options", self.set_options),
+            ("do_begin_twophase", self.begin_twophase),
+            (_MARK, self),
+        ):
+            setattr(dialect, name, mine)
+
+    @classmethod
+    def of(cls, dialect: Dialect) -> "Guard":
+        """Return the guard of *dialect*; it is installed at the first call."""
+        known: Guard | None = getattr(dialect, _MARK, None)
+        return known if known is not None else cls(dialect)
+
+    def commit(self, connection: PoolProxiedConnection) -> None:
+        """Send COMMIT, if no unit holds *connection* or the unit is ending.
+
+        Raises:
+            UnitOfWorkStateError: Code in the block of the unit tried to commit.
+        """
+        transaction = self.lent.get(connection)
+        send = self._send if self.instead else self.send_commit
+        if transaction is None:
+            send(connection)
+        else:
+            transaction.commit_by(send)
+
+    def _send(self, connection: PoolProxiedConnection) -> None:
+        # Taken only now, so that a refused COMMIT does not use up the fault.
+        send = self.instead.pop(connection, None) if self.instead else None
+        (send or self.send_commit)(connection)
+
+    def roll_back(self, connection: PoolProxiedConnection) -> None:
+        """Send ROLLBACK, which SQLAlchemy also does during a unit, after a failed flush."""
+        transaction = self.lent.get(connection)
+        if transaction is not None:
+            transaction.roll_back_by(self.send_rollback)
+        elif not self._is_settled(connection):  # the pool's reset at each return
+            self.send_rollback(connection)
+
+    def set_options(self, connection: Connection, opts: Any) -> None:
+        """Set options of a connection, but refuse AUTOCOMMIT on that of a unit.
+
+        Raises:
+            UnitOfWorkStateError: AUTOCOMMIT was requested on the connection of a unit.
+        """
+        if str(opts.get("isolation_level", "")).upper() == "AUTOCOMMIT":
+            self._refuse(connection, 'isolation_level="AUTOCOMMIT"')
+        self._set_options(connection, opts)
+
+    def begin_twophase(self, connection: Connection, xid: Any) -> None:
+        """Begin a two-phase transaction, but refuse it on the connection of a unit.
+
+        Raises:
+            UnitOfWorkStateError: A unit holds the connection.
+        """
+        self._refuse(connection, "connection.begin_twophase()")
+        self._begin_twophase(connection, xid)
+
+    def _refuse(self, connection: Connection, what: str) -> None:
+        transaction = self.lent.get(connection.connection)
+        if transaction is not None:
+            transaction.refuse(what)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import InterfaceError
 from sqlalchemy.orm import Session
 
 from db_manager.database.database import Database
-from db_manager.database.guard import Send
 from db_manager.database.open_unit import ACTIVE, COMMITTED, COMMITTING, OpenUnit, UnitState
-from db_manager.dialects import classify
+from db_manager.dialects.in_use import origin
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     EndTimeoutError,
@@ -20,7 +20,8 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
 )
 from db_manager.lanes.session import SyncUnitSession, UnitSession
-from db_manager.unit.held import Held
+from db_manager.unit.driven import Driven
+from db_manager.unit.held import Send
 from lifecycle.error_text import tell
 
 _NO_ANSWER: Final = "no answer in time"
@@ -28,7 +29,7 @@ _CUT: Final = "a statement of this unit committed everything before it (DDL does
 _BEHIND: Final = "the bare driver ended the transaction of this unit"
 
 
-class Transaction(Held):
+class Transaction(Driven):
     """The transaction of a unit, and its end.
 
     `finish` runs in one greenlet, shielded from every cancellation except that of its deadline. It
@@ -55,25 +56,14 @@ class Transaction(Held):
     ) -> None:
         super().__init__(unit, database, isolation_level, options)
         self._resolvable = resolvable
+        self._factories: dict[str, Any] = {}
+        self.drove = False
         #: Deadline of its end (`exit_timeout`), on the clock of `time.perf_counter`.
         self.late_at = 0.0
         self._refusal: BaseException | None = None  # the driver's error for COMMIT
         #: True once the unit itself has sent COMMIT or ROLLBACK.
         self._sent = False
         self._ending = self._undone = False
-
-    def is_untouched(self) -> bool:
-        """Return True when no lane was ever used: there is nothing to end."""
-        unit = self._unit
-        return unit.checked_out is None and self.session is None and unit.failed is None
-
-    def has_to_connect(self) -> bool:
-        """Return True when the last flush has changes to write, and no connection yet."""
-        unit = self._unit
-        if unit.checked_out is not None or self.session is None or unit.cause or unit.failed:
-            return False
-        session = self.session.sync_session
-        return bool(session.new or session.deleted or session.dirty)
 
     def awaits_commit(self) -> bool:
         """Return True from the moment COMMIT is sent until it is answered."""
@@ -86,11 +76,15 @@ class Transaction(Held):
     def finish(self) -> None:
         """Commit, or roll back if there is a cause; then return the connection."""
         self._ending = True
-        self.undrive()
+        self.moved()
+        if self.drove:
+            self.undrive()
         if self._unit.cause:
             self._roll_back()
         else:
             self._commit()
+        if self._driver is not None and self._dialect.is_half_done(self._driver):
+            self.drop()
         if self._unit.ended is not None:
             self.drop()  # the driver and SQLAlchemy disagree about its state
         self.release()
@@ -165,20 +159,21 @@ class Transaction(Held):
         unit = self._unit
         if unit.state is COMMITTED:  # raised by a listener; the commit stands
             self.listener_error = error
-        elif unit.state is ACTIVE:  # COMMIT was not sent
-            self._fail(error)
+            return
+        refused = isinstance(error, InterfaceError)  # by the driver, not by the server
+        busy = refused and self._dialect.is_other_task_busy(origin(error))
+        said = self._refusal or error  # a listener may have replaced it with its own
+        unsent = unit.state is ACTIVE
+        if unsent or (unit.state is COMMITTING and self._dialect.commit_is_undone(said)):
+            self._fail(error, busy=busy)
         elif unit.state is COMMITTING:
-            said = self._refusal or error  # a listener may have replaced it with its own
-            if classify.commit_is_undone(said):
-                self._fail(error)
-            else:
-                late = isinstance(said, (asyncio.CancelledError, TimeoutError))
-                self._lose(_NO_ANSWER if late else tell(said), error)
+            late = isinstance(said, (asyncio.CancelledError, TimeoutError))
+            self._lose(_NO_ANSWER if late else tell(said), error)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, *, busy: bool) -> None:
         unit = self._unit
         unit.error = error
-        if classify.is_other_task_busy(error):
+        if busy:
             unit.error = UnitOfWorkTaskError(unit.owner_name, "one that is still running")
             unit.error.__cause__ = error
         elif isinstance(error, asyncio.CancelledError) and time.perf_counter() >= self.late_at:
@@ -218,7 +213,7 @@ class Transaction(Held):
     def _conclude(self) -> None:
         """Set the final state of a unit that was not committed; call `_look` before."""
         unit = self._unit
-        if unit.state.is_final:  # it was given up
+        if unit.state is not UnitState.ROLLING_BACK:  # it was given up
             return
         # Without a COMMIT the server keeps nothing, even if ROLLBACK failed.
         unit.state = UnitState.ROLLED_BACK
@@ -234,7 +229,7 @@ class Transaction(Held):
 
     def _roll_back_at_driver(self, connection: Connection) -> None:
         if not (connection.closed or connection.invalidated):
-            connection.dialect.do_rollback(connection.connection)
+            self.roll_back_by(self._guard.send_rollback)
 
     def roll_back_by(self, send: Send) -> None:
         """Send ROLLBACK with *send*; if the unit is active, note that everything was undone."""
@@ -249,7 +244,8 @@ class Transaction(Held):
             try:
                 send(pooled)
             finally:
-                self._ends = self._dialect.ends(self._driver)
+                if not ours:
+                    self._ends = self._dialect.ends(self._driver)
             self._undone = self._undone or ours
         if self.drove and not ours:
             self.drop()  # on the driver's lane each later statement would commit by itself
@@ -280,5 +276,21 @@ class Transaction(Held):
             unit.cause = unit.cause or "error"
             unit.error = unit.error or EndTimeoutError(self._database.settings.exit_timeout)
             self._look()
+            unit.state = UnitState.ROLLING_BACK
             self._conclude()
-        self.hang_up()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Drop the connection without contacting the server. Runs outside a greenlet, no wait."""
+        connection = self._unit.checked_out
+        try:
+            if connection is not None:
+                self._database.checkout.forget(connection, self._unit)
+                if not (connection.closed or connection.invalidated):
+                    self._dialect.hang_up(connection)
+        except BaseException as error:  # noqa: BLE001 -- the outcome stands, and it is reported
+            self.listener_error = self.listener_error or error
+        finally:
+            if self._pooled is not None:
+                self._guard.lent.pop(self._pooled, None)
+            self.session = self.core = self._unit.checked_out = self._pooled = self._driver = None

@@ -2,27 +2,29 @@
 
 import asyncio
 import time
-from contextlib import AbstractAsyncContextManager
+import warnings
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, Self
 
 from msgspec.structs import replace
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db_manager.database.callbacks import Callback
-from db_manager.database.open_unit import ACTIVE, NEW
-from db_manager.errors import (
-    UnitOfWorkStateError,
-    UnitOfWorkTaskError,
-)
+from db_manager.database.callbacks import report_failure
+from db_manager.database.database import NO_OPTIONS, Database
+from db_manager.database.open_unit import ACTIVE, COMMITTED, NEW, ReadOnly, UnitState, task_name
+from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.lanes.core import UnitConnection
 from db_manager.lanes.session import UnitSession
-from db_manager.unit.ending import EndingUnit
-from db_manager.unit.publish import report_begin
-from db_manager.unit.savepoint import Savepoints, part
-from lifecycle.correlation import current_correlation, set_correlation
+from db_manager.unit.consequences import Consequences
+from db_manager.unit.publish import report_begin, report_end
+from db_manager.unit.transaction import Transaction
+from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
+from lifecycle.error_text import tell
 
 
-class UnitOfWork(EndingUnit):
+class UnitOfWork(Consequences):
     """One transaction: committed at the end of its block, rolled back when the block raises.
 
         async with UnitOfWork(engine) as uow:
@@ -42,7 +44,33 @@ class UnitOfWork(EndingUnit):
         ValueError: *isolation_level* is AUTOCOMMIT.
     """
 
-    __slots__ = ()
+    __slots__ = ("_held", "_isolation_level", "_options", "_resolvable", "_scope")
+
+    def __init__(
+        self,
+        engine: AsyncEngine | Database,
+        *,
+        read_only: ReadOnly = False,
+        isolation_level: str | None = None,
+        resolvable: bool | None = None,
+    ) -> None:
+        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
+            raise ValueError(
+                "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
+                "use `engine.connect()`, or read_only=True for statements that only read"
+            )
+        super().__init__(read_only)
+        if isinstance(engine, Database):
+            self._database, self._options = engine, NO_OPTIONS
+        else:
+            self._database = Database.of(engine)
+            self._options = self._database.options_of(engine)
+        self._isolation_level = isolation_level
+        self._resolvable = resolvable
+        self._held: Transaction | None = None  # before its first use
+        self._callbacks = self._savepoints = None
+        self.defer_callbacks = False
+        self._scope: Scope
 
     def __repr__(self) -> str:
         return f"<UnitOfWork {self.number} {self.state} statements={self.statements}>"
@@ -155,64 +183,116 @@ class UnitOfWork(EndingUnit):
         self.statement = "of the driver"
         return await self.runner.run(self._hold().drive)
 
-    # -- savepoints and callbacks ---------------------------------------------------------
+    # -- for the lanes --------------------------------------------------------------------
 
-    def savepoint(self) -> AbstractAsyncContextManager[Self]:
-        """Run a part of the unit that can fail without the rest.
+    def _hold(self) -> Transaction:
+        """Return its transaction, made at the first use: an empty unit needs none."""
+        if self._held is None:
+            resolvable = self._resolvable
+            self._held = Transaction(
+                self,
+                self._database,
+                isolation_level=self._isolation_level,
+                options=self._options,
+                resolvable=self._database.settings.resolvable if resolvable is None else resolvable,
+            )
+        return self._held
 
-            async with uow.savepoint():
-                await uow.session.execute(...)
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine of its database."""
+        return self._database.engine
 
-        An error that leaves the part rolls it back, drops the callbacks registered in it, and
-        propagates to the block, which may catch it.
+    def connect(self) -> Connection:
+        """Return the connection; the first call checks it out. Runs inside a greenlet."""
+        return self._hold().connect()
 
-        Returns:
-            A context manager, which returns the unit.
+    # -- the end --------------------------------------------------------------------------
 
-        Raises:
-            TransactionAbortedError: A statement failed and the part swallowed its error.
-            UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
-        """
-        return part(self)
+    def abandon(self) -> None:
+        """Drop the connection: the task that entered the unit has ended without leaving it."""
+        error = UnitOfWorkStateError(
+            self.state,
+            f"task {self.owner_name!r} ended without leaving its unit",
+            "enter units only with `async with`",
+        )
+        self.error = error
+        self._hold().give_up()
+        self._tell(error)
+        end_correlation(self._scope)
+        warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may raise
 
-    def after_commit(self, callback: Callback) -> None:
-        """Call *callback* after the unit is committed and its connection is back in the pool.
+    async def _end(self, exc: BaseException | None) -> None:
+        """End the unit; *exc* is the error that left the block, which Python re-raises."""
+        transaction = self._held
+        if exc is None:
+            self._look_at_task()
+            if transaction is not None and self._must_connect(transaction):
+                await self._connect_for_flush(transaction)
+        self._decide(exc)
+        interrupted: BaseException | None = None
+        used = self.checked_out is not None or self.failed is not None
+        if transaction is None or (transaction.session is None and not used):
+            self.state = UnitState.ROLLED_BACK if self.cause else COMMITTED
+        else:
+            interrupted = await self._finish(transaction)
+        if exc is not None:
+            self._note(exc)
+        self._tell(exc)
+        if self._callbacks is not None and not self.defer_callbacks:
+            interrupted = await self.run_callbacks() or interrupted
+        end_correlation(self._scope)
+        # These concern more than the unit. Then come the block's own error, which Python raises,
+        # ours, and the cancellation.
+        if isinstance(interrupted, (SystemExit, KeyboardInterrupt)):
+            raise interrupted
+        error = interrupted if self.error is None else self.error
+        if exc is None and error is not None:
+            raise error
 
-        It may open a new unit. Its errors are reported as `uow.callback_failed` and change
-        nothing. `SystemExit` and `KeyboardInterrupt` are raised after all callbacks have run.
+    def _look_at_task(self) -> None:
+        task = asyncio.current_task()
+        if task is not self.owner:
+            self.error = UnitOfWorkTaskError(self.owner_name, task_name(task))
 
-        Args:
-            callback: A sync or async function without arguments.
+    def _must_connect(self, transaction: Transaction) -> bool:
+        """Return True if the last flush has changes to write, and there is no connection yet."""
+        wrong = self.error or self.failed or self.cause
+        if wrong or self.checked_out is not None or transaction.session is None:
+            return False
+        session = transaction.session.sync_session
+        return bool(session.new or session.deleted or session.dirty)
 
-        Raises:
-            UnitOfWorkStateError: The unit is not active.
-            UnitOfWorkTaskError: Another task owns it.
-        """
-        self.check()
-        self._registered().after_commit.append(callback)
+    async def _connect_for_flush(self, transaction: Transaction) -> None:
+        """Wait for a connection as a statement does: up to `pool_timeout`, and cancellable."""
+        try:
+            await self.runner.run(transaction.check_out)
+        except BaseException as wrong:  # noqa: BLE001 -- raised when the unit has ended
+            self.error = wrong
 
-    def after_rollback(self, callback: Callback) -> None:
-        """Call *callback* after the unit is rolled back and its connection is back in the pool.
+    def _decide(self, exc: BaseException | None) -> None:
+        """Set the cause of a rollback, if an error left the block or prevents the commit."""
+        error = self.error if exc is None else exc
+        if error is not None and not self.cause:
+            self.cause = self._database.settings.cause_of(error)
 
-        Args:
-            callback: A sync or async function without arguments.
+    def _finish(self, transaction: Transaction) -> Awaitable[asyncio.CancelledError | None]:
+        """End the transaction, shielded; return a cancellation that arrived meanwhile."""
+        patience = self._database.settings.exit_timeout
+        transaction.late_at = time.perf_counter() + patience
+        return self.runner.finish(transaction, patience)
 
-        Raises:
-            UnitOfWorkStateError: The unit is not active.
-            UnitOfWorkTaskError: Another task owns it.
-        """
-        self.check()
-        self._registered().after_rollback.append(callback)
+    def _tell(self, exc: BaseException | None) -> None:
+        """Publish how the unit ended, after everything was released."""
+        database, transaction = self._database, self._held
+        database.leave(self)
+        if database.hears_ends:
+            report_end(self, database, self.error if exc is None else exc)
+        if transaction is not None and (late := transaction.listener_error) is not None:
+            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
 
-    # -- for the session ---------------------------------------------------------------
-
-    def savepoint_made(self, savepoint: object) -> None:
-        """Save what the unit restores if *savepoint* is rolled back."""
-        if self._savepoints is None:
-            self._savepoints = Savepoints(self, self._registered())
-        self._savepoints.made(savepoint)
-
-    def savepoint_undone(self, savepoint: object) -> None:
-        """Drop callbacks and failures since *savepoint*, which was rolled back."""
-        if self._savepoints is not None:
-            self._savepoints.undone(savepoint)
+    def _note(self, exc: BaseException) -> None:
+        if self.rollback_error is not None:
+            exc.add_note(f"the rollback failed as well: {tell(self.rollback_error)}")
+        if self.ended is not None:
+            exc.add_note(str(self.ended))

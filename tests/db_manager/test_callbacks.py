@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 
 from db_manager.database.database import Database
 from db_manager.events import UnitCallbackFailed
-from db_manager.running.shield import is_left, shield
+from db_manager.running.plain import is_left, shield
 from db_manager.unit.factory import UnitOfWorkFactory
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.tasks import abandoned
@@ -303,8 +303,8 @@ async def test_one_that_ignores_its_cancellation_is_left_behind(
     database_url: URL, open_database: Callable[..., Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is reported once, the next one runs, and the last resort can name it."""
-    monkeypatch.setattr("db_manager.running.shield.GRACE", 0.05)
-    monkeypatch.setattr("db_manager.running.shield.LAST", 0.05)
+    monkeypatch.setattr("db_manager.running.plain.GRACE", 0.05)
+    monkeypatch.setattr("db_manager.running.plain.LAST", 0.05)
     database = open_database(database_url, exit_timeout=0.05)
     steps, end, ended = Steps(), asyncio.Event(), asyncio.Event()
 
@@ -334,8 +334,8 @@ async def test_an_end_that_ignores_everything_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
 ) -> None:
     """A driver that never answers, not even when its line is dropped, holds no task for ever."""
-    monkeypatch.setattr("db_manager.running.shield.GRACE", 0.05)
-    monkeypatch.setattr("db_manager.running.shield.LAST", 0.05)
+    monkeypatch.setattr("db_manager.running.plain.GRACE", 0.05)
+    monkeypatch.setattr("db_manager.running.plain.LAST", 0.05)
     given_up: list[bool] = []
     end = asyncio.Event()
 

@@ -17,7 +17,8 @@ from sqlalchemy.engine import URL
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
-from db_manager.dialects.known import dialect_behind
+from db_manager.dialects.in_use import origin
+from db_manager.dialects.known import BY_PACKAGE, dialect_behind
 from db_manager.engine.create import create_engine
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -44,9 +45,29 @@ def wrapped(
     return kind("SELECT 1", None, original, connection_invalidated=invalidated)
 
 
+def commit_is_undone(error: BaseException) -> bool:
+    """Return what the dialect of the driver that raised *error* says of it as COMMIT's."""
+    return dialect_behind(origin(error)).commit_is_undone(error)
+
+
+def needs_transaction(error: BaseException) -> bool:
+    """Return what the dialect of the driver that raised *error* says of its statement."""
+    below = origin(error)
+    return dialect_behind(below).needs_transaction(below)
+
+
 def coded(sqlstate: str, **options: Any) -> exc.DBAPIError:
     """Return an error of PostgreSQL."""
     return wrapped(_CodedError("said", sqlstate=sqlstate), **options)
+
+
+@pytest.mark.parametrize("package", BY_PACKAGE)
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), TimeoutError(), OSError(104, "reset"), ValueError(1062)]
+)
+def test_no_driver_vouches_for_an_error_of_others(package: str, error: BaseException) -> None:
+    """An error of COMMIT that is not the driver's own proves nothing, whatever its arguments."""
+    assert not BY_PACKAGE[package].commit_is_undone(error)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +118,7 @@ def test_a_killed_statement_leaves_its_connection() -> None:
     """KILL QUERY of MariaDB ends a statement and no connection; of a COMMIT it says nothing."""
     killed = wrapped(MariaDbError(1317, "interrupted"))
     assert not classify.is_disconnect(killed)
-    assert not classify.commit_is_undone(killed)
+    assert not commit_is_undone(killed)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +178,7 @@ def test_client_refusals() -> None:
 )
 def test_after_commit_was_sent(error: BaseException, *, undone: bool) -> None:
     """An error of COMMIT proves the rollback only when the server answered with it."""
-    assert classify.commit_is_undone(error) is undone
+    assert commit_is_undone(error) is undone
 
 
 async def refused_by(url: URL, **keys: Any) -> BaseException:
@@ -255,11 +276,11 @@ def classes_of_drivers() -> list[type[BaseException]]:
 def judged(error: BaseException) -> tuple[object, ...]:
     """Return everything that is decided about *error*."""
     questions = (
-        *(classify.sqlstate, classify.needs_transaction, classify.is_disconnect),
+        *(classify.sqlstate, needs_transaction, classify.is_disconnect),
         *(classify.is_unavailable, classify.is_uncoded),
-        *(classify.is_other_task_busy, classify.commit_is_undone, classify.is_retryable),
+        *(classify.is_other_task_busy, commit_is_undone, classify.is_retryable),
     )
-    below = classify.origin(error)
+    below = origin(error)
     dialect = dialect_behind(below)
     meanings = (dialect.is_undone, dialect.is_unavailable, dialect.is_lost, dialect.is_stale_plan)
     return (

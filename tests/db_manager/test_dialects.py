@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from support.line import Line
 
 from db_manager.database.database import Database
-from db_manager.dialects.classify import is_silent
 from db_manager.dialects.dialect import Dialect
+from db_manager.dialects.in_use import is_silent
 
 Open = Callable[..., Database]
 

@@ -18,7 +18,6 @@ from sqlalchemy.util import await_only
 
 from db_manager.base import Base
 from db_manager.database.database import Database
-from db_manager.database.guard import Guard
 from db_manager.database.open_unit import UnitState
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -30,6 +29,7 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
 )
 from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.held import Guard
 from db_manager.unit.resolve import resolve
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.correlation import current_correlation

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from db_manager.database.database import Database
 from db_manager.database.leftovers import leaves_something
 from db_manager.database.open_unit import ReadOnly
-from db_manager.dialects.sqlite.cursor import FIRST_ROWS
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.unit.uow import UnitOfWork
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from db_manager.base import Base
 from db_manager.database.database import Database
 from db_manager.dialects.sqlite.connection import SqliteConnection
-from db_manager.dialects.sqlite.cursor import FIRST_ROWS
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS
 from db_manager.dialects.sqlite.statement import kind
 from db_manager.errors import TransactionAbortedError
 from db_manager.unit.factory import UnitOfWorkFactory

@@ -15,14 +15,14 @@ from sqlalchemy.engine import URL
 
 from db_manager.database.database import Database
 from db_manager.dialects.postgresql.asyncpg_connection import CheckedConnection, connect
-from db_manager.running.timers import GRAIN, Timer, Timers
+from db_manager.running.fast.timers import GRAIN, CoarseTimers, Timer
 from db_manager.unit.uow import UnitOfWork
 
 
 async def test_a_timer_is_not_early() -> None:
     """A call comes after its time, and at most a grain and a turn of the loop later."""
     loop = asyncio.get_running_loop()
-    timers = Timers()
+    timers = CoarseTimers()
     reached: asyncio.Future[float] = loop.create_future()
     begun = loop.time()
     timers.call_later(0.05, lambda: reached.set_result(loop.time()))
@@ -36,7 +36,7 @@ async def test_a_timer_keeps_no_context_alive() -> None:
         pass
 
     held: ContextVar[Thing] = ContextVar("held")
-    timers = Timers()
+    timers = CoarseTimers()
 
     async def arm() -> weakref.ref[Thing]:
         held.set(thing := Thing())
@@ -54,7 +54,7 @@ async def test_timers_of_one_moment_share_one_of_the_loop(monkeypatch: pytest.Mo
     loop = asyncio.get_running_loop()
     armed: list[float] = []
     monkeypatch.setattr(loop, "call_at", lambda when, *_, **__: armed.append(when))
-    timers = Timers()
+    timers = CoarseTimers()
     begun = loop.time()
     for _ in range(1000):
         timers.call_later(30, print)
@@ -65,7 +65,7 @@ async def test_timers_of_one_moment_share_one_of_the_loop(monkeypatch: pytest.Mo
 async def test_what_is_cancelled_is_not_called() -> None:
     """Cancelled before its time, or by another call of its moment, a timer never comes."""
     loop = asyncio.get_running_loop()
-    timers = Timers()
+    timers = CoarseTimers()
     called: list[str] = []
     over: asyncio.Future[None] = loop.create_future()
     first = timers.call_later(0, called.append, "cancelled before")
@@ -84,7 +84,7 @@ async def test_what_is_cancelled_is_not_called() -> None:
 
 async def test_a_call_that_fails_takes_no_other_with_it() -> None:
     """What a call raises goes to the exception handler; the others of its moment are made."""
-    loop, timers = asyncio.get_running_loop(), Timers()
+    loop, timers = asyncio.get_running_loop(), CoarseTimers()
     told: list[BaseException | None] = []
     called: list[str] = []
     over: asyncio.Future[None] = loop.create_future()
@@ -107,14 +107,14 @@ async def test_connections_have_no_timers_of_their_own(
     driver: str,
 ) -> None:
     """Units, their drivers and the line of the pool share the timers of their event loop."""
-    used: set[Timers] = set()
-    call_later = Timers.call_later
+    used: set[CoarseTimers] = set()
+    call_later = CoarseTimers.call_later
 
-    def note(self: Timers, *args: Any) -> Timer:
+    def note(self: CoarseTimers, *args: Any) -> Timer:
         used.add(self)
         return call_later(self, *args)
 
-    monkeypatch.setattr(Timers, "call_later", note)
+    monkeypatch.setattr(CoarseTimers, "call_later", note)
     url = postgres_database.set(drivername=f"postgresql+{driver}")
     database = open_database(url, pool_size=2)
 
@@ -123,16 +123,16 @@ async def test_connections_have_no_timers_of_their_own(
             await uow.session.execute(text("SELECT 1"))
 
     await asyncio.gather(*(work() for _ in range(5)))
-    assert used == {Timers.current()}
+    assert used == {CoarseTimers.current()}
 
 
 def test_timers_keep_no_loop_alive() -> None:
     """A loop that is closed is free, with the timers that were cancelled in it."""
 
     async def use() -> weakref.ref[asyncio.AbstractEventLoop]:
-        timers = Timers.current()
+        timers = CoarseTimers.current()
         timers.call_later(30, print).cancel()
-        assert timers is Timers.current()
+        assert timers is CoarseTimers.current()
         return weakref.ref(asyncio.get_running_loop())
 
     watched = asyncio.run(use())

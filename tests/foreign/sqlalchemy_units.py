@@ -69,7 +69,7 @@ class LateUnit(UnitOfWork):
         """Roll the unit back, whoever owns it: its test is over."""
         if self.state is UnitState.ACTIVE:
             task = asyncio.current_task()
-            self._database.open.leave(self.owner)
+            self._database.leave(self)
             self.owner = self.task = task
             await self.rollback()
 

@@ -7,7 +7,7 @@ from typing import Any
 from asyncmy.errors import OperationalError
 
 from db_manager.dialects.mysql.asyncmy_ends import WatchedConnection
-from db_manager.running.timers import Timers
+from db_manager.running.choose import choose_timers
 
 
 class PatientConnection(WatchedConnection):
@@ -23,7 +23,7 @@ class PatientConnection(WatchedConnection):
     def __init__(self, *, answer_timeout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._answer_timeout = answer_timeout
-        self._timers = Timers.current()
+        self._timers = choose_timers()
 
     async def _fill_buffer(self, need: int) -> None:
         """Wait for *need* bytes; every read of asyncmy goes through here (guarded by a test).

@@ -16,7 +16,7 @@ from db_manager.dialects.ending_sql import (
     ends_later,
 )
 from db_manager.errors import TransactionAbortedError
-from db_manager.running.timers import Timers
+from db_manager.running.choose import choose_timers
 
 #: Looked up once: every transaction calls it twice.
 _execute: Final = asyncpg.Connection.execute
@@ -148,7 +148,7 @@ class _PatientLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.call_later = Timers.current().call_later
+        self.call_later = choose_timers().call_later
         #: Transports of an attempt to connect that has not succeeded yet.
         self.opened: list[asyncio.WriteTransport] = []
 

@@ -10,7 +10,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
 from db_manager.dialects.ending_sql import ABORT_TRANSACTION, ENDS, ending, ends_later
-from db_manager.running.timers import Timer, Timers
+from db_manager.running.choose import choose_timers
+from db_manager.running.port import Timer, Timers
 
 #: Statuses in which the server owes no answer: a wait is for a notification.
 _OWES_NOTHING: Final = frozenset(
@@ -116,7 +117,7 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             OperationalError: There was no answer in time; the connection is closed.
         """
         if self._timers is None:
-            self._timers = Timers.current()
+            self._timers = choose_timers()
         self._arm(self._timers)
         self._see()
         self._waits = True

@@ -8,9 +8,9 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.running.fast.greenlets import Greenlets, Worker
 from db_manager.running.fast.in_place import InPlace
+from db_manager.running.fast.timers import CoarseTimers
+from db_manager.running.plain import is_left, shield
 from db_manager.running.port import Ending
-from db_manager.running.shield import is_left, shield
-from db_manager.running.timers import Timers
 
 
 def supported() -> bool:
@@ -28,7 +28,7 @@ class Fast(Greenlets):
     def __init__(self, *, in_place: bool) -> None:
         super().__init__()
         self._in_place = in_place
-        self._timers = Timers.current()
+        self._timers = CoarseTimers.current()
 
     async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
         """Start the end and wait for COMMIT here; run what remains in a separate task."""

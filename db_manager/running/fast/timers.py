@@ -35,7 +35,7 @@ class Timer(partial[object]):
             )
 
 
-class Timers:
+class CoarseTimers:
     """Schedules calls in one event loop, each up to `GRAIN` seconds late.
 
     A timer of the event loop costs about 4 µs, mostly to keep a heap of timers sorted that are
@@ -46,7 +46,7 @@ class Timers:
         self._moments: dict[int, set[Timer]] = {}
 
     @classmethod
-    def current(cls) -> "Timers":
+    def current(cls) -> "CoarseTimers":
         """Return the timers that all users of the running event loop share."""
         loop = asyncio.get_running_loop()
         known = _of_loops.get(loop)
@@ -85,5 +85,5 @@ class Timers:
             moment.pop().call()
 
 
-#: `Timers` refers to no loop, so the values keep no key alive.
-_of_loops: "WeakKeyDictionary[asyncio.AbstractEventLoop, Timers]" = WeakKeyDictionary()
+#: `CoarseTimers` refers to no loop, so the values keep no key alive.
+_of_loops: "WeakKeyDictionary[asyncio.AbstractEventLoop, CoarseTimers]" = WeakKeyDictionary()

@@ -1,0 +1,104 @@
+"""Savepoints and callbacks of a unit."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Self
+
+from db_manager.database.callbacks import Callback, Callbacks, run_callbacks
+from db_manager.database.database import Database
+from db_manager.database.open_unit import COMMITTED, UnitState
+from db_manager.lanes.lane import Unit
+from db_manager.unit.savepoint import Savepoints, part
+
+
+class Consequences(Unit):
+    """The savepoints and callbacks of a unit; most units have neither."""
+
+    __slots__ = ("_callbacks", "_database", "_savepoints", "defer_callbacks")
+
+    _callbacks: Callbacks | None
+    _database: Database
+    _savepoints: Savepoints | None
+    #: Whether whoever runs the unit runs its callbacks later.
+    defer_callbacks: bool
+
+    def savepoint(self) -> AbstractAsyncContextManager[Self]:
+        """Run a part of the unit that can fail without the rest.
+
+            async with uow.savepoint():
+                await uow.session.execute(...)
+
+        An error that leaves the part rolls it back, drops the callbacks registered in it, and
+        propagates to the block, which may catch it.
+
+        Returns:
+            A context manager, which returns the unit.
+
+        Raises:
+            TransactionAbortedError: A statement failed and the part swallowed its error.
+            UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
+        """
+        return part(self)
+
+    def after_commit(self, callback: Callback) -> None:
+        """Call *callback* after the unit is committed and its connection is back in the pool.
+
+        It may open a new unit. Its errors are reported as `uow.callback_failed` and change
+        nothing. `SystemExit` and `KeyboardInterrupt` are raised after all callbacks have run.
+
+        Args:
+            callback: A sync or async function without arguments.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        self._registered().after_commit.append(callback)
+
+    def after_rollback(self, callback: Callback) -> None:
+        """Call *callback* after the unit is rolled back and its connection is back in the pool.
+
+        Args:
+            callback: A sync or async function without arguments.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        self._registered().after_rollback.append(callback)
+
+    def _registered(self) -> Callbacks:
+        if self._callbacks is None:
+            self._callbacks = Callbacks()
+        return self._callbacks
+
+    async def run_callbacks(self) -> BaseException | None:
+        """Run the callbacks for the outcome, each with `exit_timeout` as its deadline.
+
+        Returns:
+            What to raise after them; see `callbacks.run_callbacks`.
+        """
+        if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
+            return None
+        registered, database = self._callbacks, self._database
+        committed = self.state is COMMITTED
+        return await run_callbacks(
+            registered.after_commit if committed else registered.after_rollback,
+            self.number,
+            database.bus,
+            database.settings.exit_timeout,
+        )
+
+    # -- for the session ---------------------------------------------------------------
+
+    def savepoint_made(self, savepoint: object) -> None:
+        """Save what the unit restores if *savepoint* is rolled back."""
+        if self._savepoints is None:
+            self._savepoints = Savepoints(self, self._registered())
+        self._savepoints.made(savepoint)
+
+    def savepoint_undone(self, savepoint: object) -> None:
+        """Drop callbacks and failures since *savepoint*, which was rolled back."""
+        if self._savepoints is not None:
+            self._savepoints.undone(savepoint)
