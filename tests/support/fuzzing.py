@@ -358,12 +358,14 @@ class Fuzz:
         Args:
             units: How many.
         """
-        # What fails is planned: half a million tracebacks would say nothing, and pytest keeps them.
-        logging.getLogger("db_manager.uow").propagate = False
+        # What fails is planned: half a million tracebacks would say nothing, and pytest keeps them,
+        # which takes most of the time.
+        before = logging.root.manager.disable
+        logging.disable()
         try:
             await self._run(units)
         finally:
-            logging.getLogger("db_manager.uow").propagate = True
+            logging.disable(before)
 
     async def _run(self, units: int) -> None:
         done = 0
