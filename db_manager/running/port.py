@@ -28,13 +28,13 @@ class Ending(Protocol):
         """Return True from the moment COMMIT is sent until it is answered."""
 
     def finish(self) -> None:
-        """Commit or roll back, and release everything.
+        """Commit or roll back, and release everything, in the running task.
 
         It may wait with `sqlalchemy.util.await_only`, and does not raise.
         """
 
     def moved(self) -> None:
-        """Note that the running task continues it; called first in a new task."""
+        """Note that the running task continues it: another one than it began in."""
 
     def give_up(self) -> None:
         """Release everything without contacting the server; called outside `finish`."""

@@ -91,7 +91,7 @@ async def waiting(database: Database) -> None:
     def crosses() -> bool:
         connection = unit.checked_out
         driver: Any = connection.connection.driver_connection if connection is not None else None
-        return driver is not None and driver.crossing is not None
+        return driver is not None and driver.still_wanted is not None
 
     await until(crosses)
 
