@@ -108,7 +108,7 @@ class Database:
             pool_timeout=self.settings.pool_timeout,
             bus=self.bus,
         )
-        self._statements = Statements(engine.url, self.checkout.holders, self.answered)
+        self._statements = Statements(engine, self.dialect, self.checkout.holders, self.answered)
         self._counts = False
         self._watched: set[Engine] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -229,7 +229,7 @@ class Database:
             unit.statements += 1
             unit.mark_failed(wrong)
             if context.execution_context is not None:
-                self._statements.fail(unit, connection, context.statement, wrong)
+                self._statements.fail(unit, context.statement, wrong)
             if self.dialect.needs_transaction(origin(error)):
                 # asyncpg has prepared it, which leaves an implicit transaction open.
                 self.checkout.leftovers.note(connection)

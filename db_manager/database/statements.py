@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
-from db_manager.dialects.known import dialect_of
+from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import statement_text
 from db_manager.events import UnitStatement
 from lifecycle.bus import Channel
@@ -28,13 +28,22 @@ class Statements:
     (docs/performance.md).
 
     Args:
-        url: Where the database is.
+        engine: The engine whose statements are counted first.
+        dialect: What its database and driver are like.
         units: The unit of each checked-out connection.
         answered: The channel of `database.statement`.
     """
 
-    def __init__(self, url: URL, units: Mapping[Connection, OpenUnit], answered: Channel) -> None:
-        self._url = url
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        dialect: Dialect,
+        units: Mapping[Connection, OpenUnit],
+        answered: Channel,
+    ) -> None:
+        self._url = engine.url
+        self._system = engine.dialect.name
+        self._dialect = dialect
         self._units = units
         self._answered = answered
 
@@ -62,31 +71,28 @@ class Statements:
         unit.statements += 1
         unit.database_time += duration
         if self._answered.handlers:
-            self._report(unit, context.root_connection, sql, duration)
+            self._report(unit, sql, duration)
 
-    def fail(self, unit: OpenUnit, connection: Connection, sql: str, error: BaseException) -> None:
+    def fail(self, unit: OpenUnit, sql: str, error: BaseException) -> None:
         """Report that the last statement of *unit* failed, or was not answered.
 
         Args:
             unit: The unit.
-            connection: Its connection.
             sql: The statement.
             error: Its error.
         """
         if self._answered.handlers and unit.sent_at:
-            self._report(unit, connection, sql, time.perf_counter() - unit.sent_at, tell(error))
+            self._report(unit, sql, time.perf_counter() - unit.sent_at, tell(error))
 
-    def _report(
-        self, unit: OpenUnit, connection: Connection, sql: str, duration: float, error: str = ""
-    ) -> None:
+    def _report(self, unit: OpenUnit, sql: str, duration: float, error: str = "") -> None:
         words = sql.split(None, 1)
         self._answered.publish(
             UnitStatement(
                 unit=unit.number,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
                 # A long statement of SQLAlchemy is a str subclass, which str() shortens.
-                statement=statement_text(str(sql), dialect_of(connection.dialect)),
-                system=connection.dialect.name,
+                statement=statement_text(str(sql), self._dialect),
+                system=self._system,
                 namespace=self._url.database or "",
                 server=self._url.host or "",
                 port=self._url.port,

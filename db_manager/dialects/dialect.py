@@ -148,9 +148,10 @@ class Dialect(InUse):
     refuse_commit: ClassVar[tuple[str, ...]] = ()
     is_read_only_query: ClassVar[str] = ""
 
-    def backend(self, driver: Any) -> int:
-        """Return the process id of the connection's backend at the server."""
-        raise NotImplementedError
+    def backend(self, driver: Any) -> int | None:
+        """Return the process id of the connection's backend, which PostgreSQL can terminate."""
+        del driver
+        return None
 
 
 def answer_timeout(config: DatabaseConfig) -> float:

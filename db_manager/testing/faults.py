@@ -136,8 +136,9 @@ class Faults:
             )
 
         def strike(connection: Connection) -> None:
-            driver: Any = connection.connection.driver_connection
-            await_only(self._terminate(self._dialect.backend(driver)))
+            backend = self._dialect.backend(connection.connection.driver_connection)
+            assert backend is not None  # noqa: S101 -- a sandbox is SQLite or PostgreSQL
+            await_only(self._terminate(backend))
 
         self._arm("drop_connection", "before_cursor_execute", strike, times)
 

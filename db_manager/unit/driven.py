@@ -11,6 +11,7 @@ class Driven(Held):
 
     __slots__ = ("_factories", "drove")
 
+    # Transaction, the class of every unit, sets both: a second constructor would be one more call.
     _factories: dict[str, Any]
     #: Whether the block had the driver's connection.
     drove: bool

@@ -104,6 +104,10 @@ def test_sqlstate_decides(sqlstate: str, *, retryable: bool) -> None:
         (1205, True),
         (1020, True),
         (2013, True),
+        (1040, True),  # too many connections
+        (1053, True),  # shutting down
+        (2002, True),  # no server at the socket
+        (2003, True),  # no server at the address
         (1062, False),
         (1064, False),
         (1317, False),
