@@ -154,6 +154,7 @@ class SqliteJournal:
             end = Row(
                 END, (now, self._seq, next_checksum(self._checksum, now, self._seq), self.run)
             )
+        left = 1
         try:
             left = writer.finish(end, CLOSE_LIMIT)
         except RuntimeError as error:  # no thread starts any more
@@ -161,7 +162,9 @@ class SqliteJournal:
             raise as_journal_error(self.path, doing, error) from error
         finally:
             hindrance = writer.hindrance
-            writer.close(lock.close, LOCK_TIMEOUT)
+            # A file that takes rows is also closed, however slow its disk is: the next run may
+            # begin at once. One that hangs was waited for.
+            writer.close(lock.close, LOCK_TIMEOUT if left else CLOSE_LIMIT)
         if left:
             raise JournalError(
                 f"journal {self.path} did not take {_rest(left, self.run, ended=clean)} within "

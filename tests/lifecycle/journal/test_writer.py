@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -357,4 +358,27 @@ async def test_what_was_refused_is_appended_when_the_disk_has_room(tmp_path: Pat
     assert journal.open() is None
     assert seen[4:6] == ["plugin.degraded", "plugin.stopping"]
     assert [each for each in topics(journal.path) if each.startswith("plugin.")] == seen
+    journal.close(clean=True)
+
+
+class SlowToClose(sqlite3.Connection):
+    """A connection to a file on a slow disk: closing it writes the log back."""
+
+    def close(self) -> None:
+        """Close, late."""
+        threading.Event().wait(0.3)
+        super().close()
+
+
+def test_a_run_begins_right_after_the_last_one_however_slow_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal whose file takes rows is closed when `close` returns."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=SlowToClose))
+    journal = SqliteJournal(tmp_path / "j.sqlite3")
+    journal.open()
+    journal.append(PluginLoading(plugin="part"))
+    journal.close(clean=True)
+    assert journal.open() is None
     journal.close(clean=True)
