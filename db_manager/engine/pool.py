@@ -75,6 +75,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     """
 
     _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
+    _sqla_logger_namespace = "sqlalchemy.pool.FairQueuePool"  # quiet unless `sqlalchemy` is not
     _pool: FairQueue[ConnectionPoolEntry]
 
     def __init__(
@@ -88,8 +89,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
         self.know(Dialect())
         self._max_age = recycle
         self._asks = pre_ping
-        #: A connection opened before this time may have been lost silently.
-        self._suspected_before = 0.0
+        self._suspected_before = 0.0  # what was opened before may have been lost silently
         self._entries: WeakSet[ConnectionPoolEntry] = WeakSet()
         self._attempts: dict[asyncio.Task[None], None] = {}  # oldest first
         #: The error of the last attempt, in one line; empty if it succeeded.

@@ -1,6 +1,8 @@
 """The states of a plugin, and the table of legal transitions between them."""
 
+import logging
 from enum import StrEnum
+from typing import Final
 
 from transitions import Machine, MachineError
 
@@ -42,9 +44,18 @@ TRANSITIONS: tuple[tuple[str, tuple[State, ...], State], ...] = (
 )
 
 
+#: With it begin the log lines of our machine.
+_NAME: Final = "db_manager plugin"
+
+
 def _machine() -> Machine:
     machine = Machine(
-        model=None, states=State, initial=State.UNLOADED, auto_transitions=False, send_event=False
+        model=None,
+        name=_NAME,
+        states=State,
+        initial=State.UNLOADED,
+        auto_transitions=False,
+        send_event=False,
     )
     for trigger, sources, target in TRANSITIONS:
         # `degraded` names an attribute of the model: only what was lost can be back.
@@ -56,6 +67,15 @@ def _machine() -> Machine:
 # One table for all plugins. A trigger is fired with the model as its argument, so that the
 # machine never has to hold (or forget) models.
 _MACHINE = _machine()
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    """Return False for a log line of our machine; those of a bot's own machines pass."""
+    return not (isinstance(record.args, tuple) and record.args[:1] == (_MACHINE.name,))
+
+
+# Each transition is an event already, and the library writes two lines for it at level INFO.
+logging.getLogger("transitions.core").addFilter(_is_foreign)
 
 
 class PluginFold:

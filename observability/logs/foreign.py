@@ -14,12 +14,10 @@ from lifecycle.correlation import current_correlation
 from observability.logs.forms import EventDict
 from observability.logs.writer import LineWriter
 
-#: Below these levels libraries log noise: statements with their values, and the steps of the state
-#: machine, which are events already.
+#: Below these levels libraries log noise: statements with their values.
 _QUIET: Final = {
     "aiosqlite": logging.WARNING,
     "sqlalchemy": logging.WARNING,
-    "transitions": logging.WARNING,
 }
 #: Longer texts, in characters, are shortened in the middle.
 _LONGEST: Final = 8000

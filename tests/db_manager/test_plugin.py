@@ -1,6 +1,7 @@
 """The plugin in an application: services, tables, restart, drain, health, a server that is late."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,13 @@ async def test_a_read_only_unit_when_only_the_reader_is_new(sqlite_database: URL
         assert await things(app) == 0
         async with factory_of(app)(read_only=True) as uow:
             assert await uow.session.scalar(text("PRAGMA query_only")) == 1
+
+
+async def test_a_bot_that_logs_at_info_gets_no_line_of_the_machinery(
+    url: URL, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`logging.basicConfig(level=INFO)` shows neither steps of the state machine nor the pool."""
+    with caplog.at_level(logging.INFO):
+        async with make_app(url) as app:
+            await add_thing(app)
+    assert [each for each in caplog.messages if each] == []

@@ -1,6 +1,9 @@
 """The table of legal transitions, the fold, and the diagram made from the table."""
 
+import logging
+
 import pytest
+from transitions import Machine
 
 from lifecycle import (
     AppCrashed,
@@ -192,3 +195,18 @@ def test_diagram_is_made_from_the_table() -> None:
         "    stopping --> failed: failed\n"
         "    unloading --> failed: failed\n"
     )
+
+
+def test_a_state_machine_of_the_bot_logs_as_ever(caplog: pytest.LogCaptureFixture) -> None:
+    """The lines of our own machine are left out, and no others."""
+
+    class Order:
+        """A model of somebody else's."""
+
+    order = Order()
+    Machine(order, states=["new", "paid"], initial="new", name="order").add_transition(
+        "pay", "new", "paid"
+    )
+    with caplog.at_level(logging.INFO):
+        order.pay()  # type: ignore[attr-defined]  # made by the library
+    assert [each.partition(":")[0] for each in caplog.messages] == ["order", "order"]
