@@ -194,7 +194,7 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         if self.what != "connections":
             busy = f"{self.what} was"
             fix = "Make units shorter, or open those that only read with read_only=True"
-        held = "; ".join(self.holders) or "code outside units of work"
+        held = "; ".join(self.holders) or "no unit, so by code outside of units, or until just now"
         return f"{busy} busy for {self.waited:.1f} s; held by: {held}. {fix}"
 
 

@@ -50,12 +50,12 @@ async def answers_nobody(office: Office) -> list[Answer]:
     async with office.bot() as bot:
         for user in (ada, grace):
             await user.say("/report")
-            await user.reply(30)  # "Printing …"
+            await user.reply(_PATIENCE)  # "Printing …"
         await edsger.say("/report")
-        await edsger.reply(30)  # "All are busy, try again."
+        await edsger.reply(_PATIENCE)  # "All are busy, try again."
         office.printer_works.set()
         for user in (ada, grace):
-            await user.reply(30)
+            await user.reply(_PATIENCE)
         bot.send_signal(signal.SIGTERM)
         await bot.wait()
     return [await office.ask("db-manager trace"), await office.ask("db-manager check")]
@@ -70,7 +70,7 @@ async def was_killed(office: Office) -> list[Answer]:
     config.write_text(patient.replace("slow_unit = 30.0", "slow_unit = 0.3"), "utf-8")
     async with office.bot() as bot:
         await ada.say("/report")
-        await ada.reply(30)
+        await ada.reply(_PATIENCE)
         await office.until_shown("still open")
         bot.kill()
         await bot.wait()
@@ -78,8 +78,8 @@ async def was_killed(office: Office) -> list[Answer]:
     config.write_text(patient, "utf-8")
     async with office.bot() as bot:
         await ada.say("/report")
-        await ada.reply(30)
-        await ada.reply(30)
+        await ada.reply(_PATIENCE)
+        await ada.reply(_PATIENCE)
         bot.send_signal(signal.SIGTERM)
         await bot.wait()
     return [
@@ -89,6 +89,8 @@ async def was_killed(office: Office) -> list[Answer]:
     ]
 
 
+#: Seconds in which a bot, even on a loaded machine, has started and answered.
+_PATIENCE: Final = 120.0
 _USERS: Final = ("Ada", "Grace", "Edsger")
 
 #: The nights, by the name of their marker in docs/debugging.md.
