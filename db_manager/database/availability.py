@@ -63,6 +63,8 @@ class Availability:
             if error.__cause__ is not None and await classify.refuses_us(error.__cause__):
                 raise error.__cause__ from None
             self.lost(engine, error.reason)
+        except sqlalchemy.exc.TimeoutError as error:  # the pool's: its first one is not open yet
+            self.lost(engine, connection_text(error))
         self._database.checkout.on_lost = self.lost
 
     def lost(self, engine: AsyncEngine, reason: str) -> None:

@@ -312,10 +312,10 @@ async def test_a_read_only_unit_when_only_the_reader_is_new(sqlite_database: URL
 
 
 async def test_a_bot_that_logs_at_info_gets_no_line_of_the_machinery(
-    url: URL, caplog: pytest.LogCaptureFixture
+    database_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`logging.basicConfig(level=INFO)` shows neither steps of the state machine nor the pool."""
     with caplog.at_level(logging.INFO):
-        async with make_app(url) as app:
+        async with make_app(database_url) as app:
             await add_thing(app)
     assert [each for each in caplog.messages if each] == []

@@ -5,9 +5,11 @@ import io
 import logging
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import Column, Integer, Table, text
+from sqlalchemy.exc import DBAPIError
 from support.accounting import connected
 from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
@@ -129,6 +131,8 @@ async def test_a_lost_database_is_noticed_and_comes_back(
                 events.clear()
                 await one(factory)
                 await asyncio.to_thread(server.stop, "immediate")
+                with suppress(DBAPIError, DatabaseUnavailableError):  # it may not have heard yet
+                    await one(factory)
                 with pytest.raises(DatabaseUnavailableError):
                     await one(factory)
                 events.assert_event("plugin.degraded", plugin="db_manager")
@@ -141,6 +145,21 @@ async def test_a_lost_database_is_noticed_and_comes_back(
         load=f"server crashed {times} × under a running bot",
         result="degraded, units fail at once, others go on, recovered",
     )
+
+
+async def test_a_server_that_lets_nobody_in_yet_is_an_absent_one(server: PostgresServer) -> None:
+    """A start that waits for its first connection for longer than `pool_timeout` goes on."""
+    async with PostgresProxy(server.host, server.port) as proxy:
+        proxy.on_server(b"", proxy.hold, kinds=b"R", times=None)
+        url = proxy.url(server.url()).render_as_string(hide_password=False)
+        config = {"database": {"url": url, "pool_timeout": 0.2}}
+        app = Application([DatabasePlugin()], config=config)
+        with EventRecorder(app.bus) as events:
+            async with app:
+                assert app.plugins["db_manager"].is_degraded
+                proxy.forget()
+                proxy.cut()
+                await events.wait_for("plugin.recovered", timeout=10)
 
 
 async def test_a_silent_database_is_an_absent_one(

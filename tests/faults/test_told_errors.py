@@ -140,7 +140,7 @@ async def bench(url: URL, folder: Path, *plugins: type[Plugin]) -> AsyncIterator
         "url": url.render_as_string(hide_password=False),
         "create_tables": False,
         "pool_size": 1,
-        "pool_timeout": 0.05,
+        "pool_timeout": 0.5,
         "slow_unit": 0.01,
     }
     config = {"database": section}

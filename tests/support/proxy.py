@@ -250,7 +250,13 @@ class PostgresProxy:
         self.accepted += 1
         task = asyncio.create_task(self._serve(reader, client))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # maybe before it had a link, or before it began
+                client.transport.abort()
+
+        task.add_done_callback(ended)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
