@@ -9,6 +9,7 @@ from aiogram.dispatcher.event.bases import CancelHandler, SkipHandler
 from aiogram.types import TelegramObject
 
 from db_manager.unit.factory import UnitOfWorkFactory
+from lifecycle.bot import include_data
 
 #: Exceptions with which aiogram ends a handler without an error; a unit rolls back on them.
 CONTROL_FLOW: Final = (SkipHandler, CancelHandler)
@@ -26,10 +27,12 @@ class DatabaseMiddleware(BaseMiddleware):
 
     Args:
         factory: The factory.
+        key: Its name in the data.
     """
 
-    def __init__(self, factory: UnitOfWorkFactory) -> None:
+    def __init__(self, factory: UnitOfWorkFactory, key: str = "uow_factory") -> None:
         self.factory = factory
+        self.key = key
 
     def __call__(  # type: ignore[override]  # returns the handler's awaitable instead of awaiting it
         self,
@@ -38,25 +41,28 @@ class DatabaseMiddleware(BaseMiddleware):
         data: dict[str, Any],
     ) -> Awaitable[Any]:
         """Add the factory to *data*."""
-        data["uow_factory"] = self.factory
+        data[self.key] = self.factory
         return handler(event, data)
 
 
 @contextmanager
-def registered(dispatcher: Dispatcher, factory: UnitOfWorkFactory) -> Iterator[None]:
+def registered(
+    dispatcher: Dispatcher, factory: UnitOfWorkFactory, key: str = "uow_factory"
+) -> Iterator[None]:
     """Register the middleware on *dispatcher* for the duration of the block.
 
-    Error handlers run outside the middlewares of the update, so they need it as well.
+    Middlewares that run before it, outside of it and around error handlers have the factory from
+    the dispatcher's own data.
 
     Args:
         dispatcher: The dispatcher.
         factory: The factory.
+        key: Its name in the data.
     """
-    middleware = DatabaseMiddleware(factory)
-    dispatcher.update.middleware(middleware)
-    dispatcher.error.outer_middleware(middleware)
-    try:
-        yield
-    finally:
-        dispatcher.update.middleware.unregister(middleware)
-        dispatcher.error.outer_middleware.unregister(middleware)
+    middleware = DatabaseMiddleware(factory, key)
+    with include_data(dispatcher, key, factory):
+        dispatcher.update.middleware(middleware)
+        try:
+            yield
+        finally:
+            dispatcher.update.middleware.unregister(middleware)

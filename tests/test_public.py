@@ -40,7 +40,7 @@ PUBLIC = {
         SqliteJournal State SubscriberFailed SubscriberOverflowed Subscription
         TransitionNotAllowedError WiringError correlate current_correlation replay to_mermaid
     """,
-    "lifecycle.bot": "attach include_router run_polling",
+    "lifecycle.bot": "attach include_data include_router run_polling",
     "observability.logs": "Format LogLines add_correlation attach",
     "observability.metrics": "Metrics Probes attach",
     "observability.spans": "Spans attach",

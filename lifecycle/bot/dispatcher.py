@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
 from aiogram import Dispatcher, Router
 
@@ -9,6 +10,10 @@ from lifecycle.application import Application
 from lifecycle.bot.traffic import Traffic, find_traffic
 from lifecycle.correlation import current_correlation
 from lifecycle.errors import LifecycleError
+from lifecycle.plugins.machine import State
+
+#: What aiogram itself puts into the data of every update.
+_OF_AIOGRAM: Final = frozenset({"bot", "bots", "dispatcher"})
 
 
 def attach(app: Application, dispatcher: Dispatcher) -> None:
@@ -31,7 +36,8 @@ def attach(app: Application, dispatcher: Dispatcher) -> None:
         dispatcher: The dispatcher; a second call with the same pair does nothing.
 
     Raises:
-        LifecycleError: One of them is attached to another one.
+        LifecycleError: One of them is attached to another one, or plugins are loaded already: they
+            look for the dispatcher when they load.
     """
     attached(app, dispatcher)
 
@@ -40,16 +46,27 @@ def attached(app: Application, dispatcher: Dispatcher) -> Traffic:
     """Return the traffic of *dispatcher*; attach it to *app* when it is not.
 
     Raises:
-        LifecycleError: One of them is attached to another one.
+        LifecycleError: One of them is attached to another one, or plugins are loaded already.
     """
     traffic = find_traffic(dispatcher)
     if traffic is None:
+        _refuse_loaded(app)
         app.services.provide("aiogram:dispatcher", dispatcher)
         traffic = Traffic(app, dispatcher)
         traffic.install()
     elif traffic.app is not app:
         raise LifecycleError("this dispatcher is attached to another application; make a new one")
     return traffic
+
+
+def _refuse_loaded(app: Application) -> None:
+    free = (State.UNLOADED, State.FAILED)
+    if loaded := [name for name, managed in app.plugins.items() if managed.state not in free]:
+        raise LifecycleError(
+            f"plugins are loaded already, and found no dispatcher: {', '.join(loaded)}. Call "
+            f"attach(app, dispatcher) before app.load(), app.start() or `async with app`; "
+            f"run_polling attaches, loads and starts by itself"
+        )
 
 
 @contextmanager
@@ -78,3 +95,39 @@ def include_router(dispatcher: Dispatcher, router: Router) -> Iterator[Router]:
             traffic.in_flight.owners.pop(router, None)
         dispatcher.sub_routers.remove(router)
         router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach a router
+
+
+@contextmanager
+def include_data(dispatcher: Dispatcher, key: str, value: Any) -> Iterator[None]:
+    """Hand *value* to whoever handles an update, as its argument *key*, for the time of a block.
+
+    It is in the data of every middleware, filter, handler and error handler, whatever was
+    registered before or after, and among the arguments of the hooks of startup and shutdown.
+    In a plugin, in `load`: `await context.enter(include_data(dispatcher, "rates", rates))`.
+
+    Args:
+        dispatcher: Whose updates.
+        key: Name of the argument. During the block it is this value, even when the same name is
+            given to `start_polling` or `feed_update`.
+        value: The value.
+
+    Raises:
+        LifecycleError: The dispatcher has that key already.
+    """
+    data = dispatcher.workflow_data
+    if key in data or key in _OF_AIOGRAM:
+        raise LifecycleError(
+            f"the dispatcher has {key!r} in its data already, and handlers can get only one: give "
+            f"yours another name, where it is set as dispatcher[{key!r}] or Dispatcher({key}=...)"
+        )
+    traffic = find_traffic(dispatcher)
+    data[key] = value
+    if traffic is not None:
+        traffic.in_flight.data[key] = value
+    try:
+        yield
+    finally:
+        if traffic is not None:
+            traffic.in_flight.data.pop(key, None)
+        if data.get(key) is value:
+            del data[key]

@@ -72,12 +72,14 @@ class InFlight(BaseMiddleware):
 
     Attributes:
         owners: The plugin that included each router.
+        data: What plugins have put into the data of every update.
         draining: Set from the start of the drain until work is accepted again.
     """
 
     def __init__(self, modules: Mapping[str, str], installed_by: object) -> None:
         self.installed_by = installed_by
         self.owners: dict[Router, str] = {}
+        self.data: dict[str, Any] = {}
         self.draining = asyncio.Event()
         self._modules = modules
         self._known_origin = functools.lru_cache(maxsize=_HANDLERS)(self._origin)
@@ -99,6 +101,8 @@ class InFlight(BaseMiddleware):
             update_id=event.update_id, update_type=kind, chat_type=_chat_type(event, kind)
         )
         work = self.begin(event.update_id)
+        # aiogram copies the dispatcher's data when polling begins; plugins may be reloaded later.
+        data.update(self.data)
         scope = set_correlation(origin)
         lingers = False
         try:

@@ -16,13 +16,14 @@ from lifecycle.errors import LifecycleError
 from lifecycle.tasks import outlast
 
 
-async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **options: Any) -> None:
-    """Run the application and the bot until SIGTERM, SIGINT or `dispatcher.stop_polling()`.
+async def run_polling(app: Application, dispatcher: Dispatcher, *bots: Bot, **options: Any) -> None:
+    """Run the application and its bots until SIGTERM, SIGINT or `dispatcher.stop_polling()`.
 
     Plugins are loaded before aiogram resolves the update types to ask for. A signal during the
     start takes back what had started; while running it stops the polling; a second one cuts the
-    drain short. Several bots in one process are stopped by the same signal. The cancellation of
-    this call means the same as a signal.
+    drain short. The same signal stops all calls of this function in a process. The cancellation
+    of this call means the same as a signal, and the end of one of its bots, as by a wrong token,
+    ends the others.
 
     A program that ends with this call does so within `[app] grace` after one of them, give or take
     a second: what ignores its cancellation then (a handler, a callback, a task, a thread of
@@ -33,17 +34,21 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
     Args:
         app: The application; its `[app] drain` is the time for updates in flight.
         dispatcher: The dispatcher; attached when it is not.
-        bot: The bot, provided as `aiogram:bot`; its session is closed at the end.
-        **options: For `dispatcher.start_polling`, as `allowed_updates`. With
-            `handle_as_tasks=False` aiogram cancels the update in flight itself.
+        *bots: One bot or several, provided as `aiogram:bots`, and the last one as `aiogram:bot`;
+            their sessions are closed at the end.
+        **options: For `dispatcher.start_polling`, as `allowed_updates` or `polling_timeout`
+            (seconds). With `handle_as_tasks=False` aiogram cancels the update in flight itself.
 
     Raises:
         PluginFailedError: A plugin did not start.
         ExceptionGroup: Plugins or shutdown hooks did not end well.
-        LifecycleError: A hook of aiogram's ended in a `CancelledError` of its own, or somebody
-            else cancelled the polling.
+        LifecycleError: There is no bot, plugins were loaded before the dispatcher was attached, a
+            hook of aiogram's ended in a `CancelledError` of its own, or somebody else cancelled
+            the polling.
     """
-    polling = _Polling(attached(app, dispatcher), bot, options)
+    if not bots or "bot" in options:
+        raise LifecycleError("run_polling takes its bots by position: (app, dispatcher, bot, ...)")
+    polling = _Polling(attached(app, dispatcher), bots, options)
     with (
         polling.last_resort() as last_resort,
         told_to_stop(lambda: polling.stop(task), last_resort.told_to_stop),
@@ -65,26 +70,26 @@ async def run_polling(app: Application, dispatcher: Dispatcher, bot: Bot, **opti
 
 
 class _Polling:
-    """One run of a bot by polling."""
+    """One run of bots by polling."""
 
-    def __init__(self, traffic: Traffic, bot: Bot, options: dict[str, Any]) -> None:
+    def __init__(self, traffic: Traffic, bots: tuple[Bot, ...], options: dict[str, Any]) -> None:
         self._traffic = traffic
-        self._bot = bot
+        self._bots = bots
         self._options = options
         self.told_to_stop = False
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Load, poll until told to stop, give everything back."""
-        traffic, bot = self._traffic, self._bot
+        traffic = self._traffic
         traffic.begin()
         # Raised inside of start_polling it would leave those who called stop_polling waiting.
         traffic.keeps_failure = True
         try:
-            traffic.provide(bot)
+            traffic.provide(self._bots)
             await traffic.app.load()
             await traffic.dispatcher.start_polling(
-                bot, handle_signals=False, close_bot_session=False, **self._options
+                *self._bots, handle_signals=False, close_bot_session=False, **self._options
             )
         except BaseException as error:
             traffic.phase = Phase.STOPPING
@@ -94,9 +99,17 @@ class _Polling:
             raise
         finally:
             traffic.keeps_failure = False
-            await bot.session.close()
+            await self._close_sessions()
         if traffic.failure is not None:
             raise traffic.failure
+
+    async def _close_sessions(self) -> None:
+        """Close each session, whatever happens at the others; bots may share one."""
+        sessions = {id(bot.session): bot.session for bot in self._bots}.values()
+        ends = await asyncio.gather(*(each.close() for each in sessions), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
 
     def last_resort(self) -> LastResort:
         """Return what ends the process when it does not end by itself."""

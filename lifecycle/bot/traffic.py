@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -30,7 +31,7 @@ class Traffic:
         self.phase = Phase.STARTING
         self.failure: Exception | None = None
         self.keeps_failure = False
-        self._provided_bot = False
+        self._provided: list[str] = []
         self._emit_startup = dispatcher.emit_startup
         modules = Counter(type(managed.plugin).__module__ for managed in app.plugins.values())
         plugins = {
@@ -73,10 +74,11 @@ class Traffic:
         """Start the application, then call the startup hooks; take back when one fails."""
         self.begin()
         try:
-            self.provide(kwargs.get("bot"))
+            bot = kwargs.get("bot")
+            self.provide(kwargs.get("bots") or (() if bot is None else (bot,)))
             await self.app.start()
             with cancellations_told("a startup hook"):
-                await self._emit_startup(*args, **kwargs)
+                await self._emit_startup(*args, **{**kwargs, **self.in_flight.data})
         except BaseException as error:
             self.phase = Phase.STOPPING
             await self.unload_after(error)
@@ -88,12 +90,13 @@ class Traffic:
         self.phase = Phase.STOPPING
         time_over = _now() + self.app.drain
         errors: list[Exception] = []
+        given = {**kwargs, **self.in_flight.data}
         try:
             await self.in_flight.drain(self.app.drain, self.app.record)
             for router in list(self.dispatcher.chain_tail):
                 for hook in router.shutdown.handlers:
                     try:
-                        called = hook.call(*args, **{**kwargs, "router": router})
+                        called = hook.call(*args, **{**given, "router": router})
                         name = f"shutdown hook {name_of(hook.callback)}"
                         with cancellations_told(name):
                             await call(called, max(time_over - _now(), PATIENCE), name=name)
@@ -112,11 +115,18 @@ class Traffic:
         if not self.keeps_failure:
             raise self.failure
 
-    def provide(self, bot: Bot | None) -> None:
-        """Offer the bot as a service, until everything is unloaded."""
-        if bot is not None and self.app.services.get("aiogram:bot") is not bot:
-            self.app.services.provide("aiogram:bot", bot)
-            self._provided_bot = True
+    def provide(self, bots: Sequence[Bot]) -> None:
+        """Offer the bots as services until everything is unloaded: all, and the last one alone.
+
+        The last one is what aiogram hands to the hooks of startup and shutdown as `bot`.
+        """
+        services = self.app.services
+        if bots and services.get("aiogram:bot") is not bots[-1]:
+            services.provide("aiogram:bot", bots[-1])
+            self._provided.append("aiogram:bot")
+        if bots and list(map(id, services.get("aiogram:bots", ()))) != list(map(id, bots)):
+            services.provide("aiogram:bots", tuple(bots))
+            self._provided.append("aiogram:bots")
 
     async def unload(self) -> None:
         """Unload the application; nothing happens when it is."""
@@ -134,9 +144,8 @@ class Traffic:
 
     def _unloaded(self) -> None:
         self.in_flight.open()
-        if self._provided_bot:
-            self._provided_bot = False
-            self.app.services.withdraw("aiogram:bot")
+        while self._provided:
+            self.app.services.withdraw(self._provided.pop())
 
 
 def find_traffic(dispatcher: Dispatcher) -> Traffic | None:
