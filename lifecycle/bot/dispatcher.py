@@ -26,7 +26,8 @@ def attach(app: Application, dispatcher: Dispatcher) -> None:
     stopped and unloaded last. The hooks share the drain time with the updates.
 
     With `dispatcher.start_polling` instead of `run_polling`, call `await app.load()` before it:
-    aiogram asks Telegram only for the updates that have handlers by then.
+    aiogram asks Telegram only for the updates that have handlers by then. A signal stops it beside
+    the other bots of the process, a second one cuts its drain short.
 
     With `setup_application` of aiogram's webhooks, call that before `register` of the request
     handler: the latter's shutdown closes the session of the bot.

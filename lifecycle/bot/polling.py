@@ -77,7 +77,6 @@ class _Polling:
         self._bots = bots
         self._options = options
         self.told_to_stop = False
-        self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Load, poll until told to stop, give everything back."""
@@ -129,5 +128,5 @@ class _Polling:
         elif self._traffic.phase is Phase.STARTING:
             task.cancel()
         elif self._traffic.phase is Phase.RUNNING:
-            self._stopping = asyncio.create_task(self._traffic.dispatcher.stop_polling())
+            self._traffic.stop()
         self.told_to_stop = True

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import Enum, auto
 from typing import Any
 
@@ -11,6 +12,7 @@ from aiogram.dispatcher.middlewares.manager import MiddlewareManager
 
 from lifecycle.application import Application
 from lifecycle.bot.in_flight import InFlight, name_of
+from lifecycle.bot.signals import told_to_stop
 from lifecycle.tasks import PATIENCE, call, cancellations_told
 
 
@@ -33,6 +35,8 @@ class Traffic:
         self.keeps_failure = False
         self._provided: list[str] = []
         self._emit_startup = dispatcher.emit_startup
+        self._start_polling = dispatcher.start_polling
+        self._stopping: asyncio.Task[None] | None = None
         modules = Counter(type(managed.plugin).__module__ for managed in app.plugins.values())
         plugins = {
             module: name
@@ -53,6 +57,7 @@ class Traffic:
         # raises, and calls no shutdown hook when one of startup failed.
         dispatcher.emit_startup = self.startup  # type: ignore[method-assign]  # see above
         dispatcher.emit_shutdown = self.shutdown  # type: ignore[method-assign]  # see above
+        dispatcher.start_polling = self.start_polling  # type: ignore[method-assign]  # see there
 
     def uninstall(self) -> None:
         """Leave the dispatcher and the application as `install` found them."""
@@ -61,7 +66,7 @@ class Traffic:
         for name, observer in dispatcher.observers.items():
             if name != "update":
                 observer.middleware.unregister(self.in_flight.name_handler)
-        del dispatcher.emit_startup, dispatcher.emit_shutdown
+        del dispatcher.emit_startup, dispatcher.emit_shutdown, dispatcher.start_polling
         del self.app.probes["updates_in_flight"]
         self.app.services.withdraw("aiogram:dispatcher")
 
@@ -69,6 +74,27 @@ class Traffic:
         """Know nothing of an earlier run."""
         self.phase = Phase.STARTING
         self.failure = None
+
+    async def start_polling(self, *bots: Bot, handle_signals: bool = True, **options: Any) -> None:
+        """Poll as aiogram does, but hear signals beside others.
+
+        aiogram's own handlers replace those of a dispatcher that polls already, which then never
+        ends.
+        """
+        with told_to_stop(self.stop, lambda: None) if handle_signals else nullcontext():
+            try:
+                await self._start_polling(*bots, handle_signals=False, **options)
+            finally:
+                if self._stopping is not None:
+                    self._stopping.cancel()  # a shutdown that failed leaves it waiting
+                    self._stopping = None
+
+    def stop(self) -> None:
+        """Stop polling; asked a second time, cut the drain short."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self.dispatcher.stop_polling())
+        else:
+            self.in_flight.hurry()
 
     async def startup(self, *args: Any, **kwargs: Any) -> None:
         """Start the application, then call the startup hooks; take back when one fails."""

@@ -165,4 +165,9 @@ AIOGRAM = (
         r"Expected emit_startup to have been awaited",
         ("TestDispatcher.test_start_polling",),
     ),
+    Difference(
+        "`attach` stands in for `start_polling`: it hears signals beside other bots",
+        r"Expected start_polling to have been awaited once",
+        ("TestDispatcher.test_run_polling",),
+    ),
 )

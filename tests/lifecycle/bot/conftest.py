@@ -95,13 +95,14 @@ async def run_child(
     """Yield a function that starts the bot; what still runs at the end is killed."""
     pids: list[int] = []
 
-    async def start(slow: str = "", **settings: float) -> Child:
+    async def start(slow: str = "", beside: tuple[str, ...] = (), **settings: float) -> Child:
         (tmp_path / "held").mkdir()
         arguments = {
             "url": server.url,
             "token": server.token,
             "folder": str(tmp_path),
             "slow": slow,
+            "beside": beside,
             "config": {"app": {"journal": str(tmp_path / "journal"), **settings}},
         }
         assert nursery.stdin is not None

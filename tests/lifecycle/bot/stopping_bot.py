@@ -166,8 +166,10 @@ def stuck() -> None:
         time.sleep(60)
 
 
-async def main(url: str, token: str, folder: str, slow: str, config: dict[str, Any]) -> None:
-    """Run the bot until a signal."""
+async def main(
+    url: str, token: str, folder: str, slow: str, config: dict[str, Any], beside: list[str]
+) -> None:
+    """Run the bot until a signal, and a second application with bots of the servers *beside*."""
     dispatcher = Dispatcher()
     bot = Bot(token, AiohttpSession(api=TelegramAPIServer.from_base(url)))
     app = Application([Holder(bot, Path(folder) / "held", slow)], config=config)
@@ -192,13 +194,30 @@ async def main(url: str, token: str, folder: str, slow: str, config: dict[str, A
         asyncio.get_running_loop().run_in_executor(None, write, Path(folder) / "written")
         return
     with LastResort(60, list, (Path(folder) / "flushed").touch):  # as of a second bot
-        await run_polling(app, dispatcher, bot)
+        await asyncio.gather(run_polling(app, dispatcher, bot), *second(token, beside))
     if slow == "no more threads":
         threading.Thread.start = refuse  # type: ignore[method-assign,assignment]  # as an ending interpreter
     if slow == "goes on":
         await bot.send_message(ADA, "going on")
         await bot.get_updates(timeout=30)
         await bot.session.close()
+
+
+def second(token: str, urls: list[str]) -> list[Coroutine[Any, Any, None]]:
+    """Return the run of another application, with a bot for each server; nothing without any."""
+    if not urls:
+        return []
+    sessions = [AiohttpSession(api=TelegramAPIServer.from_base(url)) for url in urls]
+    app = Application([], config={"app": {"journal": "memory"}})
+    dispatcher = Dispatcher()
+
+    @dispatcher.message()
+    async def slow_handler(message: Message) -> None:
+        await message.answer("working")
+        await attached(app, dispatcher).in_flight.draining.wait()
+        await message.answer("done")
+
+    return [run_polling(app, dispatcher, *(Bot(token, each) for each in sessions))]
 
 
 async def cancel_and_go_on(app: Application, polling: Coroutine[Any, Any, None]) -> None:

@@ -454,6 +454,54 @@ async def test_polling_that_cannot_go_on_stops_everything(server: BotApiServer) 
     assert steps[-2:] == ["notes stop", "notes unload"]
 
 
+async def test_a_bot_that_cannot_go_on_ends_the_others(server: BotApiServer) -> None:
+    """The token of one of several bots is wrong: its error is raised, and all sessions are shut."""
+    steps: list[str] = []
+    app = Application([Steps("notes", steps)], config=CONFIG)
+    bots = [
+        make_bot(server),
+        Bot("43:wrong", QuickSession(api=TelegramAPIServer.from_base(server.url))),
+    ]
+    with pytest.raises(TelegramUnauthorizedError):
+        await run_polling(app, Dispatcher(), *bots)
+    assert steps[-2:] == ["notes stop", "notes unload"]
+    assert [is_closed(bot) for bot in bots] == [True, True]
+    assert "aiogram:bots" not in app.services
+
+
+async def test_bots_may_share_a_session(server: BotApiServer) -> None:
+    """A session is closed once, and one that cannot be closed keeps no other open."""
+
+    class Stuck(QuickSession):
+        closes: int | None = None
+
+        async def close(self) -> None:
+            await super().close()
+            if self.closes is not None:  # aiogram closes a session before its first call, too
+                self.closes += 1
+                raise ValueError("stuck")
+
+    stuck, good = Stuck(api=TelegramAPIServer.from_base(server.url)), make_bot(server)
+    bots = [Bot(server.token, stuck), Bot(server.token, stuck), good]
+    app, dispatcher = Application([], config=CONFIG), Dispatcher()
+    running = asyncio.create_task(run_polling(app, dispatcher, *bots))
+    await polls(server)
+    stuck.closes = 0
+    await dispatcher.stop_polling()
+    with pytest.raises(ValueError, match="stuck"):
+        await running
+    assert (stuck.closes, is_closed(good)) == (1, True)
+
+
+async def test_bots_are_given_by_position() -> None:
+    """Without a bot, or with `bot=`, nothing begins, and the error shows the call."""
+    app, dispatcher = Application([], config=CONFIG), Dispatcher()
+    for options in ({}, {"bot": offline_bot()}):
+        with pytest.raises(LifecycleError, match=r"\(app, dispatcher, bot, \.\.\.\)"):
+            await run_polling(app, dispatcher, **options)
+    assert find_traffic(dispatcher) is None
+
+
 async def test_run_can_be_repeated(server: BotApiServer) -> None:
     """After a stop the same application and dispatcher run again, with another bot."""
     steps: list[str] = []

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -39,21 +39,32 @@ class Part(Plugin):
 
 
 class Running:
-    """A bot that polls, with an application of its own."""
+    """An application with a bot for each server; they poll, the aiogram way when it is told so."""
 
-    def __init__(self, server: BotApiServer, *, waits: bool = False) -> None:
-        self.server = server
+    def __init__(
+        self,
+        *servers: BotApiServer,
+        waits: bool = False,
+        the_aiogram_way: bool = False,
+        **options: Any,
+    ) -> None:
         self.part = Part(waits=waits)
         config = {"app": {"journal": "memory", "drain": 30.0, "grace": 60.0}}
         self.app = Application([self.part], config=config)
         self.dispatcher = Dispatcher()
         self.dispatcher.message.register(self.slow)
         self.go_on = asyncio.Event()
-        self.ada = server.user(id=7, name="Ada")
-        session = AiohttpSession(api=TelegramAPIServer.from_base(server.url))
+        self.people = [server.user(id=7, name="Ada") for server in servers]
+        self.ada = self.people[0]
+        bots = [
+            Bot(server.token, AiohttpSession(api=TelegramAPIServer.from_base(server.url)))
+            for server in servers
+        ]
         attach(self.app, self.dispatcher)
         self.task = asyncio.create_task(
-            run_polling(self.app, self.dispatcher, Bot(server.token, session))
+            self.dispatcher.start_polling(*bots, **options)
+            if the_aiogram_way
+            else run_polling(self.app, self.dispatcher, *bots, **options)
         )
 
     async def slow(self, message: Message) -> None:
@@ -63,9 +74,10 @@ class Running:
         await message.answer("done")
 
     async def works(self) -> None:
-        """Give it an update that it works on when this returns."""
-        await self.ada.say("hello")
-        assert (await self.ada.reply()).text == "working"
+        """Give each bot an update that it works on when this returns."""
+        for ada in self.people:
+            await ada.say("hello")
+            assert (await ada.reply()).text == "working"
 
     async def draining(self) -> None:
         """Return when it waits for its updates."""
@@ -86,6 +98,13 @@ async def servers() -> AsyncIterator[list[BotApiServer]]:
     """Yield two local Bot APIs, one for each bot."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(BotApiServer()) for _ in range(2)]
+
+
+@pytest.fixture
+async def more_servers() -> AsyncIterator[list[BotApiServer]]:
+    """Yield two more."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(BotApiServer(f"{n}:more")) for n in (43, 44)]
 
 
 @contextmanager
@@ -124,6 +143,105 @@ async def test_a_second_signal_hurries_both(servers: list[BotApiServer]) -> None
         signal.raise_signal(signal.SIGTERM)
         await asyncio.wait_for(asyncio.gather(*(bot.task for bot in bots)), 20)
     assert [len(bot.drained.cancelled) for bot in bots] == [1, 1]
+
+
+async def test_one_signal_ends_applications_with_several_bots(
+    servers: list[BotApiServer], more_servers: list[BotApiServer]
+) -> None:
+    """Each bot of each application finishes what it is at, with the timeout it was given."""
+    with unchanged():
+        applications = [Running(*each, polling_timeout=21) for each in (servers, more_servers)]
+        for each in applications:
+            await each.works()
+        signal.raise_signal(signal.SIGTERM)
+        for each in applications:
+            await each.draining()
+            each.go_on.set()
+            await asyncio.wait_for(each.task, 20)
+    for each in applications:
+        assert [(await ada.reply()).text for ada in each.people] == ["done", "done"]
+        assert (each.drained.waited, each.drained.cancelled) == (2, ())
+    calls = [call for server in (*servers, *more_servers) for call in server.calls]
+    assert {call.params["timeout"] for call in calls if call.method == "getUpdates"} == {21}
+
+
+async def test_a_process_with_two_applications_ends(
+    run_child: Callable[..., Any], servers: list[BotApiServer]
+) -> None:
+    """One SIGTERM: the bots of both finish what they are at, and the process ends by itself."""
+    child = await run_child(beside=[server.url for server in servers])
+    people = [child.ada, *(server.user(id=7, name="Ada") for server in servers)]
+    for ada in people:
+        await ada.say("/slow")
+        assert (await ada.reply(timeout=20)).text == "working"
+    child.terminate()
+    for ada in people:
+        assert (await ada.reply(timeout=20)).text == "done"
+    [event] = [e.event for e in await child.history() if isinstance(e.event, AppDrained)]
+    assert (event.waited, event.cancelled) == (1, ())
+
+
+@pytest.mark.parametrize("the_aiogram_way", [(True, True), (False, True), (True, False)])
+async def test_polling_the_aiogram_way_hears_signals_beside_others(
+    servers: list[BotApiServer], the_aiogram_way: tuple[bool, bool]
+) -> None:
+    """One signal ends two attached dispatchers, whichever of them uses `start_polling`."""
+    with unchanged():
+        bots = []
+        for server, way in zip(servers, the_aiogram_way, strict=True):
+            bots.append(Running(server, the_aiogram_way=way))
+            await bots[-1].works()
+        signal.raise_signal(signal.SIGTERM)
+        for bot in bots:
+            await bot.draining()
+            bot.go_on.set()
+            await asyncio.wait_for(bot.task, 20)
+    assert [bot.drained.cancelled for bot in bots] == [(), ()]
+
+
+async def test_a_second_signal_hurries_polling_the_aiogram_way(
+    servers: list[BotApiServer],
+) -> None:
+    """`start_polling` of an attached dispatcher cuts its drain short, and can be called again."""
+    with unchanged():
+        bot = Running(servers[0], the_aiogram_way=True)
+        await bot.works()
+        signal.raise_signal(signal.SIGTERM)
+        await bot.draining()
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.wait_for(bot.task, 20)
+        assert len(bot.drained.cancelled) == 1
+        again = Running(servers[1], the_aiogram_way=True)
+        again.go_on.set()
+        await again.works()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(again.task, 20)
+
+
+async def test_the_owner_may_keep_the_signals(servers: list[BotApiServer]) -> None:
+    """With `handle_signals=False` the handlers are the owner's while the bot polls, too."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    bot = Running(servers[0], the_aiogram_way=True, handle_signals=False)
+    await bot.works()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    bot.go_on.set()
+    await bot.dispatcher.stop_polling()
+    await bot.task
+
+
+async def test_a_signal_while_it_starts_ends_polling_the_aiogram_way(
+    servers: list[BotApiServer],
+) -> None:
+    """As with aiogram alone, the start is done to its end, and then undone."""
+    with unchanged():
+        bot = Running(servers[0], waits=True, the_aiogram_way=True)
+        await bot.part.starting.wait()
+        signal.raise_signal(signal.SIGTERM)
+        asyncio.get_running_loop().call_soon(bot.part.gate.set)
+        await asyncio.wait_for(bot.task, 20)
+    topics = [entry.event.topic for entry in bot.app.journal.entries()]
+    assert "app.started" in topics
+    assert "plugin.failed" not in topics
 
 
 @pytest.mark.parametrize("first", [0, 1])
