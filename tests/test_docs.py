@@ -5,11 +5,11 @@ import asyncio
 import importlib.util
 import os
 import re
-import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -27,18 +27,25 @@ from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-PROGRAMS = {"bot.py": ("/note milk", "Noted."), "existing.py": ("20 + 22", "It is 42.")}
+#: What somebody says to each bot of a program, and what it answers.
+PROGRAMS = {
+    "bot.py": ("/note milk", "Noted.", 1),
+    "existing.py": ("20 + 22", "It is 42.", 1),
+    "several.py": ("hello", "At most 42.", 2),
+}
 BLOCKS = {
     "README.md": {
         *("existing.py", "unit.py", "greeter.py", "config.toml", "test_greeter.py"),
         "pyproject.toml",
     },
     "docs/start.md": {"bot.py"},
+    "docs/aiogram.md": {"several.py"},
 }
 #: Pages that say the same in both languages, the English one first.
 PAGES = {
     "README.md": "README.ru.md",
     "docs/start.md": "docs/ru/start.md",
+    "docs/aiogram.md": "docs/ru/aiogram.md",
     "docs/configuration.md": "docs/ru/configuration.md",
     "docs/testing.md": "docs/ru/testing.md",
 }
@@ -51,7 +58,7 @@ def blocks(document: Path) -> dict[str, str]:
     return {code.partition("\n")[0].removeprefix("# "): code for code in found}
 
 
-README = blocks(ROOT / "README.md") | blocks(ROOT / "docs" / "start.md")
+README = {name: code for page in BLOCKS for name, code in blocks(ROOT / page).items()}
 
 
 def imported(path: Path) -> ModuleType:
@@ -163,41 +170,34 @@ def test_the_short_bot_is_short() -> None:
     assert "lifecycle" not in unnumbered
 
 
-@pytest.fixture
-async def signals() -> AsyncIterator[None]:
-    """Takes away the signal handlers that aiogram leaves on the loop."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        asyncio.get_running_loop().remove_signal_handler(number)
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_programs_of_the_readme_answer(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bots of the README, run as they are against a local Telegram, answer and stop."""
-    said, answered = PROGRAMS[name]
+    said, answered, number = PROGRAMS[name]
     running: list[asyncio.Task[None]] = []
-    async with BotApiServer() as telegram:
-        session = AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
+    async with AsyncExitStack() as stack:
+        servers = [BotApiServer(f"{40 + each}:local") for each in range(number)]
+        urls = {each.token: (await stack.enter_async_context(each)).url for each in servers}
 
         class LocalBot(aiogram.Bot):
             def __init__(self, token: str) -> None:
-                super().__init__(token, session)
+                super().__init__(
+                    token, AiohttpSession(api=TelegramAPIServer.from_base(urls[token]))
+                )
 
-        monkeypatch.setenv("BOT_TOKEN", telegram.token)
+        monkeypatch.setenv("BOT_TOKEN", servers[0].token)
+        monkeypatch.setenv("BOT_TOKENS", " ".join(urls))
         monkeypatch.setattr(aiogram, "Bot", LocalBot)
         monkeypatch.setattr(asyncio, "run", lambda main: running.append(asyncio.create_task(main)))
         program = imported(folder / name)
-        ada = telegram.user(7, "Ada")
-        await ada.say(said)
-        answer = await ada.reply()
+        for telegram in servers:
+            ada = telegram.user(7, "Ada")
+            await ada.say(said)
+            assert (await ada.reply()).text == answered
         await program.dispatcher.stop_polling()
         await running[0]
-    assert answer.text == answered
     assert (folder / "bot.sqlite3").exists()
 
 

@@ -100,8 +100,7 @@ class Traffic:
         """Start the application, then call the startup hooks; take back when one fails."""
         self.begin()
         try:
-            bot = kwargs.get("bot")
-            self.provide(kwargs.get("bots") or (() if bot is None else (bot,)))
+            self.provide(kwargs.get("bots"), kwargs.get("bot"))
             await self.app.start()
             with cancellations_told("a startup hook"):
                 await self._emit_startup(*args, **{**kwargs, **self.in_flight.data})
@@ -141,17 +140,23 @@ class Traffic:
         if not self.keeps_failure:
             raise self.failure
 
-    def provide(self, bots: Sequence[Bot]) -> None:
-        """Offer the bots as services until everything is unloaded: all, and the last one alone.
+    def provide(self, bots: Sequence[Bot] | None, bot: Bot | None = None) -> None:
+        """Offer the bots as services until everything is unloaded.
 
-        The last one is what aiogram hands to the hooks of startup and shutdown as `bot`.
+        Args:
+            bots: All of them; None for the one.
+            bot: What aiogram hands to the hooks of startup and shutdown: the last one.
         """
+        bots = tuple(bots or ((bot,) if bot is not None else ()))
+        if not bots:
+            return
+        bot = bots[-1] if bot is None else bot
         services = self.app.services
-        if bots and services.get("aiogram:bot") is not bots[-1]:
-            services.provide("aiogram:bot", bots[-1])
+        if services.get("aiogram:bot") is not bot:
+            services.provide("aiogram:bot", bot)
             self._provided.append("aiogram:bot")
-        if bots and list(map(id, services.get("aiogram:bots", ()))) != list(map(id, bots)):
-            services.provide("aiogram:bots", tuple(bots))
+        if list(map(id, services.get("aiogram:bots", ()))) != list(map(id, bots)):
+            services.provide("aiogram:bots", bots)
             self._provided.append("aiogram:bots")
 
     async def unload(self) -> None:

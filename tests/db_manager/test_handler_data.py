@@ -216,10 +216,10 @@ async def test_everybody_finds_it(sqlite_database: URL, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_hooks_get_it(database_url: URL, way: str) -> None:
+async def test_hooks_get_it(sqlite_database: URL, way: str) -> None:
     """Hooks of startup and shutdown can work in units, in any router."""
     answers: list[str] = []
-    crowd = Crowd(database_url)
+    crowd = Crowd(sqlite_database)
     crowd.gather("before")
     router = Router()
     crowd.dispatcher.include_router(router)

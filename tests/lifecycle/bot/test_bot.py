@@ -493,6 +493,23 @@ async def test_bots_may_share_a_session(server: BotApiServer) -> None:
     assert (stuck.closes, is_closed(good)) == (1, True)
 
 
+async def test_bots_behind_a_webhook_are_services_too() -> None:
+    """What the startup is told of bots is what plugins have, until the shutdown."""
+    first, last = offline_bot(), offline_bot()
+    app, dispatcher = Application([Steps("notes", [])], config=CONFIG), Dispatcher()
+    attach(app, dispatcher)
+    for told, bot, bots in (
+        ({"bot": first}, first, (first,)),
+        ({"bots": [first, last]}, last, (first, last)),
+        ({"bot": first, "bots": (first, last)}, first, (first, last)),
+    ):
+        await dispatcher.emit_startup(**told)
+        assert app.services["aiogram:bot"] is bot
+        assert tuple(map(id, app.services["aiogram:bots"])) == tuple(map(id, bots))
+        await dispatcher.emit_shutdown(**told)
+        assert app.services.names() == ("aiogram:dispatcher",)
+
+
 async def test_bots_are_given_by_position() -> None:
     """Without a bot, or with `bot=`, nothing begins, and the error shows the call."""
     app, dispatcher = Application([], config=CONFIG), Dispatcher()
