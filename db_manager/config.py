@@ -1,10 +1,12 @@
-"""The section [database] of config.toml, overridden by the environment; imports no SQLAlchemy."""
+"""The section of a database in config.toml, overridden by the environment; no SQLAlchemy here."""
 
 import difflib
 import json
 import os
+import re
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -13,7 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lifecycle.errors import ConfigError
 
-PREFIX = "DATABASE__"
+#: The section of a bot's first database; that of another one has the name of its plugin.
+FIRST_SECTION: Final = "database"
 FILE_SUFFIX = "_FILE"
 
 #: Connections of a pool. PostgreSQL allows 262,143 in all, and a process runs out of file
@@ -37,11 +40,15 @@ class DatabaseConfig(BaseSettings):
     """How to reach the database, and how long to wait for it. Times are in seconds.
 
     The environment variable `DATABASE__POOL_SIZE` overrides `pool_size` of the file, and
-    `DATABASE__PASSWORD_FILE` is the path of a file with the value, as for Docker secrets.
+    `DATABASE__PASSWORD_FILE` is the path of a file with the value, as for Docker secrets. For
+    another database they begin with the name of its section: `ANALYTICS__POOL_SIZE`.
     """
 
+    #: The section of config.toml.
+    section: ClassVar[str] = FIRST_SECTION
+
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
+        env_prefix="DATABASE__",
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
@@ -58,6 +65,9 @@ class DatabaseConfig(BaseSettings):
     )
     url: SecretStr | None = Field(
         None, description="instead of the keys above: driver://user:password@host:port/database"
+    )
+    replica: SecretStr | None = Field(
+        None, description='URL of a read replica, for units with `read_only="replica"`'
     )
 
     create_tables: bool = Field(default=True, description="create missing tables at start")
@@ -112,14 +122,14 @@ class DatabaseConfig(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 -- it is this class
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- pydantic-settings passes it
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment override the file."""
-        return _Environment(settings_cls), init_settings
+        return _Environment(cls), init_settings
 
     @field_validator(*NUMBERS, mode="before")
     @classmethod
@@ -131,12 +141,46 @@ class DatabaseConfig(BaseSettings):
     @model_validator(mode="after")
     def _check_pieces(self) -> Self:
         if self.url is None and not self.driver.startswith("sqlite") and not self.database:
-            raise ConfigError(f"[database] database: driver {self.driver!r} needs a database name")
+            raise ConfigError(
+                f"[{self.section}] database: driver {self.driver!r} needs a database name"
+            )
         if self.tls_ca is not None and self.tls in {"disable", "require"}:
             raise ConfigError(
-                f"[database] tls_ca: is not used with tls = {self.tls!r}; set tls = 'verify'"
+                f"[{self.section}] tls_ca: is not used with tls = {self.tls!r}; set tls = 'verify'"
             )
         return self
+
+
+def env_prefix(section: str) -> str:
+    """Return what the environment variables of *section* begin with: `DATABASE__`."""
+    return re.sub(r"\W", "_", section).upper() + "__"
+
+
+@cache
+def config_of(section: str) -> type[DatabaseConfig]:
+    """Return the model of *section*: its variables and its errors have the section's name.
+
+    Args:
+        section: Name of the section in config.toml.
+    """
+    if section == FIRST_SECTION:
+        return DatabaseConfig
+    prefix = SettingsConfigDict(env_prefix=env_prefix(section))
+    body = {"section": section, "model_config": prefix, "__module__": __name__}
+    annotations = {"section": ClassVar[str]}
+    name = f"{section.title()}Config"
+    return type(name, (DatabaseConfig,), {**body, "__annotations__": annotations})
+
+
+def variables_of(section: str) -> dict[str, str]:
+    """Return the environment variables of *section*, with their names in capital letters.
+
+    Args:
+        section: Name of the section in config.toml.
+    """
+    prefix = env_prefix(section)
+    variables = {name.upper(): value for name, value in os.environ.items()}
+    return {name: value for name, value in variables.items() if name.startswith(prefix)}
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -146,17 +190,14 @@ class _Environment(PydanticBaseSettingsSource):
     of a password variable would otherwise go unnoticed.
     """
 
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+    def __init__(self, settings_cls: type[DatabaseConfig]) -> None:
         super().__init__(settings_cls)
-        self._known = {PREFIX + name.upper() for name in settings_cls.model_fields}
-        self._variables = {
-            name.upper(): value
-            for name, value in os.environ.items()
-            if name.upper().startswith(PREFIX)
-        }
+        self._prefix = env_prefix(settings_cls.section)
+        self._known = {self._prefix + name.upper() for name in settings_cls.model_fields}
+        self._variables = variables_of(settings_cls.section)
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        name = PREFIX + field_name.upper()
+        name = self._prefix + field_name.upper()
         text = self._variables.get(name)
         if text is None and (path := self._variables.get(name + FILE_SUFFIX)) is not None:
             text = _read(name + FILE_SUFFIX, path)

@@ -138,7 +138,10 @@ class Dialect(InUse):
         return None
 
     def fix(self, error: BaseException) -> str | None:
-        """Return advice on a failed attempt to connect, or None."""
+        """Return advice on a failed attempt to connect, or None.
+
+        In it `{prefix}` stands for the prefix of the section's environment variables.
+        """
         return next((fix for kind, fix in _UNREACHABLE if isinstance(error, kind)), None)
 
     # -- for injected faults of tests -----------------------------------------------------

@@ -13,13 +13,15 @@ from db_manager.dialects.known import dialect_at
 from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.pool import FairQueuePool
 from db_manager.engine.tls import tls_context
-from db_manager.engine.url import database_url
+from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
 
 _DRIVERS: Final = "use postgresql+asyncpg, sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
 
 
-def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEngine:
+def create_engine(
+    config: DatabaseConfig, *, read_only: bool = False, replica: bool = False
+) -> AsyncEngine:
     """Build an engine with safe defaults; nothing is connected yet.
 
     An engine that has connected and is dropped without `await engine.dispose()` gives a
@@ -28,39 +30,36 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
     Args:
         config: The section [database].
         read_only: Build an engine whose connections refuse writes and begin no transaction.
+        replica: Build the engine of the read replica.
 
     Returns:
         The engine. Its URL contains no password; the driver gets it at each connect.
 
     Raises:
-        ConfigError: The driver is unknown, not installed or not async, or the URL is malformed.
+        ConfigError: The driver is unknown, not installed or not async, the URL is malformed, or
+            there is no replica.
     """
-    url, password = database_url(config)
+    found = replica_url(config) if replica else database_url(config)
+    if found is None:
+        raise ConfigError(f"[{config.section}] replica: the key is missing")
+    url, password = found
     dialect = dialect_at(url)
-    options: dict[str, Any] = {
-        "hide_parameters": True,
-        "pool_size": config.pool_size,
-        "max_overflow": config.max_overflow,
-        "pool_timeout": config.pool_timeout,
-        "pool_recycle": config.pool_recycle,
-        "pool_pre_ping": config.pre_ping,
-        "pool_use_lifo": True,
-        "poolclass": FairQueuePool,
-    }
+    options = _pool_options(config)
     if dialect.is_in_memory(url):  # the database is its one connection
         options |= {"pool_size": 1, "max_overflow": 0, "pool_recycle": -1}
     tls = tls_context(config, url) if dialect.has_server else None
     connect_args = dialect.connect_arguments(config, url, tls, read_only=read_only)
     if str(config.engine_options.get("isolation_level", "")).upper() == "AUTOCOMMIT":
         raise ConfigError(
-            "[database] engine_options: isolation_level AUTOCOMMIT would leave units nothing to "
-            "roll back; leave it out, and use `engine.connect()` for statements without a unit"
+            f"[{config.section}] engine_options: isolation_level AUTOCOMMIT would leave units "
+            f"nothing to roll back; leave it out, and use `engine.connect()` for statements "
+            f"without a unit"
         )
     if read_only and dialect.has_server:
         options["isolation_level"] = "AUTOCOMMIT"
     options |= config.engine_options
     options["connect_args"] = _merged(connect_args, config.connect_args)
-    engine = _build(url, options)
+    engine = _build(url, options, config.section)
     if password is not None and dialect.has_server:
 
         @event.listens_for(engine.sync_engine, "do_connect")
@@ -75,6 +74,19 @@ def create_engine(config: DatabaseConfig, *, read_only: bool = False) -> AsyncEn
     return engine
 
 
+def _pool_options(config: DatabaseConfig) -> dict[str, Any]:
+    return {
+        "hide_parameters": True,
+        "pool_size": config.pool_size,
+        "max_overflow": config.max_overflow,
+        "pool_timeout": config.pool_timeout,
+        "pool_recycle": config.pool_recycle,
+        "pool_pre_ping": config.pre_ping,
+        "pool_use_lifo": True,
+        "poolclass": FairQueuePool,
+    }
+
+
 def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     """Merge both, with *theirs* first; nested tables such as `server_settings` key by key."""
     both = {**ours, **theirs}
@@ -84,22 +96,26 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _build(url: URL, options: dict[str, Any]) -> AsyncEngine:
+def _build(url: URL, options: dict[str, Any], section: str) -> AsyncEngine:
     try:
         if not url.get_dialect().get_async_dialect_cls(url).is_async:
-            raise ConfigError(f"[database] driver: {url.drivername!r} is not async; {_DRIVERS}")
+            raise ConfigError(f"[{section}] driver: {url.drivername!r} is not async; {_DRIVERS}")
         return create_async_engine(url, **options)
     except exc.NoSuchModuleError:
-        raise ConfigError(f"[database] driver: {url.drivername!r} is unknown; {_DRIVERS}") from None
+        raise ConfigError(
+            f"[{section}] driver: {url.drivername!r} is unknown; {_DRIVERS}"
+        ) from None
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"[database] driver: {url.drivername!r} needs the package {error.name!r}: "
+            f"[{section}] driver: {url.drivername!r} needs the package {error.name!r}: "
             f"pip install {error.name}"
         ) from None
     except exc.ArgumentError as error:
-        raise ConfigError(f"[database] url: {error}") from None
+        raise ConfigError(f"[{section}] url: {error}") from None
     except TypeError as error:
-        raise ConfigError(f"[database] engine_options: {str(error).split(' sent to')[0]}") from None
+        raise ConfigError(
+            f"[{section}] engine_options: {str(error).split(' sent to')[0]}"
+        ) from None
 
 
 def _refuse_dead(dialect: Dialect, dbapi_connection: Any, _record: object, _proxy: object) -> None:

@@ -30,18 +30,21 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=config.tls_ca)
     except OSError as error:
-        raise ConfigError(f"[database] tls_ca: cannot read {config.tls_ca}: {error}") from None
+        raise ConfigError(
+            f"[{config.section}] tls_ca: cannot read {config.tls_ca}: {error}"
+        ) from None
     if mode == "require":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def unverified_host(config: DatabaseConfig) -> str | None:
+def unverified_host(config: DatabaseConfig, url: URL | None = None) -> str | None:
     """Return the remote hosts whose certificate is not verified, or None.
 
     Args:
         config: The section [database].
+        url: Where its replica is; by default where the database itself is.
     """
-    hosts = remote_hosts(database_url(config)[0])
+    hosts = remote_hosts(database_url(config)[0] if url is None else url)
     return ", ".join(hosts) if hosts and config.tls in {"require", "disable"} else None

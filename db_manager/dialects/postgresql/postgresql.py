@@ -23,7 +23,7 @@ TRANSACTION_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) 
 _STALE_PLAN: Final = "RevalidateCachedQuery"
 #: Advice on a failed attempt to connect, by SQLSTATE.
 _FIXES: Final = {
-    "28P01": "password: it is wrong; set DATABASE__PASSWORD or DATABASE__PASSWORD_FILE",
+    "28P01": "password: it is wrong; set {prefix}PASSWORD or {prefix}PASSWORD_FILE",
     "28000": "user: this role may not log in from here; see the server's pg_hba.conf, and `tls`",
     "3D000": "database: it does not exist; correct the name, or create the database",
     "42501": "user: the role lacks a privilege; GRANT it",
