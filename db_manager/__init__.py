@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
-    from db_manager.base import Base
+    from db_manager.base import NAMING_CONVENTION, Base
     from db_manager.config import DatabaseConfig
     from db_manager.database.open_unit import UnitState
     from db_manager.engine.create import create_engine
@@ -39,7 +39,7 @@ else:
     __getattr__, __dir__ = _lazy_exports(
         __name__,
         {
-            "base": ("Base",),
+            "base": ("Base", "NAMING_CONVENTION"),
             "config": ("DatabaseConfig",),
             "engine.create": ("create_engine",),
             "errors": (
@@ -69,6 +69,7 @@ else:
     )
 
 __all__ = [
+    "NAMING_CONVENTION",
     "Base",
     "CommitOutcomeUnknownError",
     "ConfigError",

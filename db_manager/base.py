@@ -27,6 +27,8 @@ NAMING_CONVENTION: Final = {
 class Base(DeclarativeBase):
     """Base class of all models; their tables are named `plugin_name__table_name`.
 
+    An abstract subclass with a `metadata` of its own is the base of another database's models.
+
     Raises:
         TableNameError: A table name breaks the convention, or belongs to another model.
     """
@@ -52,7 +54,7 @@ def _check_name(model: type[Base], name: str) -> None:
             f"case, at most 63 characters; for example {f'{plugin}__{table}'[:63]!r}"
         )
     for mapper in Base.registry.mappers:
-        if mapper.local_table is Base.metadata.tables.get(name) and not mapper.single:
+        if mapper.local_table is model.metadata.tables.get(name) and not mapper.single:
             owner = f"{mapper.class_.__module__}.{mapper.class_.__qualname__}"
             raise TableNameError(
                 f"the table {name!r} is claimed by {owner} and by {me}; rename one of them; the "

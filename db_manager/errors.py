@@ -169,6 +169,7 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         holders: The units that hold them, one line each, longest first.
         what: What ran out: `connections`, or `SQLite's one writer`.
         refusal: What the server answered when the pool asked for more connections, if it refused.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
     """
 
     def __init__(
@@ -178,21 +179,25 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         holders: Iterable[str],
         what: str = "connections",
         refusal: str = "",
+        database: str = "",
     ) -> None:
         self.size = size
         self.waited = waited
         self.holders = tuple(holders)
         self.what = what
         self.refusal = refusal
-        super().__init__(size, waited, self.holders, what, refusal)
+        self.database = database
+        super().__init__(size, waited, self.holders, what, refusal, database)
 
     def __str__(self) -> str:
-        busy = f"all {self.size} connections were"
-        fix = "Make units shorter (no Telegram call inside), or raise [database] pool_size"
+        of = f" of {self.database!r}" if self.database else ""
+        busy = f"all {self.size} connections{of} were"
+        key = f"the pool_size{of}" if of else "[database] pool_size"
+        fix = f"Make units shorter (no Telegram call inside), or raise {key}"
         if self.refusal:
             fix = f"The server refuses more: {self.refusal}"
         if self.what != "connections":
-            busy = f"{self.what} was"
+            busy = f"{self.what}{of} was"
             fix = "Make units shorter, or open those that only read with read_only=True"
         held = "; ".join(self.holders) or "no unit, so by code outside of units, or until just now"
         return f"{busy} busy for {self.waited:.1f} s; held by: {held}. {fix}"
@@ -203,14 +208,17 @@ class DatabaseUnavailableError(DbManagerError, ConnectionError):
 
     Args:
         reason: The error of the connection attempt, in one line, without secrets.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, database: str = "") -> None:
         self.reason = reason
-        super().__init__(reason)
+        self.database = database
+        super().__init__(reason)  # an OSError would take a second argument for its text
 
     def __str__(self) -> str:
-        return f"the database is unavailable: {self.reason}"
+        name = f" {self.database!r}" if self.database else ""
+        return f"the database{name} is unavailable: {self.reason}"
 
 
 class RetriesExhaustedError(DbManagerError):
@@ -233,12 +241,21 @@ class RetriesExhaustedError(DbManagerError):
 
 
 class ManagerClosedError(DbManagerError, RuntimeError):
-    """The plugin is stopping or stopped: no unit can be opened."""
+    """The plugin is stopping or stopped: no unit can be opened.
+
+    Args:
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
+    """
+
+    def __init__(self, database: str = "") -> None:
+        self.database = database
+        super().__init__(database)
 
     def __str__(self) -> str:
+        name = self.database or "db_manager"
         return (
-            "db_manager is stopping or stopped: no unit of work can be opened; "
-            "do this work earlier, in a plugin that requires db_manager"
+            f"{name} is stopping or stopped: no unit of work can be opened; "
+            f"do this work earlier, in a plugin that requires {name}"
         )
 
 

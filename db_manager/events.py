@@ -13,11 +13,13 @@ class UnitEvent(Event, kw_only=True):
 
     Args:
         unit: Number of the unit, counted from 1 in this process.
+        database: Name of the plugin of its database; empty for the first one, `db_manager`.
     """
 
     level: ClassVar[Level] = "debug"
 
     unit: int
+    database: str = ""
 
 
 class UnitBegun(UnitEvent, kw_only=True):
@@ -78,7 +80,7 @@ class UnitRolledBack(UnitEvent, kw_only=True):
     """
 
     topic: ClassVar[str] = "uow.rollback"
-    labels: ClassVar[tuple[str, ...]] = ("cause",)
+    labels: ClassVar[tuple[str, ...]] = ("cause", "database")
 
     cause: Cause
     error: str = ""
@@ -95,6 +97,7 @@ class UnitOutcomeUnknown(UnitEvent, kw_only=True):
 
     topic: ClassVar[str] = "uow.unknown"
     level: ClassVar[Level] = "error"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
 
     reason: str
     xid: int | None = None
@@ -116,7 +119,7 @@ class UnitClosed(UnitEvent, kw_only=True):
 
     topic: ClassVar[str] = "uow.close"
     level: ClassVar[Level] = "info"
-    labels: ClassVar[tuple[str, ...]] = ("outcome",)
+    labels: ClassVar[tuple[str, ...]] = ("outcome", "database")
     measures: ClassVar[tuple[str, ...]] = ("duration", "statements", "database_time", "waited")
 
     outcome: Outcome
@@ -148,7 +151,7 @@ class UnitRetried(UnitEvent, kw_only=True):
 
     topic: ClassVar[str] = "uow.retry"
     level: ClassVar[Level] = "info"
-    labels: ClassVar[tuple[str, ...]] = ("sqlstate",)
+    labels: ClassVar[tuple[str, ...]] = ("sqlstate", "database")
     measures: ClassVar[tuple[str, ...]] = ("wait",)
 
     attempt: int
@@ -168,6 +171,7 @@ class UnitSlow(UnitEvent, kw_only=True):
 
     topic: ClassVar[str] = "uow.slow"
     level: ClassVar[Level] = "warning"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
     measures: ClassVar[tuple[str, ...]] = ("duration",)
 
     duration: float
@@ -185,6 +189,7 @@ class UnitCallbackFailed(UnitEvent, kw_only=True):
 
     topic: ClassVar[str] = "uow.callback_failed"
     level: ClassVar[Level] = "error"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
 
     callback: str
     error: str
@@ -197,13 +202,16 @@ class PoolExhausted(Event, kw_only=True):
         size: Most connections that the pool may hold; while the server refuses more, the number
             that it has.
         holders: The units that hold them, one line each, longest first.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
     """
 
     topic: ClassVar[str] = "pool.exhausted"
     level: ClassVar[Level] = "error"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
 
     size: int
     holders: tuple[str, ...]
+    database: str = ""
 
 
 class DatabaseDrained(Event, kw_only=True):
@@ -213,14 +221,17 @@ class DatabaseDrained(Event, kw_only=True):
         waited: Number of units that were open when the stop began.
         cancelled: Units that did not end before the deadline and were cancelled, one line each.
         duration: Seconds it took.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
     """
 
     topic: ClassVar[str] = "database.drained"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
     measures: ClassVar[tuple[str, ...]] = ("duration",)
 
     waited: int
     cancelled: tuple[str, ...] = ()
     duration: float
+    database: str = ""
 
 
 class TablesCreated(Event, kw_only=True):
@@ -228,8 +239,43 @@ class TablesCreated(Event, kw_only=True):
 
     Args:
         tables: Their names.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
     """
 
     topic: ClassVar[str] = "database.tables_created"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
 
     tables: tuple[str, ...]
+    database: str = ""
+
+
+class ReplicaLost(Event, kw_only=True):
+    """The read replica is refused, silent or exhausted: the database itself answers instead.
+
+    Args:
+        reason: Why it is not used, in one line.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
+    """
+
+    topic: ClassVar[str] = "replica.lost"
+    level: ClassVar[Level] = "warning"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
+
+    reason: str
+    database: str = ""
+
+
+class ReplicaRecovered(Event, kw_only=True):
+    """The read replica answers again, and is used.
+
+    Args:
+        duration: Seconds for which it was not.
+        database: Name of the plugin of the database; empty for the first one, `db_manager`.
+    """
+
+    topic: ClassVar[str] = "replica.recovered"
+    labels: ClassVar[tuple[str, ...]] = ("database",)
+    measures: ClassVar[tuple[str, ...]] = ("duration",)
+
+    duration: float
+    database: str = ""

@@ -1,11 +1,13 @@
 """Creates missing tables at start, so that ten replicas can start at once."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.dialects.known import dialect_of
+from db_manager.errors import ConfigError
 
 #: Seconds that a replica waits while another one creates the tables.
 LOCK_WAIT: Final = 30
@@ -28,6 +30,29 @@ def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
         for table in metadata.sorted_tables
         if table.name not in there[table.schema]
     ]
+
+
+def refuse_shared(databases: Mapping[str, MetaData]) -> None:
+    """Refuse tables with one prefix, or one collection of tables, in two databases.
+
+    Args:
+        databases: The tables of each database, by the name of its plugin.
+
+    Raises:
+        ConfigError: There are such tables; the text names both databases.
+    """
+    owners: dict[object, str] = {}
+    for database, metadata in databases.items():
+        for table in metadata.tables.values():
+            prefix, separator, _ = table.name.partition("__")
+            owner = owners.setdefault(prefix if separator else metadata, database)
+            if owner != database:
+                raise ConfigError(
+                    f"the table {table.name} of {database!r} belongs to {owner!r}, as every table "
+                    f"that begins with {prefix + separator}: rename it. If these are all tables of "
+                    f"{owner!r}, set `metadata` of the plugin {database!r} to that of its own "
+                    f"base: class OtherBase(Base): __abstract__ = True; metadata = MetaData(...)"
+                )
 
 
 async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tuple[str, ...]:

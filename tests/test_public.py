@@ -18,15 +18,15 @@ PUBLIC = {
     "db_manager": """
         Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData DatabasePlugin
         DatabaseUnavailableError DbManagerError EndTimeoutError ManagerClosedError
-        PoolExhaustedError ReadOnlyUnsupportedError RetriesExhaustedError TableNameError
-        TransactionAbortedError TransactionEndedError UnitOfWork UnitOfWorkFactory
+        NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError RetriesExhaustedError
+        TableNameError TransactionAbortedError TransactionEndedError UnitOfWork UnitOfWorkFactory
         UnitOfWorkStateError UnitOfWorkTaskError UnitState WrongEventLoopError create_engine
         resolve
     """,
     "db_manager.events": """
-        DatabaseDrained PoolExhausted TablesCreated UnitBegun UnitCallbackFailed UnitClosed
-        UnitCommitted UnitEvent UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow
-        UnitStatement
+        DatabaseDrained PoolExhausted ReplicaLost ReplicaRecovered TablesCreated UnitBegun
+        UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitOutcomeUnknown UnitRetried
+        UnitRolledBack UnitSlow UnitStatement
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",
     "lifecycle": """

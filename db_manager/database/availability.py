@@ -5,14 +5,13 @@ import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Final
 
 import sqlalchemy.exc
 import tenacity
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
+from db_manager.database.ping import ping
 from db_manager.dialects import classify
 from db_manager.dialects.safe_text import connection_text
 from db_manager.errors import DatabaseUnavailableError
@@ -21,9 +20,6 @@ from lifecycle.plugins.context import PluginContext
 
 #: Seconds before the second attempt, and longest pause between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-#: Longest wait for an answer of the server, in seconds.
-PING_TIMEOUT = 10.0
-_PING: Final = text("SELECT 1")
 
 
 class Availability:
@@ -77,7 +73,7 @@ class Availability:
         lost[engine] = reason
         # In an empty context, not that of the update that noticed it.
         contextvars.Context().run(
-            self._context.spawn, self._wait_for_it(engine), "db_manager.reconnect"
+            self._context.spawn, self._wait_for_it(engine), f"{self._context.name}.reconnect"
         )
 
     def end(self) -> None:
@@ -129,17 +125,3 @@ def unavailable_errors() -> Iterator[None]:
         if isinstance(error, DatabaseUnavailableError) or not classify.is_unavailable(error):
             raise
         raise DatabaseUnavailableError(connection_text(error)) from error
-
-
-async def ping(engine: AsyncEngine) -> None:
-    """Send `SELECT 1` on a connection of *engine*.
-
-    Args:
-        engine: The engine.
-
-    Raises:
-        OSError: The server cannot be reached.
-        DBAPIError: The server refuses us.
-    """
-    async with asyncio.timeout(PING_TIMEOUT), engine.connect() as connection:
-        await connection.execute(_PING)

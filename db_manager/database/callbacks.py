@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from db_manager.events import UnitCallbackFailed
 from db_manager.running.plain import is_left, shield
@@ -35,7 +36,7 @@ class Callbacks:
 
 
 async def run_callbacks(
-    callbacks: list[Callback], unit: int, bus: EventBus, deadline: float
+    callbacks: list[Callback], unit: int, bus: EventBus, deadline: float, database: str = ""
 ) -> BaseException | None:
     """Run *callbacks* one after the other; a failure does not stop the others.
 
@@ -44,6 +45,7 @@ async def run_callbacks(
         unit: Number of the unit, for the report of a failure.
         bus: Where a failure is published, as `uow.callback_failed`.
         deadline: Longest run of each callback, in seconds.
+        database: What events call the database of the unit.
 
     Returns:
         What to raise after all of them have run: the first SystemExit or KeyboardInterrupt of a
@@ -52,7 +54,10 @@ async def run_callbacks(
     ending: BaseException | None = None
     interrupted: asyncio.CancelledError | None = None
     for callback in callbacks:
-        call = _Call(callback, unit, bus, asyncio.get_running_loop().time() + deadline)
+        late_at = asyncio.get_running_loop().time() + deadline
+        call = _Call(
+            callback, partial(report_failure, unit=unit, bus=bus, database=database), late_at
+        )
         running = call.run()
         interrupted = await shield(running, deadline) or interrupted
         if is_left(running):
@@ -64,12 +69,11 @@ async def run_callbacks(
 class _Call:
     """A running callback and its result."""
 
-    __slots__ = ("_bus", "_callback", "_late_at", "_left", "_unit", "ending")
+    __slots__ = ("_callback", "_late_at", "_left", "_tell", "ending")
 
-    def __init__(self, callback: Callback, unit: int, bus: EventBus, late_at: float) -> None:
+    def __init__(self, callback: Callback, tell: Callable[..., None], late_at: float) -> None:
         self._callback = callback
-        self._unit = unit
-        self._bus = bus
+        self._tell = tell
         self._late_at = late_at
         self._left = False
         #: SystemExit or KeyboardInterrupt of the callback.
@@ -102,11 +106,17 @@ class _Call:
         called = getattr(self._callback, "func", self._callback)  # functools.partial
         # Never its repr(), which may contain user data.
         name = getattr(called, "__qualname__", None) or type(called).__qualname__
-        report_failure(name, self._unit, self._bus, error, late=late)
+        self._tell(name, error=error, late=late)
 
 
 def report_failure(
-    name: str, unit: int, bus: EventBus, error: BaseException, *, late: bool | None = None
+    name: str,
+    unit: int,
+    bus: EventBus,
+    error: BaseException,
+    *,
+    late: bool | None = None,
+    database: str = "",
 ) -> None:
     """Log and publish the failure of code that a unit called after its end.
 
@@ -116,9 +126,10 @@ def report_failure(
         bus: Where it is published, as `uow.callback_failed`.
         error: The error it raised.
         late: Whether it exceeded its deadline; None means: if *error* is a cancellation.
+        database: What events call the database of the unit.
     """
     _logger.error("callback %s of unit %d failed", name, unit, exc_info=textless(error))
     if late is None:
         late = isinstance(error, asyncio.CancelledError)
     said = "did not end in time" if late else tell(error)
-    bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said))
+    bus.publish(UnitCallbackFailed(unit=unit, callback=name, error=said, database=database))

@@ -1,4 +1,4 @@
-"""Connections for units: checkout and return, the engine for reading, SQLite's one writer."""
+"""Connections for units: checkout and return, engines for reading, SQLite's one writer."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,14 @@ from typing import Any
 
 import sqlalchemy.exc
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util.queue import Empty
 
 from db_manager.database.leftovers import Leftovers
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
+from db_manager.database.replica import Replica
 from db_manager.dialects import classify
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
@@ -34,6 +35,7 @@ class Checkout:
         units: The open units.
         make_reader: Builds the engine for read-only units; called for the first such unit.
         on_reader: Called with that engine.
+        replica: The read replica; None if there is none.
         pool_timeout: Longest wait for SQLite's one writer, in seconds.
         bus: Where an exhausted pool is published.
     """
@@ -46,6 +48,7 @@ class Checkout:
         *,
         make_reader: Callable[[], AsyncEngine] | None,
         on_reader: Callable[[AsyncEngine], None],
+        replica: Replica | None,
         pool_timeout: float,
         bus: EventBus,
     ) -> None:
@@ -54,10 +57,13 @@ class Checkout:
         self._units = units
         self._make_reader = make_reader
         self._on_reader = on_reader
+        self.replica = replica
         self._pool_timeout = pool_timeout
         self._bus = bus
         #: The engine for read-only units, once built.
         self.reader: AsyncEngine | None = None
+        #: Whether connections to the replica refuse writes by themselves, as the reader's do.
+        self._replica_refuses = replica is not None and make_reader is not None
         #: The engines that have no connection and cannot open one, with the reason.
         self.lost: dict[AsyncEngine, str] = {}
         #: Called when an engine has no connection and the server is unavailable.
@@ -73,6 +79,13 @@ class Checkout:
         """Make a new queue for SQLite's one writer: units now run in another event loop."""
         if self._writer is not None:
             self._writer = _one_writer()
+        if self.replica is not None:
+            self.replica.forget_loop()
+
+    def engines(self) -> list[AsyncEngine]:
+        """Return the engines that have been built."""
+        replica = self.replica.engine if self.replica is not None else None
+        return [each for each in (self._engine, self.reader, replica) if each is not None]
 
     def connect(self, unit: OpenUnit) -> Connection:
         """Check a connection out for *unit*; runs inside a greenlet.
@@ -102,11 +115,27 @@ class Checkout:
             raise
 
     def _check_out(self, unit: OpenUnit) -> Connection:
+        connection: Connection | None = None
+        if unit.read_only == "replica" and self.replica is not None:
+            connection = self.replica.connect()
+        if connection is None:
+            connection = self._connect_to_database(unit)
+        self.holders[connection] = unit
+        if unit.read_only:
+            self.leftovers.watch(connection.engine)
+        return connection
+
+    def note_silence(self, engine: Engine | None) -> None:
+        """Leave the replica alone if it is *engine*, whose server did not answer a statement."""
+        if self.replica is not None and engine is self.replica.engine.sync_engine:
+            self.replica.rest("no answer from the server in time")
+
+    def _connect_to_database(self, unit: OpenUnit) -> Connection:
         engine = self.reading_engine() if unit.read_only else self._engine
         if self.lost and engine in self.lost:
-            raise DatabaseUnavailableError(self.lost[engine])
+            raise DatabaseUnavailableError(self.lost[engine], self._units.database)
         try:
-            connection = engine.sync_engine.connect()
+            return engine.sync_engine.connect()
         except sqlalchemy.exc.TimeoutError:
             raise self._exhausted(unit, engine) from None
         except Exception as error:  # SQLAlchemy does not wrap all errors of drivers
@@ -114,11 +143,7 @@ class Checkout:
                 raise
             reason = connection_text(error)
             self.on_lost(engine, reason)
-            raise DatabaseUnavailableError(reason) from error
-        self.holders[connection] = unit
-        if unit.read_only:
-            self.leftovers.watch(engine)
-        return connection
+            raise DatabaseUnavailableError(reason, self._units.database) from error
 
     def make_ready(self, connection: Connection, unit: OpenUnit, level: str | None) -> None:
         """Set the isolation level of *connection*, and make it refuse writes; inside a greenlet.
@@ -131,9 +156,14 @@ class Checkout:
         """
         if level is not None:
             connection.execution_options(isolation_level=level)
-        own = connection.engine is self._engine.sync_engine
-        if unit.read_only and (own or unit.read_only == "snapshot"):
+        if unit.read_only and (unit.read_only == "snapshot" or not self._refuses(connection)):
             self._dialect.begin_read_only(connection, level)
+
+    def _refuses(self, connection: Connection) -> bool:
+        """Return True if *connection* refuses writes by itself."""
+        if self.replica is not None and connection.engine is self.replica.engine.sync_engine:
+            return self._replica_refuses
+        return connection.engine is not self._engine.sync_engine
 
     def give_back(self, connection: Connection, driver: Any, unit: OpenUnit) -> None:
         """Return a connection to its pool; runs inside a greenlet.
@@ -197,8 +227,11 @@ class Checkout:
             self._units.holders_but(waiter),
             what="connections" if pool else "SQLite's one writer",
             refusal=refusal,
+            database=self._units.database,
         )
-        self._bus.publish(PoolExhausted(size=error.size, holders=error.holders))
+        self._bus.publish(
+            PoolExhausted(size=error.size, holders=error.holders, database=self._units.database)
+        )
         return error
 
 

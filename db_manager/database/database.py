@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import sqlalchemy.exc
-from sqlalchemy import event
+from sqlalchemy import MetaData, event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import Pool
@@ -16,14 +16,12 @@ from db_manager import events as facts
 from db_manager.database.checkout import Checkout
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.open_units import OpenUnits
+from db_manager.database.replica import Replica
 from db_manager.database.statements import CALLS, Statements
 from db_manager.dialects.ending_sql import commits_first
 from db_manager.dialects.in_use import is_silent, origin
 from db_manager.dialects.known import dialect_of
-from db_manager.errors import (
-    ManagerClosedError,
-    WrongEventLoopError,
-)
+from db_manager.errors import ManagerClosedError, WrongEventLoopError
 from db_manager.running.choose import choose_runner
 from db_manager.running.port import Runner
 from lifecycle.bus import EventBus
@@ -65,6 +63,9 @@ class Database:
     Args:
         engine: The engine of the units.
         make_reader: Builds the engine for read-only units; called for the first such unit.
+        replica: The engine of its read replica.
+        name: What events call it; empty for the first database of a bot.
+        metadata: The tables that are in it, if they are known.
         settings: Settings of its units.
         bus: The bus on which its units publish; by default a new one.
         make_runner: Makes the runner for an event loop; by default `choose_runner` decides.
@@ -78,11 +79,16 @@ class Database:
         engine: AsyncEngine,
         *,
         make_reader: Callable[[], AsyncEngine] | None = None,
+        replica: AsyncEngine | None = None,
+        name: str = "",
+        metadata: MetaData | None = None,
         settings: UnitSettings | None = None,
         bus: EventBus | None = None,
         make_runner: Callable[[], Runner] | None = None,
     ) -> None:
         self.engine = engine
+        self.name = name
+        self.metadata = metadata
         self.dialect = dialect_of(engine.dialect)
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
@@ -98,30 +104,38 @@ class Database:
         self.unknown = self.bus.channel(facts.UnitOutcomeUnknown)
         self.ended = self.bus.channel(facts.UnitClosed)
         self.answered = self.bus.channel(facts.UnitStatement)
-        self.open = OpenUnits(self.dialect, self.settings.slow_unit, self.bus)
+        self.open = OpenUnits(self.dialect, self.settings.slow_unit, self.bus, name)
         self.checkout = Checkout(
             engine,
             self.dialect,
             self.open,
             make_reader=make_reader,
             on_reader=self._listen,
+            replica=Replica(replica, name, self.bus) if replica is not None else None,
             pool_timeout=self.settings.pool_timeout,
             bus=self.bus,
         )
-        self._statements = Statements(engine, self.dialect, self.checkout.holders, self.answered)
+        self._statements = Statements(
+            engine, self.dialect, self.checkout.holders, self.answered, name
+        )
         self._counts = False
         self._watched: set[Engine] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: Pool | None = None
-        self._listen(engine)
+        for built in self.checkout.engines():
+            self._listen(built)
 
     @classmethod
     def of(cls, engine: "AsyncEngine | Database") -> "Database":
         """Return the Database of *engine*; one is made for an engine that has none."""
         if isinstance(engine, Database):
             return engine
-        known: Database | None = engine.sync_engine.get_execution_options().get(OPTION)
-        return known if known is not None else cls(engine)
+        return cls.known(engine) or cls(engine)
+
+    @classmethod
+    def known(cls, engine: AsyncEngine) -> "Database | None":
+        """Return the Database of *engine*, if it has one."""
+        return engine.sync_engine.get_execution_options().get(OPTION)
 
     def options_of(self, engine: "AsyncEngine | Database") -> Mapping[str, Any]:
         """Return what was added to our engine where *engine* is its `execution_options(…)`."""
@@ -141,7 +155,7 @@ class Database:
             UnitOfWorkStateError: The task has an open unit already.
         """
         if self.state != "open":
-            raise ManagerClosedError
+            raise ManagerClosedError(self.name)
         loop = task.get_loop()
         if self._loop is not loop:
             self._move_to(loop)
@@ -188,9 +202,8 @@ class Database:
     def _count_statements(self) -> None:
         """Count and time statements from now on: an event that needs them has subscribers."""
         self._counts = True
-        for engine in (self.engine, self.checkout.reader):
-            if engine is not None:
-                self._statements.listen(engine)
+        for engine in self.checkout.engines():
+            self._statements.listen(engine)
 
     def watch_ddl(self, engine: Engine) -> None:
         """Look, from now on, for statements of units that commit what was before them."""
@@ -222,6 +235,8 @@ class Database:
         if self.dialect.knows_lost_lines and not (context.is_disconnect and is_silent(error)):
             # The other connections may be fine, and notice by themselves if the server closes them.
             context.invalidate_pool_on_disconnect = False
+        if context.is_disconnect and is_silent(error):
+            self.checkout.note_silence(context.engine)
         unit = self.checkout.holders.get(connection) if connection is not None else None
         # Without a statement it is a COMMIT or ROLLBACK, whose error the transaction handles.
         if unit is not None and connection is not None and context.statement is not None:
@@ -238,7 +253,7 @@ class Database:
 
     def _refuse_when_closed(self, *_: object) -> None:
         if self.state == "closed":
-            raise ManagerClosedError
+            raise ManagerClosedError(self.name)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -261,9 +276,10 @@ class Database:
         self.open.abandon()
         self.open.unwatch()
         async with AsyncExitStack() as closing:
-            for engine in (self.engine, self.checkout.reader):
-                if engine is not None:
-                    closing.push_async_callback(engine.dispose)
+            for engine in self.checkout.engines():
+                closing.push_async_callback(engine.dispose)
+            if self.checkout.replica is not None:
+                closing.push_async_callback(self.checkout.replica.stop_asking)
             await self.open.wait_for_callbacks()
 
     def pool_levels(self) -> dict[str, float]:

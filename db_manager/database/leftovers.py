@@ -8,7 +8,6 @@ from typing import Any, Final
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
 from db_manager.database.statements import CALLS
@@ -63,18 +62,17 @@ class Leftovers:
         self._engines: set[Engine] = set()
         self._left: set[Connection] = set()
 
-    def watch(self, engine: AsyncEngine) -> None:
+    def watch(self, engine: Engine) -> None:
         """Examine the statements of read-only units on *engine* from now on.
 
         An in-memory database is left out: its one connection cannot be replaced.
         """
-        sync = engine.sync_engine
-        if sync in self._engines:
+        if engine in self._engines:
             return
-        self._engines.add(sync)
+        self._engines.add(engine)
         if not self._dialect.is_in_memory(engine.url):
             for name in CALLS:
-                event.listen(sync, name, self._look)
+                event.listen(engine, name, self._look)
 
     def _look(self, _cursor: object, sql: str, *rest: Any) -> None:
         if leaves_something(sql):

@@ -5,7 +5,7 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy.engine import Connection
 
@@ -15,7 +15,8 @@ from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitO
 from db_manager.events import Cause
 from lifecycle.correlation import Correlation
 
-ReadOnly = Literal[False, True, "snapshot"]
+ReadOnly = Literal[False, True, "snapshot", "replica"]
+_READ_ONLY: Final = get_args(ReadOnly)
 
 _numbers = itertools.count(1)
 _NOWHERE: Final = Correlation()
@@ -55,7 +56,10 @@ class OpenUnit(ABC):
 
     Args:
         read_only: True for statements that only read, without a common transaction; `"snapshot"`
-            if they must see the same state of the data.
+            if they must see the same state of the data; `"replica"` if that may be an older one.
+
+    Raises:
+        ValueError: *read_only* is something else.
     """
 
     __slots__ = (
@@ -89,6 +93,8 @@ class OpenUnit(ABC):
         # Identity.
         self.number = next(_numbers)
         self.read_only: ReadOnly = read_only
+        if read_only and read_only not in _READ_ONLY:
+            raise ValueError(f"read_only is {read_only!r}; it is one of {_READ_ONLY}")
         self.attempt = 1
         self.correlation = _NOWHERE  # before it is entered
         #: The task that entered it, and the task that may use it, which differs while it ends.
@@ -144,12 +150,12 @@ class OpenUnit(ABC):
         Some databases would allow it and others would not; a unit behaves the same on all of them.
 
         Raises:
-            UnitOfWorkStateError: The unit was opened with `read_only=True`.
+            UnitOfWorkStateError: The unit was opened with `read_only=True` or `"replica"`.
         """
-        if self.read_only is True:
+        if self.read_only and self.read_only != "snapshot":
             raise UnitOfWorkStateError(
                 self.state,
-                f"{what} needs a transaction, and a unit with read_only=True has none",
+                f"{what} needs a transaction, and read_only={self.read_only!r} has none",
                 'open it with read_only="snapshot"',
             )
 

@@ -22,10 +22,14 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         dialect: The dialect of their database.
         slow_unit: Age in seconds at which a warning is published.
         bus: Where warnings and failed callbacks are published.
+        database: What events call their database.
     """
 
-    def __init__(self, dialect: Dialect, slow_unit: float, bus: EventBus) -> None:
+    def __init__(
+        self, dialect: Dialect, slow_unit: float, bus: EventBus, database: str = ""
+    ) -> None:
         super().__init__()
+        self.database = database
         self._dialect = dialect
         self._slow_unit = slow_unit
         self._bus = bus
@@ -82,6 +86,7 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         self._slow.publish(
             UnitSlow(
                 unit=unit.number,
+                database=self.database,
                 duration=now - unit.began_at,
                 holds_connection=unit.checked_out is not None,
                 statement=said_last(unit.statement, self._dialect)[:200],
@@ -112,7 +117,8 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         try:
             unit.abandon()
         except Exception as error:  # noqa: BLE001 -- one unit must not stop the watch over the others
-            report_failure("the end of an abandoned unit", unit.number, self._bus, error)
+            what = "the end of an abandoned unit"
+            report_failure(what, unit.number, self._bus, error, database=self.database)
         finally:
             self.pop(task, None)
             self.look_whether_idle()
@@ -151,7 +157,10 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         if rest:
             await self._wait_idle(rollback_time)
         return DatabaseDrained(
-            waited=waited, cancelled=named, duration=time.perf_counter() - started
+            waited=waited,
+            cancelled=named,
+            duration=time.perf_counter() - started,
+            database=self.database,
         )
 
     def look_whether_idle(self) -> None:

@@ -32,6 +32,7 @@ class Statements:
         dialect: What its database and driver are like.
         units: The unit of each checked-out connection.
         answered: The channel of `database.statement`.
+        database: What events call the database.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Statements:
         dialect: Dialect,
         units: Mapping[Connection, OpenUnit],
         answered: Channel,
+        database: str = "",
     ) -> None:
         self._url = engine.url
         self._system = engine.dialect.name
         self._dialect = dialect
         self._units = units
         self._answered = answered
+        self._database = database
 
     def listen(self, engine: AsyncEngine) -> None:
         """Count the statements of *engine* from now on."""
@@ -89,6 +92,7 @@ class Statements:
         self._answered.publish(
             UnitStatement(
                 unit=unit.number,
+                database=self._database,
                 operation=words[0].strip("(;").upper()[:20] if words else "",
                 # A long statement of SQLAlchemy is a str subclass, which str() shortens.
                 statement=statement_text(str(sql), self._dialect),

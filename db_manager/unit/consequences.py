@@ -35,7 +35,8 @@ class Consequences(Unit):
 
         Raises:
             TransactionAbortedError: A statement failed and the part swallowed its error.
-            UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
+            UnitOfWorkStateError: The unit was opened with `read_only=True` or `"replica"`: it has
+                no transaction.
         """
         return part(self)
 
@@ -88,6 +89,7 @@ class Consequences(Unit):
             self.number,
             database.bus,
             database.settings.exit_timeout,
+            database.name,
         )
 
     # -- for the session ---------------------------------------------------------------

@@ -47,8 +47,8 @@ class UnitOfWorkFactory:
 
         Args:
             read_only: True for statements that only read, without a common transaction;
-                `"snapshot"` if they must see the same state of the data. The database refuses
-                writes.
+                `"snapshot"` if they must see the same state of the data; `"replica"` if that may
+                be an older one. The database refuses writes.
             isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
             resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
 
@@ -134,6 +134,7 @@ class UnitOfWorkFactory:
         self._database.bus.publish(
             UnitRetried(
                 unit=unit.number,
+                database=self._database.name,
                 attempt=state.attempt_number,
                 error=tell(error),
                 sqlstate=classify.sqlstate(error),

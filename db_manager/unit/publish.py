@@ -12,7 +12,12 @@ from lifecycle.error_text import tell
 def report_begin(unit: OpenUnit, database: Database) -> None:
     """Publish that *unit* was entered."""
     database.began.publish(
-        facts.UnitBegun(unit=unit.number, attempt=unit.attempt, read_only=bool(unit.read_only))
+        facts.UnitBegun(
+            unit=unit.number,
+            database=database.name,
+            attempt=unit.attempt,
+            read_only=bool(unit.read_only),
+        )
     )
 
 
@@ -26,18 +31,23 @@ def report_end(unit: OpenUnit, database: Database, error: BaseException | None) 
     """
     if unit.state is COMMITTED:
         if database.committed.handlers:
-            database.committed.publish(facts.UnitCommitted(unit=unit.number))
+            database.committed.publish(
+                facts.UnitCommitted(unit=unit.number, database=database.name)
+            )
     elif unit.state is UnitState.ROLLED_BACK:
         if database.rolled_back.handlers:
             _report_rollback(unit, database, error)
     elif database.unknown.handlers:
         database.unknown.publish(
-            facts.UnitOutcomeUnknown(unit=unit.number, reason=_reason(unit), xid=unit.xid)
+            facts.UnitOutcomeUnknown(
+                unit=unit.number, database=database.name, reason=_reason(unit), xid=unit.xid
+            )
         )
     if database.ended.handlers:
         database.ended.publish(
             facts.UnitClosed(
                 unit=unit.number,
+                database=database.name,
                 outcome=unit.state.value,  # type: ignore[arg-type]  # a final state
                 cause=unit.cause,
                 error=_said(error),
@@ -54,6 +64,7 @@ def _report_rollback(unit: OpenUnit, database: Database, error: BaseException | 
     database.rolled_back.publish(
         facts.UnitRolledBack(
             unit=unit.number,
+            database=database.name,
             cause=unit.cause or "error",
             error=_said(error),
             rollback_error=_said(unit.rollback_error),

@@ -36,12 +36,12 @@ class UnitOfWork(Consequences):
     Args:
         engine: The engine, `db_manager:engine` or one of your own.
         read_only: True for statements that only read, without a common transaction; `"snapshot"`
-            if they must see the same state of the data. The database refuses writes.
+            if they must see the same state; `"replica"` if it may be old. Writes are refused.
         isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
         resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
 
     Raises:
-        ValueError: *isolation_level* is AUTOCOMMIT.
+        ValueError: *isolation_level* is AUTOCOMMIT, or *read_only* is something else.
     """
 
     __slots__ = ("_held", "_isolation_level", "_options", "_resolvable", "_scope")
@@ -289,7 +289,8 @@ class UnitOfWork(Consequences):
         if database.hears_ends:
             report_end(self, database, self.error if exc is None else exc)
         if transaction is not None and (late := transaction.listener_error) is not None:
-            report_failure("a listener of SQLAlchemy's", self.number, database.bus, late)
+            what = "a listener of SQLAlchemy's"
+            report_failure(what, self.number, database.bus, late, database=database.name)
 
     def _note(self, exc: BaseException) -> None:
         if self.rollback_error is not None:

@@ -35,6 +35,7 @@ class Owner(Protocol):
     services: ServiceRegistry
     probes: dict[str, Probe]
     recorder: Recorder
+    stop_deadline: float
 
     def degraded(self, reason: str) -> None:
         """Report that the plugin lost something it needs."""
@@ -64,6 +65,11 @@ class PluginContext:
     def config(self) -> Any:
         """The plugin's section of the configuration: its `config_model`, or a plain dict."""
         return self._owner.config
+
+    @property
+    def stop_deadline(self) -> float:
+        """Seconds that the plugin's stop may take: its own, or a share of the grace time."""
+        return self._owner.stop_deadline
 
     @property
     def services(self) -> ServiceRegistry:

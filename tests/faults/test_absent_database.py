@@ -15,7 +15,7 @@ from support.postgres import PostgresServer
 from support.proxy import PostgresProxy
 
 from db_manager.base import Base
-from db_manager.database import availability
+from db_manager.database import ping
 from db_manager.errors import DatabaseUnavailableError, ManagerClosedError
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -166,7 +166,7 @@ async def test_a_silent_database_is_an_absent_one(
     server: PostgresServer, row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that lets us in and then says nothing is waited for as one that is not there."""
-    monkeypatch.setattr(availability, "PING_TIMEOUT", 0.3)
+    monkeypatch.setattr(ping, "PING_TIMEOUT", 0.3)
     async with PostgresProxy(server.host, server.port) as proxy:
         proxy.on_client(b"", proxy.hold, kinds=b"QP", times=None)
         url = proxy.url(server.url()).render_as_string(hide_password=False)
