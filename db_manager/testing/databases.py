@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from sqlalchemy import Table, make_url, text
+from sqlalchemy import MetaData, Table, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -36,7 +36,7 @@ class Place(Protocol):
 
 
 class Databases:
-    """Creates and drops databases that have the tables of every model that inherits `Base`.
+    """Creates and drops databases that have their tables: by default those of `Base`.
 
     The tables are created once, in a template; after a model is added, a new template is created.
     Names begin with `sandbox_` and are random, so that concurrent runs do not collide, and
@@ -56,8 +56,7 @@ class Databases:
         self._place = _place(url)
         self._prefix = f"sandbox_{os.getpid()}_{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
-        self._template = ""
-        self._tables: list[Table] = []
+        self._templates: dict[MetaData, _Template] = {}
         self._made: dict[URL, str] = {}
 
     async def create(self) -> URL:
@@ -66,18 +65,41 @@ class Databases:
         Raises:
             ConfigError: The server is unavailable, or the role may not create databases.
         """
-        tables = list(Base.metadata.tables.values())
-        if not self._template or tables != self._tables:
-            url = await self._make(None)
-            await _create_tables(url)
-            self._template, self._tables = self._made[url], tables
-        return await self._make(self._template)
+        url = self.reserve()
+        await self.make(url)
+        return url
+
+    def reserve(self) -> URL:
+        """Return the URL of a database that `make` creates later."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        url = self._place.url(name)
+        self._made[url] = name
+        return url
+
+    async def make(self, url: URL, metadata: MetaData = Base.metadata) -> None:
+        """Create the database at *url* with the tables.
+
+        Args:
+            url: What `reserve` returned.
+            metadata: The tables.
+
+        Raises:
+            ConfigError: The server is unavailable, or the role may not create databases.
+        """
+        tables = list(metadata.tables.values())
+        template = self._templates.get(metadata)
+        if template is None or tables != template.tables:
+            empty = self.reserve()
+            await self._place.make(self._made[empty], None)
+            await _create_tables(empty, metadata)
+            template = self._templates[metadata] = _Template(self._made[empty], tables)
+        await self._place.make(self._made[url], template.name)
 
     async def drop(self, url: URL) -> None:
         """Drop a database, and close the connections to it that are still open.
 
         Args:
-            url: What `create` returned.
+            url: What `create` or `reserve` returned.
         """
         await self._place.drop(self._made[url])
         del self._made[url]
@@ -86,14 +108,14 @@ class Databases:
         """Drop the templates, and databases that were not dropped."""
         await self._place.drop(*self._made.values())
         self._made.clear()
-        self._template = ""
+        self._templates.clear()
 
-    async def _make(self, template: str | None) -> URL:
-        name = f"{self._prefix}_{next(self._numbers)}"
-        url = self._place.url(name)
-        self._made[url] = name
-        await self._place.make(name, template)
-        return url
+
+class _Template(NamedTuple):
+    """A database to copy, and the tables that it has."""
+
+    name: str
+    tables: list[Table]
 
 
 class _Files:
@@ -157,10 +179,10 @@ def _folder(name: str) -> Path:
     return Path(tempfile.gettempdir()) / name
 
 
-async def _create_tables(url: URL) -> None:
+async def _create_tables(url: URL, metadata: MetaData) -> None:
     engine = create_async_engine(url)
     try:
-        await create_missing_tables(engine, Base.metadata)
+        await create_missing_tables(engine, metadata)
     finally:
         await engine.dispose()
 

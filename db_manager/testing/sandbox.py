@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,8 @@ from unittest.mock import patch
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db_manager.config import FILE_SUFFIX, PREFIX, DatabaseConfig
+from db_manager import config as configuration
+from db_manager.config import FILE_SUFFIX, FIRST_SECTION, DatabaseConfig, env_prefix
 from db_manager.database.database import Database, UnitSettings
 from db_manager.engine.create import create_engine
 from db_manager.plugin import DatabasePlugin
@@ -22,10 +23,12 @@ from lifecycle.application import Application
 from lifecycle.bus import EventBus
 from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.journal import MemoryJournal
+from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
 #: Keys of [database] that locate the database; in a sandbox they are replaced by its URL.
-_WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL")
+_WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL", "REPLICA")
+_variables_of = configuration.variables_of
 
 
 class Sandbox:
@@ -37,17 +40,24 @@ class Sandbox:
     Args:
         url: Where the database is.
         bus: The bus on which units and applications of the sandbox publish.
+        databases: Creates the databases of other plugins.
 
     Attributes:
         url: The same. While the sandbox is open, the environment variable `DATABASE__URL` has it
             too, which overrides every config.toml: code under test that reads its own
             configuration uses the sandbox as well, even in child processes.
+        urls: Where each database is, by its section of config.toml. Another plugin's has an address
+            as soon as its configuration is read, and is created when the plugin is loaded. There
+            is no read replica: the database itself answers.
         bus: The same.
     """
 
-    def __init__(self, url: URL, bus: EventBus) -> None:
+    def __init__(self, url: URL, bus: EventBus, databases: Databases) -> None:
         self.url = url
+        self.urls = {FIRST_SECTION: url}
         self.bus = bus
+        self._databases = databases
+        self._made = {FIRST_SECTION}
         self._loop = asyncio.get_running_loop()
         self._stack = AsyncExitStack()
 
@@ -68,14 +78,39 @@ class Sandbox:
             ConfigError: The server is unavailable, or the role may not create databases.
         """
         with patch.dict(os.environ):
-            for key in _WHERE:
-                for name in (PREFIX + key, PREFIX + key + FILE_SUFFIX):
-                    os.environ.pop(name, None)
-            sandbox = cls(await databases.create(), bus or EventBus())
+            sandbox = cls(await databases.create(), bus or EventBus(), databases)
             async with sandbox._stack as stack:
-                stack.push_async_callback(databases.drop, sandbox.url)
-                os.environ[f"{PREFIX}URL"] = sandbox.url.render_as_string(hide_password=False)
+                stack.push_async_callback(sandbox._drop)
+                _lead(FIRST_SECTION, sandbox.url)
+                stack.enter_context(
+                    patch.object(configuration, "variables_of", sandbox._variables_of)
+                )
+                stack.enter_context(patch.object(DatabasePlugin, "load", sandbox._load()))
                 yield sandbox
+
+    def _variables_of(self, section: str) -> dict[str, str]:
+        """Return the environment variables of *section*, which lead into the sandbox."""
+        if section not in self.urls:
+            self.urls[section] = self._databases.reserve()
+            _lead(section, self.urls[section])
+        return _variables_of(section)
+
+    def _load(self) -> Callable[[DatabasePlugin, PluginContext], Awaitable[None]]:
+        """Return the load hook, which creates the database of the plugin first."""
+        load_it = DatabasePlugin.load
+
+        async def load(plugin: DatabasePlugin, context: PluginContext) -> None:
+            section = context.config.section
+            if section not in self._made:
+                await self._databases.make(self.urls[section], plugin.metadata)
+                self._made.add(section)
+            await load_it(plugin, context)
+
+        return load
+
+    async def _drop(self) -> None:
+        for section in self._made:
+            await self._databases.drop(self.urls[section])
 
     @cached_property
     def engine(self) -> AsyncEngine:
@@ -160,6 +195,16 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.url!r}>"
+
+
+def _lead(section: str, url: URL) -> None:
+    """Let the environment variables of *section* lead to *url*, and to no replica."""
+    prefix = env_prefix(section)
+    for key in _WHERE:
+        for name in (prefix + key, prefix + key + FILE_SUFFIX):
+            os.environ.pop(name, None)
+    os.environ[f"{prefix}URL"] = url.render_as_string(hide_password=False)
+    os.environ[f"{prefix}REPLICA"] = ""
 
 
 def _is_database(plugin: Plugin | type[Plugin]) -> bool:
