@@ -5,15 +5,16 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from db_manager.check.finding import Finding
 from lifecycle import config as configuration
 from lifecycle.errors import ConfigError, WiringError
 from lifecycle.printable import printable, printable_lines
 
-SECTION: Final = "database"
-DATABASE_PLUGIN: Final = "db_manager"
+if TYPE_CHECKING:
+    from db_manager.plugin import DatabasePlugin
+
 _MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
 
 
@@ -74,7 +75,6 @@ def findings(path: Path) -> Iterable[Finding]:
         yield Finding("problem", "config", str(error))
         return
     # Go on after a fault, so that two mistakes do not take three runs.
-    has_database = SECTION in config
     said: set[str] = set()
     try:
         app = Application.from_config(path)
@@ -84,22 +84,43 @@ def findings(path: Path) -> Iterable[Finding]:
     else:
         yield Finding("ok", "config", f"{path} is valid")
         yield Finding("ok", "plugins", ", ".join(map(printable, app.plugins)) or "none")
-        has_database = DATABASE_PLUGIN in app.plugins
-    if has_database:
-        yield from _database(config, said)
+    yield from _databases(config, path.absolute().parent, said)
 
 
-def _database(config: dict[str, Any], said: set[str]) -> Iterable[Finding]:
-    # SQLAlchemy is imported here so that `db-manager --help` does not load it.
+def _databases(config: dict[str, Any], folder: Path, said: set[str]) -> Iterable[Finding]:
+    """Check each database, and whether their tables are apart."""
+    # SQLAlchemy and pydantic are imported here so that `db-manager --help` does not load them.
     import asyncio  # noqa: PLC0415 -- see above
 
     from db_manager.check.diagnosis import diagnose  # noqa: PLC0415 -- see above
-    from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- see above
+    from db_manager.schema import refuse_shared  # noqa: PLC0415 -- see above
+
+    plugins = _database_plugins(config, folder)
+    for plugin in plugins:
+        try:
+            section = configuration.plugin_config(config, plugin)
+        except WiringError as error:
+            if not said.issuperset(str(error).splitlines()):
+                yield Finding("problem", plugin.config_section or plugin.name, str(error))
+        else:
+            yield from asyncio.run(diagnose(section, plugin.metadata))
+    try:
+        refuse_shared({plugin.name: plugin.metadata for plugin in plugins})
+    except ConfigError as error:
+        yield Finding("problem", "tables", str(error))
+
+
+def _database_plugins(config: dict[str, Any], folder: Path) -> "list[DatabasePlugin]":
+    """Return the plugins of databases; the first one also when only its section is there."""
+    from db_manager.config import FIRST_SECTION  # noqa: PLC0415 -- pydantic, see above
+    from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- SQLAlchemy, see above
 
     try:
-        section = configuration.plugin_config(config, DatabasePlugin())
-    except WiringError as error:
-        if not said.issuperset(str(error).splitlines()):
-            yield Finding("problem", "database", str(error))
-        return
-    yield from asyncio.run(diagnose(section))
+        named = configuration.app_config(config).plugins
+        found = configuration.find_plugins(named, folder)
+    except WiringError:
+        found = []
+    databases = [plugin for plugin in found if issubclass(plugin, DatabasePlugin)]
+    if not databases and FIRST_SECTION in config:
+        databases = [DatabasePlugin]
+    return [plugin() for plugin in databases]

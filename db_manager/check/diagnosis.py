@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.base import Base
 from db_manager.check.finding import Finding
-from db_manager.config import DatabaseConfig
+from db_manager.config import DatabaseConfig, env_prefix
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
-from db_manager.engine.url import database_url, remote_hosts
+from db_manager.engine.url import database_url, remote_hosts, replica_url
 from db_manager.errors import ConfigError
 from db_manager.schema import missing_tables
 
@@ -40,15 +40,16 @@ async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -
         read_only = dialect.has_reader and not config.pgbouncer
         engine = create_engine(config, read_only=read_only)
     except ConfigError as error:
-        return [Finding("problem", "database", str(error))]
-    found = [Finding("ok", "database", dialect.place(url))]
+        return [Finding("problem", config.section, str(error))]
+    found = [Finding("ok", config.section, dialect.place(url))]
     try:
         if (nothing := _no_file_yet(config, dialect.file(url), metadata)) is not None:
             return found + nothing
         async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
             found += await _connected(engine, config, url, metadata)
+        found += await _replica(engine, config, metadata)
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        found.append(Finding("problem", "connect", _refusal(error, dialect)))
+        found.append(Finding("problem", "connect", _refusal(error, dialect, config)))
     finally:
         await engine.dispose()
     return found
@@ -61,16 +62,54 @@ def _no_file_yet(
     if file is None or file.is_file():
         return None
     if not file.parent.is_dir():
-        fix = f"there is no directory {file.parent}: create it, or change [database] database"
+        key = f"[{config.section}] database"
+        fix = f"there is no directory {file.parent}: create it, or change {key}"
         return [Finding("problem", "connect", fix)]
     findings = [Finding("ok", "connect", "the file does not exist yet; the first start creates it")]
     return [*findings, _tables(metadata, [str(name) for name in metadata.tables], config)]
 
 
-def _refusal(error: BaseException, dialect: Dialect) -> str:
+def _refusal(error: BaseException, dialect: Dialect, config: DatabaseConfig) -> str:
     said = connection_text(error)
-    fix = dialect.fix(error)
-    return f"{said}\n[database] {fix}" if fix else said
+    fix = (dialect.fix(error) or "").replace("{prefix}", env_prefix(config.section))
+    return f"{said}\n[{config.section}] {fix}" if fix else said
+
+
+async def _replica(
+    engine: AsyncEngine, config: DatabaseConfig, metadata: MetaData
+) -> list[Finding]:
+    """Return what is found about the read replica; without it the bot works, so it only warns."""
+    me = f"[{config.section}]"
+    try:
+        if (found := replica_url(config)) is None:
+            return []
+        dialect = dialect_at(found[0])
+        place = dialect.place(found[0])
+        read_only = dialect.has_reader and not config.pgbouncer
+        replica = create_engine(config, read_only=read_only, replica=True)
+    except ConfigError as error:
+        return [Finding("problem", "replica", str(error))]
+    try:
+        async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
+            here, there = await _missing(engine, metadata), await _missing(replica, metadata)
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        said = connection_text(error)
+        text = f"{place}: {said}\nthe database itself answers until this one does"
+        return [Finding("warning", "replica", text)]
+    finally:
+        await replica.dispose()
+    if lacks := [name for name in there if name not in here]:
+        text = f"{place} lacks {', '.join(lacks)}; is it a replica of this database?"
+        return [Finding("warning", "replica", text)]
+    if unverified := unverified_host(config, found[0]):
+        text = f"{place}; the certificate of {unverified} is not verified: set {me} tls = 'verify'"
+        return [Finding("warning", "replica", text)]
+    return [Finding("ok", "replica", place)]
+
+
+async def _missing(engine: AsyncEngine, metadata: MetaData) -> list[str]:
+    async with engine.connect() as connection:
+        return await connection.run_sync(missing_tables, metadata)
 
 
 async def _connected(
@@ -109,13 +148,13 @@ def _tls(connection: Connection, config: DatabaseConfig, url: URL, dialect: Dial
         version = row[-1] if row else None
     else:  # the server only sees its connection to PgBouncer
         version = "on" if config.tls in {"verify", "require"} or remote_hosts(url) else None
-    unverified = unverified_host(config)
+    unverified = unverified_host(config, url)
     if version and unverified:
         return Finding(
             "warning",
             "tls",
             f"{version}, but the certificate of {unverified} is not verified; "
-            f"set [database] tls = 'verify'",
+            f"set [{config.section}] tls = 'verify'",
         )
     if version:
         return Finding("ok", "tls", f"{version}, certificate verified")
@@ -123,7 +162,7 @@ def _tls(connection: Connection, config: DatabaseConfig, url: URL, dialect: Dial
         return Finding(
             "warning",
             "tls",
-            f"off, and {unverified} is not this machine; set [database] tls = 'verify'",
+            f"off, and {unverified} is not this machine; set [{config.section}] tls = 'verify'",
         )
     return Finding("ok", "tls", "off: the database is on this machine")
 
@@ -138,7 +177,7 @@ def _pool(limit: int | None, config: DatabaseConfig) -> Finding:
                 "warning",
                 "pool",
                 f"{said}, and as many again for reading: more than the "
-                f"{limit} of the server; lower [database] pool_size",
+                f"{limit} of the server; lower [{config.section}] pool_size",
             )
         said += f", and as many again for reading; the server allows {limit} in total"
     return Finding("ok", "pool", f"{said}; a unit waits {config.pool_timeout:g} s for one")
@@ -160,7 +199,7 @@ def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> F
     return Finding(
         "problem",
         "tables",
-        f"missing: {names}\nrun your migrations, or set [database] create_tables = true",
+        f"missing: {names}\nrun your migrations, or set [{config.section}] create_tables = true",
     )
 
 
