@@ -130,6 +130,8 @@ class Spans:
             "db.query.text": event.statement[:LONGEST_STATEMENT],
             "db_manager.unit": event.unit,
         }
+        if event.database:
+            attributes["db_manager.database"] = event.database
         if event.server:
             attributes["server.address"] = event.server
         if event.port is not None:
@@ -225,7 +227,7 @@ def _nanoseconds(seconds: float) -> int:
 def _where(event: Happened) -> dict[str, Any]:
     """Return the correlation of an event as attributes of a span."""
     known = event.correlation.as_dict()
-    for name in ("plugin", "unit"):
-        if hasattr(event, name):
-            known[name] = getattr(event, name)
+    for name in ("plugin", "unit", "database"):
+        if (value := getattr(event, name, "")) != "":
+            known[name] = value
     return {f"db_manager.{name}": value for name, value in known.items()}

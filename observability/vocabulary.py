@@ -15,12 +15,19 @@ UNIT_SLOW: Final = "uow.slow"
 UNIT_CLOSE: Final = "uow.close"
 STATEMENT: Final = "database.statement"
 POOL_EXHAUSTED: Final = "pool.exhausted"
+REPLICA_LOST: Final = "replica.lost"
+REPLICA_RECOVERED: Final = "replica.recovered"
 
 #: Levels of the probe of a pool of connections.
 POOL_IDLE: Final = "idle"
 POOL_USED: Final = "used"
 POOL_SIZE: Final = "size"
 POOL_UNITS: Final = "units"
+
+#: Field of an event of a database that names it.
+DATABASE: Final = "database"
+#: The plugin of a bot's first database, which events call by an empty name.
+FIRST_DATABASE: Final = "db_manager"
 
 
 class Happened(Protocol):
@@ -35,6 +42,7 @@ class UnitBegun(Happened, Protocol):
     """Fields of `UNIT_BEGIN`."""
 
     unit: int
+    database: str
     attempt: int
     read_only: bool
 
@@ -43,6 +51,7 @@ class UnitRetried(Happened, Protocol):
     """Fields of `UNIT_RETRY`."""
 
     unit: int
+    database: str
     attempt: int
     error: str
     sqlstate: str
@@ -53,6 +62,7 @@ class UnitSlow(Happened, Protocol):
     """Fields of `UNIT_SLOW`."""
 
     unit: int
+    database: str
     duration: float
 
 
@@ -60,6 +70,7 @@ class UnitClosed(Happened, Protocol):
     """Fields of `UNIT_CLOSE`."""
 
     unit: int
+    database: str
     outcome: Literal["committed", "rolled_back", "outcome_unknown"]
     cause: Literal["", "error", "cancelled", "control_flow", "explicit"]
     error: str
@@ -74,6 +85,7 @@ class Statement(Happened, Protocol):
     """Fields of `STATEMENT`."""
 
     unit: int
+    database: str
     operation: str
     statement: str
     system: str
@@ -89,6 +101,21 @@ class PoolExhausted(Happened, Protocol):
 
     size: int
     holders: tuple[str, ...]
+    database: str
+
+
+class ReplicaLost(Happened, Protocol):
+    """Fields of `REPLICA_LOST`."""
+
+    reason: str
+    database: str
+
+
+class ReplicaRecovered(Happened, Protocol):
+    """Fields of `REPLICA_RECOVERED`."""
+
+    duration: float
+    database: str
 
 
 #: The fields that are known of each topic.
@@ -99,4 +126,6 @@ EVENTS: Final[Mapping[str, type]] = {
     UNIT_CLOSE: UnitClosed,
     STATEMENT: Statement,
     POOL_EXHAUSTED: PoolExhausted,
+    REPLICA_LOST: ReplicaLost,
+    REPLICA_RECOVERED: ReplicaRecovered,
 }

@@ -14,6 +14,7 @@ from lifecycle.events import PluginEvent
 from observability.metrics.gauges import Gauges, Probes
 from observability.metrics.instruments import Cells, Instruments, is_counted
 from observability.metrics.series import Counter, Distribution, Family, counters, histograms
+from observability.vocabulary import DATABASE
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -143,7 +144,8 @@ class Metrics:
         values = [_text(value) for value in (key if len(kind.sources) != 1 else (key,))]
         crowded = len(kind.cells) >= MOST_SERIES
         if crowded:
-            values = ["other"] * len(values)
+            named = zip(kind.sources, values, strict=True)
+            values = [value if source == DATABASE else "other" for source, value in named]
         labels = dict(zip(kind.sources, values, strict=True), transition=kind.transition)
         counter = self._counters.setdefault(kind.counter.name, kind.counter)
         distributions = []

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 from lifecycle.bus import EventBus
 from lifecycle.error_text import textless
-from observability.metrics.series import metric_name
-from observability.vocabulary import POOL_IDLE, POOL_SIZE, POOL_UNITS, POOL_USED
+from observability.metrics.series import metric_name, without_empty_database
+from observability.vocabulary import (
+    DATABASE,
+    FIRST_DATABASE,
+    POOL_IDLE,
+    POOL_SIZE,
+    POOL_UNITS,
+    POOL_USED,
+)
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -110,7 +117,7 @@ class Gauges:
                 continue
             for level, number in numbers.items():
                 _add(found, name, level, number, is_pool={POOL_IDLE, POOL_USED} <= numbers.keys())
-        yield from found.values()
+        yield from map(without_empty_database, found.values())
 
 
 def _add(
@@ -127,17 +134,19 @@ def _add(
         GaugeMetricFamily,
     )
 
-    owner = probe.partition(":")[0]
+    plugin = probe.partition(":")[0]
+    pool = probe.removesuffix(":pool")  # that of the replica is `db_manager:replica`
     labels: dict[str, str] = {}
     make: type[CounterMetricFamily | GaugeMetricFamily] = GaugeMetricFamily
     if is_pool and level in {POOL_IDLE, POOL_USED}:
         name, about = "db_client_connection_count", "Connections of a pool, by state."
-        labels = {"pool": owner, "state": level}
+        labels = {"pool": pool, "state": level}
     elif is_pool and level == POOL_SIZE:
         name, about = "db_client_connection_idle_max", "Connections that a pool keeps open."
-        labels = {"pool": owner}
+        labels = {"pool": pool}
     elif is_pool and level == POOL_UNITS:
         name, about = "db_manager_uow_open", "Units of work that are open."
+        labels = {DATABASE: "" if plugin == FIRST_DATABASE else plugin}
     elif level.endswith("_total"):
         name, about = metric_name(f"{probe}_{level}").removesuffix("_total"), f"Probe {probe}."
         make = CounterMetricFamily

@@ -29,8 +29,14 @@ _COUNTERS: Final = {
 }
 #: The same for histograms, with their labels; the second name is OpenTelemetry's.
 _HISTOGRAMS: Final[dict[tuple[str, str], tuple[str, Labels]]] = {
-    (UNIT_CLOSE, "duration"): ("db_manager_uow_duration_seconds", ("plugin", "outcome")),
-    (UNIT_CLOSE, "waited"): ("db_client_connection_wait_time_seconds", ("outcome",)),
+    (UNIT_CLOSE, "duration"): (
+        "db_manager_uow_duration_seconds",
+        ("plugin", "outcome", "database"),
+    ),
+    (UNIT_CLOSE, "waited"): (
+        "db_client_connection_wait_time_seconds",
+        ("outcome", "database"),
+    ),
 }
 _TRANSITIONS: Final = "db_manager_transition_duration_seconds"
 _ENDS_OF_HOOKS: Final = frozenset(("loaded", "started", "stopped", "unloaded", "failed"))

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from observability.vocabulary import DATABASE
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
@@ -78,6 +80,19 @@ def metric_name(name: str) -> str:
     return re.sub(r"^(?=\d)|\W", "_", name, flags=re.ASCII)
 
 
+def without_empty_database(metric: "Metric") -> "Metric":
+    """Leave an empty label `database` out: a bot with one database has no such label.
+
+    Args:
+        metric: The metric; its samples are changed.
+    """
+    for number, sample in enumerate(metric.samples):
+        if sample.labels.get(DATABASE) == "":
+            labels = {name: value for name, value in sample.labels.items() if name != DATABASE}
+            metric.samples[number] = sample._replace(labels=labels)
+    return metric
+
+
 def counters(families: list[Family[Counter]]) -> Iterator["Metric"]:
     """Yield *families* as metrics of prometheus_client."""
     from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 -- an extra
@@ -86,7 +101,7 @@ def counters(families: list[Family[Counter]]) -> Iterator["Metric"]:
         shown = CounterMetricFamily(family.name, family.about, labels=family.labels)
         for labels, counter in family.cells.items():
             shown.add_metric(labels, counter.value)
-        yield shown
+        yield without_empty_database(shown)
 
 
 def histograms(families: list[Family[Distribution]]) -> Iterator["Metric"]:
@@ -99,4 +114,4 @@ def histograms(families: list[Family[Distribution]]) -> Iterator["Metric"]:
             names = [*map(str, distribution.bounds), "+Inf"]
             upto = zip(names, map(float, accumulate(distribution.counts)), strict=True)
             shown.add_metric(labels, list(upto), distribution.sum)
-        yield shown
+        yield without_empty_database(shown)

@@ -9,10 +9,20 @@ import msgspec
 from lifecycle.correlation import Correlation
 from lifecycle.event import Event
 from lifecycle.journal import encode_event
-from observability.vocabulary import POOL_EXHAUSTED, UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW
+from observability.vocabulary import (
+    POOL_EXHAUSTED,
+    REPLICA_LOST,
+    REPLICA_RECOVERED,
+    UNIT_CLOSE,
+    UNIT_RETRY,
+    UNIT_SLOW,
+)
 
-#: Topics that are recorded: the end of each unit, and its troubles before.
-TOPICS: Final = (UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW, POOL_EXHAUSTED)
+#: Topics that are recorded: the end of each unit, its troubles before, and those of replicas.
+TOPICS: Final = (
+    *(UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW),
+    *(POOL_EXHAUSTED, REPLICA_LOST, REPLICA_RECOVERED),
+)
 #: Topic of a line that reports how many lines could not be written.
 RECORD_LOST: Final = "record.lost"
 
@@ -25,6 +35,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         topic: Topic of the event.
         at: When it happened, seconds since the epoch.
         unit: Number of the unit; 0 if the event belongs to none.
+        database: Name of the database; empty for the first one.
         outcome: `committed`, `rolled_back` or `outcome_unknown`.
         error: The error that ended it, in one line.
         duration: Seconds since it began.
@@ -34,6 +45,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         attempt: Number of the attempt.
         size: Size of the pool that was exhausted.
         holders: Who held its connections, one line each, the longest first.
+        reason: Why the replica is not used.
         lines: Number of lines that could not be written.
         correlation: Whose work it was: update, handler, plugin.
     """
@@ -42,6 +54,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     at: float
     unit: int = 0
+    database: str = ""
     outcome: str = ""
     error: str = ""
     duration: float = 0.0
@@ -51,6 +64,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int = 1
     size: int = 0
     holders: tuple[str, ...] = ()
+    reason: str = ""
     lines: int = 0
     correlation: Correlation = Correlation()
 
@@ -58,6 +72,16 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     def plugin(self) -> str:
         """The plugin whose handler it was; empty outside of plugins."""
         return self.correlation.plugin or ""
+
+    @property
+    def name(self) -> str:
+        """Name of the unit: `unit 7`; on another database than the first `unit 7 on analytics`."""
+        return f"unit {self.unit}{self.on_database}"
+
+    @property
+    def on_database(self) -> str:
+        """The database, when it is not the first one: ` on analytics`."""
+        return f" on {self.database}" if self.database else ""
 
     @property
     def where(self) -> list[str]:

@@ -229,17 +229,21 @@ class _Artist:
             lines.append(f"attempt {fact.attempt}")
         states: dict[str, ItemState] = {"committed": "done", "rolled_back": "warned"}
         state = states.get(fact.outcome, "failed")
-        self._add(plugin, f"unit {fact.unit}", begin, end, lines, "unit", state, row)
+        self._add(plugin, fact.name, begin, end, lines, "unit", state, row)
 
     def _warning(self, fact: UnitFact) -> None:
         at = fact.at - self.picture.began
-        lines = [fact.error, *fact.where, *(f"held by {holder}" for holder in fact.holders)]
+        lines = [fact.error or fact.reason, *fact.where]
+        lines += [f"held by {holder}" for holder in fact.holders]
         name = {
-            vocabulary.POOL_EXHAUSTED: "no connection was free",
-            vocabulary.UNIT_SLOW: f"unit {fact.unit} is slow",
-            vocabulary.UNIT_RETRY: f"unit {fact.unit} is retried",
+            vocabulary.POOL_EXHAUSTED: f"no connection was free{fact.on_database}",
+            vocabulary.UNIT_SLOW: f"{fact.name} is slow",
+            vocabulary.UNIT_RETRY: f"{fact.name} is retried",
+            vocabulary.REPLICA_LOST: f"replica lost{fact.on_database}",
+            vocabulary.REPLICA_RECOVERED: f"replica is back{fact.on_database}",
         }.get(fact.topic, fact.topic)
-        self._add(fact.plugin or ELSEWHERE, name, at, at, lines, state="warned")
+        state: ItemState = "done" if fact.topic == vocabulary.REPLICA_RECOVERED else "warned"
+        self._add(fact.plugin or ELSEWHERE, name, at, at, lines, state=state)
 
     def _add(
         self,

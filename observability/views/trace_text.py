@@ -28,13 +28,10 @@ from observability.story.texts import LONG_WAIT, duration_text, summary
 from observability.story.unit_log import UnitFact
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
-_CODES: Final[dict[Style, str]] = {
-    "bold": "1",
-    "dim": "2",
-    "red": "31",
-    "green": "32",
-    "yellow": "33",
-}
+#: Label, details and style of a line.
+Told = tuple[str, list[str], Style]
+_COLOURS: Final[dict[Style, str]] = {"red": "31", "green": "32", "yellow": "33"}
+_CODES: Final = {"bold": "1", "dim": "2", **_COLOURS}
 _LABEL: Final = 26  # width of the column with the step
 _DURATION: Final = 13
 _INDENT: Final = 2
@@ -176,39 +173,29 @@ class TraceText:
 
     def _unit(self, fact: UnitFact) -> Iterator[str]:
         """Yield the lines for a unit, unless it simply committed."""
-        label = f"unit {fact.unit}"
-        details = [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
-        style: Style = "yellow"
-        match fact.topic:
-            case vocabulary.UNIT_CLOSE:
-                details.insert(0, fact.outcome.replace("_", " "))
-                if fact.waited >= LONG_WAIT:
-                    waited = duration_text(fact.waited)
-                    details.append(f"waited {waited} for a connection")
-                if not self._is_remarkable(fact):
-                    if not self._units:
-                        return
-                    style = ""
-            case vocabulary.UNIT_SLOW:
-                self._slow.add(fact.unit)
-                details.insert(0, "still open")
-            case vocabulary.UNIT_RETRY:
-                details.insert(0, "retried")
-            case vocabulary.POOL_EXHAUSTED:
-                label = "no connection"
-                details.insert(0, f"{_held(fact.size)} for too long")
-            case unit_log.RECORD_LOST:
-                label = "record of units"
-                details.insert(0, f"{fact.lines} lines could not be written")
-            case _:
-                return
-        mark = "!" if style else ""
+        if fact.topic == vocabulary.UNIT_SLOW:
+            self._slow.add(fact.unit)
+        told = self._closed if fact.topic == vocabulary.UNIT_CLOSE else _TROUBLES.get(fact.topic)
+        said = told(fact) if told is not None else None
+        if said is None:
+            return
+        label, details, style = said
         detail = "; ".join(filter(None, details))
+        mark = "!" if style == "yellow" else ""
         yield from self._line(
             fact.at, 1, label, fact.duration or None, detail, mark=mark, style=style
         )
         for holder in fact.holders:
             yield from self._line(None, 2, f"held by {holder}", style="yellow")
+
+    def _closed(self, fact: UnitFact) -> Told | None:
+        remarkable = self._is_remarkable(fact)
+        if not remarkable and not self._units:
+            return None
+        details = [fact.outcome.replace("_", " "), *_whose(fact)]
+        if fact.waited >= LONG_WAIT:
+            details.append(f"waited {duration_text(fact.waited)} for a connection")
+        return fact.name, details, "yellow" if remarkable else ""
 
     def _is_remarkable(self, fact: UnitFact) -> bool:
         slow = fact.unit in self._slow or fact.duration >= SLOW_UNIT
@@ -272,6 +259,10 @@ def _last_steps(entries: Iterable[JournalEntry]) -> str:
     return ", ".join(f"{printable(plugin)} {step}" for plugin, step in last.items())
 
 
+def _whose(fact: UnitFact) -> list[str]:
+    return [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+
+
 def _held(size: int) -> str:
     few = {0: "all were held", 1: "the only one was held", 2: "both were held"}
     return few.get(size, f"all {size} were held")
@@ -287,4 +278,22 @@ _TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
     AppDrained: lambda e: ("app drained", f"updates in flight: {e.waited}", ""),
     AppStopped: lambda _: ("app stopped", "", "bold"),
     AppCrashed: _crashed,
+}
+
+#: The same for records of units other than their ends.
+_TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
+    vocabulary.UNIT_SLOW: lambda f: (f.name, ["still open", *_whose(f)], "yellow"),
+    vocabulary.UNIT_RETRY: lambda f: (f.name, ["retried", *_whose(f)], "yellow"),
+    vocabulary.POOL_EXHAUSTED: lambda f: (
+        f"no connection{f.on_database}",
+        [f"{_held(f.size)} for too long", *_whose(f)],
+        "yellow",
+    ),
+    vocabulary.REPLICA_LOST: lambda f: (f"replica lost{f.on_database}", [f.reason], "yellow"),
+    vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
+    unit_log.RECORD_LOST: lambda f: (
+        "record of units",
+        [f"{f.lines} lines could not be written"],
+        "yellow",
+    ),
 }

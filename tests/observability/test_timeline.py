@@ -195,6 +195,21 @@ def test_the_table_says_what_the_picture_shows() -> None:
     assert "waited 200.0 ms for a connection" in texts
 
 
+def test_databases_and_replicas_are_in_the_picture() -> None:
+    """A unit on another database names it; the loss of a replica and its return are moments."""
+    facts = (
+        UnitFact(
+            run=2, topic="uow.close", at=101.0, unit=5, outcome="rolled_back", database="stats"
+        ),
+        UnitFact(run=2, topic="replica.lost", at=101.5, reason="OSError: gone", database="stats"),
+        UnitFact(run=2, topic="replica.recovered", at=102.0, duration=0.5),
+    )
+    parsed = Parsed(timeline.render(history(GOOD), facts))
+    texts = [text.strip() for text in parsed.texts if text.strip()]
+    assert {"unit 5 on stats", "replica lost on stats", "OSError: gone"} <= set(texts)
+    assert "replica is back" in texts
+
+
 def test_hooks_are_told_with_what_happened_in_them() -> None:
     """A hook goes from its begin to the event that ends it, and has the facts between."""
     hooks = [each for each in steps(GOOD) if isinstance(each, HookRun)]

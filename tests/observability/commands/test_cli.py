@@ -275,6 +275,28 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
     assert [each["topic"] for each in told_machines] == ["uow.slow", "uow.close"]
 
 
+def test_databases_and_replicas_stand_in_the_trace(journal: Path) -> None:
+    """A unit on another database names it, and so does the loss of its replica, and its return."""
+    facts = (
+        {"topic": "uow.slow", "unit": 4, "at": 1.0, "duration": 0.4, "database": "analytics"},
+        {"topic": "pool.exhausted", "at": 2.0, "size": 1, "database": "analytics"},
+        {"topic": "replica.lost", "at": 3.0, "reason": "OSError: gone"},
+        {"topic": "replica.lost", "at": 4.0, "reason": "OSError: gone", "database": "stats"},
+        {"topic": "replica.recovered", "at": 5.0, "duration": 2.0},
+    )
+    lines = "".join(json.dumps({"run": 1, **fact}) + "\n" for fact in facts)
+    units_path(journal).write_text(lines)
+    _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1")
+    held = "the only one was held for too long"
+    assert told(shown, "unit", "connection", "replica") == [
+        "00:00:01.000Z  !   unit 4 on analytics           400.0 ms  still open",
+        f"00:00:02.000Z  !   no connection on analytics {'':<15}{held}",
+        f"00:00:03.000Z  !   replica lost {'':<27}OSError: gone",
+        f"00:00:04.000Z  !   replica lost on stats {'':<18}OSError: gone",
+        "00:00:05.000Z      replica is back                2.000 s",
+    ]
+
+
 def test_what_was_open_when_the_process_died_is_told(journal: Path) -> None:
     """A unit that was reported open and has not ended is named after the verdict."""
     where = {"update_id": 7, "handler": "bot.add"}
