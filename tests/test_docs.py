@@ -18,6 +18,8 @@ import pytest
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy.engine import URL
+from support.accounting import connected
+from support.postgres import Databases
 
 from db_manager import Base, DatabaseConfig, DatabasePlugin
 from lifecycle import Application
@@ -40,6 +42,9 @@ BLOCKS = {
     },
     "docs/start.md": {"bot.py"},
     "docs/aiogram.md": {"several.py"},
+    "docs/several.md": {
+        *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
+    },
 }
 #: Pages that say the same in both languages, the English one first.
 PAGES = {
@@ -58,7 +63,13 @@ def blocks(document: Path) -> dict[str, str]:
     return {code.partition("\n")[0].removeprefix("# "): code for code in found}
 
 
-README = {name: code for page in BLOCKS for name, code in blocks(ROOT / page).items()}
+SEVERAL = blocks(ROOT / "docs" / "several.md")
+README = {
+    name: code
+    for page in BLOCKS
+    if page != "docs/several.md"
+    for name, code in blocks(ROOT / page).items()
+}
 
 
 def imported(path: Path) -> ModuleType:
@@ -219,17 +230,55 @@ def test_the_plugin_of_the_readme_passes_its_tests(
     if database == "postgres":
         admin: URL = request.getfixturevalue("postgres_admin")
         url = admin.render_as_string(hide_password=False)
+    assert "2 passed" in said_by_pytest(folder, url)
+    assert not list(folder.glob("*.sqlite3*"))
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_the_two_databases_of_the_page_pass_their_test(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The two databases of docs/several.md, with their plugin and test, work as they are."""
+    url = "sqlite+aiosqlite://"
+    if database == "postgres":
+        admin: URL = request.getfixturevalue("postgres_admin")
+        url = admin.render_as_string(hide_password=False)
+    for name, code in {**SEVERAL, "pyproject.toml": README["pyproject.toml"]}.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    assert "1 passed" in said_by_pytest(tmp_path, url)
+    assert not list(tmp_path.glob("*.sqlite3*"))
+
+
+async def test_the_report_of_the_page_reads_from_the_replica(
+    databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report of docs/several.md is answered by the replica that its configuration names."""
+    (tmp_path / "report.py").write_text(SEVERAL["report.py"], encoding="utf-8")
+    urls = [await databases.create() for _ in range(2)]
+    for url, name in zip(urls, ("URL", "REPLICA"), strict=True):
+        monkeypatch.setenv(f"DATABASE__{name}", url.render_as_string(hide_password=False))
+    async with connected(urls[1]) as connection:
+        await connection.execute("CREATE TABLE shop__order AS SELECT 1 AS id")
+    config = {**tomllib.loads(SEVERAL["replica.toml"]), "app": {"journal": "memory"}}
+    async with Application([DatabasePlugin], config=config) as app:
+        report = imported(tmp_path / "report.py").report
+        assert await report(app.services["db_manager:uow_factory"]) == 1
+    for url in urls:
+        await databases.drop(url)
+
+
+def said_by_pytest(folder: Path, sandbox_url: str) -> str:
+    """Return what pytest says of the tests in a folder."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider"],
         cwd=folder,
-        env={**os.environ, "SANDBOX_URL": url, "PYTHONPATH": str(folder)},
+        env={**os.environ, "SANDBOX_URL": sandbox_url, "PYTHONPATH": str(folder)},
         capture_output=True,
         encoding="utf-8",
         timeout=100,
         check=False,
     )
-    assert "2 passed" in ended.stdout, ended.stdout
-    assert not list(folder.glob("*.sqlite3*"))
+    return ended.stdout
 
 
 def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:
