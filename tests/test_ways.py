@@ -65,8 +65,8 @@ class Bench:
         self.dispatcher.include_router(router)
         url = database.render_as_string(hide_password=False)
         # No timer of a slow unit runs into the walk.
-        database = {"url": url, "slow_unit": 60.0}
-        config = {"app": {"journal": "memory"}, "database": database}
+        section = {"url": url, "slow_unit": 60.0}
+        config = {"app": {"journal": "memory"}, "database": section}
         self.app = Application([DatabasePlugin()], config=config)
         attach(self.app, self.dispatcher)
 
