@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from lifecycle.errors import ConfigError as ConfigError  # noqa: PLC0414 -- the same error, public here too
+from lifecycle.errors import counted
 
 
 class DbManagerError(Exception):
@@ -192,6 +193,8 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
     def __str__(self) -> str:
         of = f" of {self.database!r}" if self.database else ""
         busy = f"all {self.size} connections{of} were"
+        if self.size == 1:
+            busy = f"the only connection{of} was"
         key = f"the pool_size{of}" if of else "[database] pool_size"
         fix = f"Make units shorter (no Telegram call inside), or raise {key}"
         if self.refusal:
@@ -237,7 +240,7 @@ class RetriesExhaustedError(DbManagerError):
         super().__init__(attempts, seconds)
 
     def __str__(self) -> str:
-        return f"gave up after {self.attempts} attempts in {self.seconds:.2f} s"
+        return f"gave up after {counted(self.attempts, 'attempt')} in {self.seconds:.2f} s"
 
 
 class ManagerClosedError(DbManagerError, RuntimeError):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Final, Literal
 
-from lifecycle.errors import PluginFailedError
+from lifecycle.errors import PluginFailedError, counted
 from lifecycle.printable import printable
 
 #: What is told of an error: the name of its class, and facts that come from no user.
@@ -128,7 +128,7 @@ def _told(error: BaseException) -> Told:
             type(each).__name__ if isinstance(each, BaseExceptionGroup) else tell(each)
             for each in error.exceptions[:_MEMBERS]
         ]
-        facts = [f"{len(error.exceptions)} errors: {'; '.join(members)}"]
+        facts = [f"{counted(len(error.exceptions), 'error')}: {'; '.join(members)}"]
     elif isinstance(error, OSError) and (symbol := errno.errorcode.get(error.errno or 0)):
         facts = [symbol]
     else:

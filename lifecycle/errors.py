@@ -11,6 +11,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, whose plural ends in s: `1 update`, `2 updates`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class LifecycleError(Exception):
     """Base of every error that the lifecycle runtime raises itself."""
 

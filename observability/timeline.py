@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from lifecycle.errors import counted
 from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability.story.outcome import Outcome, failures, outcome
@@ -122,7 +123,8 @@ def _embedded(data: bytes) -> str:
 def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
     text = summary(facts)
     if picture.left_out:
-        text += f" {picture.left_out} short committed units are not drawn."
+        are = "is" if picture.left_out == 1 else "are"
+        text += f" {counted(picture.left_out, 'short committed unit')} {are} not drawn."
     return text or "No units of work are recorded for this run."
 
 

@@ -23,6 +23,7 @@ from db_manager.errors import (
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
+from lifecycle.error_text import tell
 from lifecycle.errors import (
     HookTimeoutError,
     IllegalHistoryError,
@@ -86,3 +87,20 @@ def test_an_error_comes_back_from_pickle(error: type[BaseException]) -> None:
         name: repr(value) for name, value in vars(sent).items()
     }
     assert str(came) == str(sent)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (1, ("gave up after 1 attempt in 1.50 s", "the only connection was busy for 0.5 s")),
+        (2, ("gave up after 2 attempts in 1.50 s", "all 2 connections were busy for 0.5 s")),
+    ],
+)
+def test_one_is_told_in_the_singular(number: int, told: tuple[str, str]) -> None:
+    """A text that counts says `1 attempt` and `2 attempts`."""
+    errors = (RetriesExhaustedError(number, 1.5), PoolExhaustedError(number, 0.5, ["unit 1"]))
+    for error, said in zip(errors, told, strict=True):
+        assert str(error).startswith(said)
+    noun = "1 error" if number == 1 else "2 errors"
+    group = ExceptionGroup("", [KeyError()] * number)
+    assert tell(group) == f"ExceptionGroup: {noun}: {'; '.join(['KeyError'] * number)}"

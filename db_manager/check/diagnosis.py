@@ -21,6 +21,7 @@ from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, remote_hosts, replica_url
 from db_manager.errors import ConfigError
 from db_manager.schema import missing_tables
+from lifecycle.errors import counted
 
 #: Difference of the clocks, in seconds, above which there is a warning.
 CLOCK_TOLERANCE: Final = 1.0
@@ -169,7 +170,9 @@ def _tls(connection: Connection, config: DatabaseConfig, url: URL, dialect: Dial
 
 def _pool(limit: int | None, config: DatabaseConfig) -> Finding:
     most = config.pool_size + config.max_overflow
-    said = f"{config.pool_size} connections, {config.max_overflow} more when all are busy"
+    kept = counted(config.pool_size, "connection")
+    busy = "it is" if config.pool_size == 1 else "all are"
+    said = f"{kept}, {config.max_overflow} more when {busy} busy"
     if limit is not None:
         # Read-only units have a separate engine, and therefore a second pool.
         if 2 * most > limit:
@@ -185,16 +188,17 @@ def _pool(limit: int | None, config: DatabaseConfig) -> Finding:
 
 def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> Finding:
     there = len(metadata.tables) - len(missing)
+    exist = "exists" if there == 1 else "exist"
     if not missing:
         return Finding(
-            "ok", "tables", f"{there} of {there} exist" if there else "no plugin has any"
+            "ok", "tables", f"{there} of {there} {exist}" if there else "no plugin has any"
         )
     names = ", ".join(missing)
     if config.create_tables:
         return Finding(
             "ok",
             "tables",
-            f"{there} of {len(metadata.tables)} exist; the next start creates: {names}",
+            f"{there} of {len(metadata.tables)} {exist}; the next start creates: {names}",
         )
     return Finding(
         "problem",

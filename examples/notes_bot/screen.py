@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lifecycle import Event, PluginEvent
+from lifecycle.errors import counted
 
 #: From this width on the chat and the trace stand side by side.
 WIDE = 110
@@ -85,20 +86,16 @@ def _handler(event: Event) -> str:
     return ".".join((event.correlation.handler or "").rsplit(".", 2)[-2:])
 
 
-def _statements(count: int) -> str:
-    return f"{count} statement{'s' * (count != 1)}"
-
-
 _TOLD: dict[str, Callable[[Any], str]] = {
     "uow.begin": lambda e: f"unit {e.unit}, {_handler(e)}{', read only' * e.read_only}",
     "uow.commit": lambda e: f"unit {e.unit}",
     "uow.rollback": lambda e: f"unit {e.unit}, {e.error}",
-    "uow.close": lambda e: f"unit {e.unit}, {_statements(e.statements)}, {_ms(e)}",
+    "uow.close": lambda e: f"unit {e.unit}, {counted(e.statements, 'statement')}, {_ms(e)}",
     "database.tables_created": lambda e: ", ".join(e.tables),
     "database.drained": lambda e: f"units still open: {e.waited}",
     "app.started": lambda e: f"{', '.join(e.plugins)}, {_ms(e)}",
     "app.drained": lambda e: f"{e.waited} waited for, {len(e.cancelled)} cancelled, {_ms(e)}",
-    "app.stopped": lambda e: f"{len(e.errors)} errors, {_ms(e)}",
+    "app.stopped": lambda e: f"{counted(len(e.errors), 'error')}, {_ms(e)}",
     "service.provided": lambda e: e.service,
     "service.withdrawn": lambda e: e.service,
     "plugin.failed": lambda e: f"{e.plugin}, {e.hook}: {e.error}",

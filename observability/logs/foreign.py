@@ -11,6 +11,7 @@ import structlog
 
 from lifecycle.bus import EventBus
 from lifecycle.correlation import current_correlation
+from lifecycle.errors import counted
 from observability.logs.forms import EventDict
 from observability.logs.writer import LineWriter
 
@@ -207,7 +208,7 @@ def _shorten(_logger: object, _method: str, fields: EventDict) -> EventDict:
     for name, value in fields.items():
         if isinstance(value, str) and len(value) > _LONGEST:
             left_out = len(value) - _LONGEST
-            fields[name] = f"{value[:half]} … {left_out} characters … {value[-half:]}"
+            fields[name] = f"{value[:half]} … {counted(left_out, 'character')} … {value[-half:]}"
     return fields
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from lifecycle.errors import counted
 from observability.story.unit_log import UnitFact
 from observability.vocabulary import UNIT_CLOSE
 
@@ -38,6 +39,5 @@ def summary(recorded: Iterable[UnitFact]) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
     longest = max(closed, key=lambda fact: fact.duration)
     took = duration_text(longest.duration)
-    units = "unit" if len(closed) == 1 else "units"
     longest_text = f"the longest, unit {longest.unit}, took {took}"
-    return f"{len(closed)} {units} of work: {counts}; {longest_text}."
+    return f"{counted(len(closed), 'unit')} of work: {counts}; {longest_text}."

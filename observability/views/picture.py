@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from lifecycle.errors import counted
 from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
@@ -187,7 +188,8 @@ class _Artist:
                 name = "application stop"
                 self._add(APP, name, begin, at, event.errors, "stop", state)  # type: ignore[arg-type] # mypy: widens the literals
             case AppDrained():
-                lines = [f"{event.waited} updates were in flight"]
+                were = "was" if event.waited == 1 else "were"
+                lines = [f"{counted(event.waited, 'update')} {were} in flight"]
                 lines += [f"cancelled: {update}" for update in event.cancelled]
                 self._add(APP, "drain", at - event.duration, at, lines, "stop")
             case AppCrashed():
@@ -220,9 +222,8 @@ class _Artist:
     def _unit(self, fact: UnitFact, plugin: str, begin: float, end: float, row: int) -> None:
         lines = [fact.outcome.replace("_", " "), *fact.where]
         lines.insert(1, fact.error)
-        lines.append(
-            f"{fact.statements} statements, {fact.database_time * 1000:.1f} ms in the database"
-        )
+        sent = counted(fact.statements, "statement")
+        lines.append(f"{sent}, {fact.database_time * 1000:.1f} ms in the database")
         if fact.waited >= LONG_WAIT:
             lines.append(f"waited {duration_text(fact.waited)} for a connection")
         if fact.attempt > 1:

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from textwrap import shorten
 from typing import Any, Final, Literal
 
+from lifecycle.errors import counted
 from lifecycle.event import Event
 from lifecycle.events import (
     AppCrashed,
@@ -293,7 +294,7 @@ _TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
     vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
     unit_log.RECORD_LOST: lambda f: (
         "record of units",
-        [f"{f.lines} lines could not be written"],
+        [f"{counted(f.lines, 'line')} could not be written"],
         "yellow",
     ),
 }

@@ -58,7 +58,7 @@ async def test_a_database_that_is_there_is_described(database_url: URL) -> None:
     findings = await found(config)
     assert {finding.level for finding in findings.values()} == {"ok"}
     assert findings["database"].text.startswith(database_url.drivername)
-    assert findings["tables"].text == "1 of 1 exist"
+    assert findings["tables"].text == "1 of 1 exists"
     assert "10 connections, 0 more when all are busy" in findings["pool"].text
     if database_url.get_backend_name() == "sqlite":
         assert "SQLite 3." in findings["server"].text
@@ -71,6 +71,21 @@ async def test_a_database_that_is_there_is_described(database_url: URL) -> None:
         assert " s ahead of ours" in findings["clock"].text or "behind" in findings["clock"].text
     said = "\n".join(finding.text for finding in findings.values())
     assert database_url.password is None or database_url.password not in said
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (1, "1 connection, 0 more when it is busy; a unit waits"),
+        (2, "2 connections, 0 more when all are busy; a unit waits"),
+    ],
+)
+async def test_a_pool_of_one_is_told_in_the_singular(tmp_path: Path, size: int, said: str) -> None:
+    """A pool of one connection has one connection, and one of two has two."""
+    url = URL.create("sqlite+aiosqlite", database=str(tmp_path / "bot.sqlite3"))
+    (tmp_path / "bot.sqlite3").touch()
+    findings = await found(config_of(url, pool_size=size))
+    assert findings["pool"].text.startswith(said)
 
 
 async def test_missing_tables_are_named_and_not_created(database_url: URL) -> None:

@@ -83,6 +83,7 @@ UNITS = [
         outcome="rolled_back",
         error=f"KeyError: {EVIL}",
         duration=0.25,
+        statements=1,
         correlation=Correlation(plugin="db", handler="bot.<lambda>", update_id=8),
     ),
     UnitFact(
@@ -92,6 +93,7 @@ UNITS = [
         unit=3,
         outcome="outcome_unknown",
         duration=0.05,
+        statements=2,
         attempt=2,
         waited=0.2,
         correlation=Correlation(plugin="db"),
@@ -188,11 +190,17 @@ def test_the_table_says_what_the_picture_shows() -> None:
         "provides db:engine",
         "200.0 ms",
     ]
-    assert "cancelled: update 7 (bot.slow)" in rows
+    assert rows[rows.index("drain") + 1 :][:2] == [
+        "1 update was in flight",
+        "cancelled: update 7 (bot.slow)",
+    ]
     assert "held by unit 1, 3.2 s" in rows
     assert "unit 2" in rows
     assert "unit 1" not in rows  # it went well: the picture has it
     assert "waited 200.0 ms for a connection" in texts
+    assert {"1 statement, 0.0 ms in the database", "2 statements, 0.0 ms in the database"} <= {
+        *texts
+    }
 
 
 def test_databases_and_replicas_are_in_the_picture() -> None:
@@ -256,7 +264,7 @@ def test_of_too_many_units_the_remarkable_ones_are_drawn(monkeypatch: pytest.Mon
     ]
     picture = draw(history(GOOD), facts, began=100.0)
     assert {item.name for item in picture.items if item.kind == "unit"} == {"unit 1", "unit 3"}
-    assert "1 short committed units are not drawn" in timeline.render(history(GOOD), facts)
+    assert "1 short committed unit is not drawn." in timeline.render(history(GOOD), facts)
 
 
 def test_the_last_of_several_runs_is_shown(tmp_path: Path) -> None:

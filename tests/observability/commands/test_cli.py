@@ -241,7 +241,7 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
         },
         {"topic": "pool.exhausted", "at": 4.0, "size": 1, "holders": ["unit 3 of update 8"]},
         {"topic": "uow.slow", "unit": 4, "at": 5.0, "duration": 0.4},
-        {"topic": "record.lost", "at": 5.5, "lines": 2},
+        {"topic": "record.lost", "at": 5.5, "lines": 1},
         {
             "topic": "uow.close",
             "unit": 4,
@@ -262,7 +262,7 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
         f"00:00:04.000Z  !   no connection {'':<26}the only one was held for too long",
         "                     held by unit 3 of update 8",
         "00:00:05.000Z  !   unit 4                        400.0 ms  still open",
-        f"00:00:05.500Z  !   record of units {'':<24}2 lines could not be written",
+        f"00:00:05.500Z  !   record of units {'':<24}1 line could not be written",
         f"00:00:06.000Z  !   unit 4                        500.0 ms  {waited}",
     ]
     assert told(shown, "unit", "connection") == remarkable
