@@ -23,6 +23,8 @@ from observability.views.picture import Item, Picture, draw
 
 _STYLE: Final = re.compile("<style>(.*?)</style>", re.DOTALL)
 _SCRIPT: Final = re.compile("<script>(.*?)</script>", re.DOTALL)
+#: A dot or a slash inside of a name or a path, not inside of a number.
+_JOINT: Final = re.compile(r"(?<=\w)[./](?=[^\W\d])")
 #: Rows of the table at most; the picture has the rest.
 ROWS: Final = 1000
 _SAYS: Final = {
@@ -91,7 +93,7 @@ def render(
         "title": escape(f"Run {number} {_SAYS[ended]}"),
         "outcome": escape(ended),
         "when": escape(f"Began {moment}, lasted {duration_text(picture.length)}{process}"),
-        "failures": "".join(f"<li>{escape(printable(each))}</li>" for each in failures(history)),
+        "failures": "".join(f"<li>{_broken(printable(each))}</li>" for each in failures(history)),
         "units": escape(_counts(facts, picture)),
         "rows": "".join(_row(each, picture) for each in picture.listed()[:ROWS]),
         "data": _embedded(msgspec.json.encode(picture)),
@@ -128,13 +130,18 @@ def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
     return text or "No units of work are recorded for this run."
 
 
+def _broken(text: str) -> str:
+    """Return *text* for the page: inside of a name a line breaks after a dot or a slash only."""
+    return _JOINT.sub(r"\g<0><wbr>", escape(text))
+
+
 def _row(item: Item, picture: Picture) -> str:
     moment = datetime.fromtimestamp(picture.began + item.begin, UTC)
     clock = moment.isoformat(timespec="milliseconds")[11:23]
     took = duration_text(item.end - item.begin) if item.end > item.begin else ""
     lane = picture.lanes[item.lane].name
-    details = "".join(f"<br>{escape(line)}" for line in item.lines)
+    details = "".join(f"<br>{_broken(line)}" for line in item.lines)
     return (
-        f'<tr class="{escape(item.state)}"><td>{clock}</td><td>{escape(lane)}</td>'
-        f"<td><b>{escape(item.name)}</b>{details}</td><td>{took}</td></tr>"
+        f'<tr class="{escape(item.state)}"><td>{clock}</td><td>{_broken(lane)}</td>'
+        f"<td><b>{_broken(item.name)}</b>{details}</td><td>{took}</td></tr>"
     )
