@@ -11,6 +11,8 @@ from lifecycle.plugins.machine import State, to_mermaid
 from lifecycle.plugins.replay import replay
 from lifecycle.printable import printable_lines
 from observability.commands.which_run import add_config_argument, journal_path
+from observability.views.graph_svg import to_svg
+from observability.views.graph_text import ASCII, BOX_DRAWING, Strokes, to_text
 from observability.views.plugins import plugin_graph, state_graph
 
 if TYPE_CHECKING:
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `db-manager diagram`."""
     add_config_argument(parser)
-    parser.add_argument("--format", choices=["mermaid", "svg"], default="mermaid")
+    parser.add_argument(
+        "--format",
+        choices=["text", "mermaid", "svg"],
+        help="default: text on a terminal, else mermaid",
+    )
     parser.add_argument(
         "--states",
         action="store_true",
@@ -30,13 +36,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the diagram to standard output; see `cli.Command`."""
-    if options.states:
-        text = to_mermaid() if options.format == "mermaid" else state_graph().to_svg()
+    form = options.format or ("text" if sys.stdout.isatty() else "mermaid")
+    if form == "mermaid" and options.states:
+        sys.stdout.write(to_mermaid())
+        return 0
+    graph = state_graph() if options.states else plugin_graph(*_plugins(options))
+    if form == "text":
+        # Below a plugin stands what it requires, below a state what comes after it.
+        text = to_text(graph, backwards=not options.states, strokes=_strokes())
+        text = text or "no plugins: [app] plugins in config.toml names none\n"
     else:
-        graph = plugin_graph(*_plugins(options))
-        text = graph.to_mermaid() if options.format == "mermaid" else graph.to_svg()
+        text = graph.to_mermaid() if form == "mermaid" else to_svg(graph)
     sys.stdout.write(text)
     return 0
+
+
+def _strokes() -> Strokes:
+    """Return the strokes that standard output can show."""
+    try:
+        "".join(BOX_DRAWING).encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return ASCII
+    return BOX_DRAWING
 
 
 def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -38,6 +38,7 @@ from lifecycle.journal import SqliteJournal
 from observability.commands.cli import COMMANDS, main
 from observability.story.unit_log import units_path
 from observability.views.graph import Edge, Graph, Node
+from observability.views.graph_svg import to_svg
 from observability.views.trace_text import TraceText
 
 GOOD: tuple[Event, ...] = (
@@ -488,21 +489,58 @@ def test_states_are_drawn_from_the_table_of_the_machine() -> None:
     assert texts >= {"unloaded", "starting", "failed", "degraded, recovered", "unloading"}
 
 
+def on_a_terminal(*arguments: str | Path, encoding: str = "utf-8") -> str:
+    """Return what the installed command sends to a terminal."""
+    terminal, screen = os.openpty()
+    with os.fdopen(terminal, "rb") as seen:
+        run = subprocess.Popen(
+            [str(Path(sys.executable).with_name("db-manager")), *map(str, arguments)],
+            stdout=screen,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        os.close(screen)
+        sent = b""
+        with suppress(OSError):  # the terminal's way to say that there is no more
+            while chunk := os.read(seen.fileno(), 1 << 16):
+                sent += chunk
+        assert run.wait(timeout=60) == 0
+    return sent.decode(encoding).replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_a_tree_and_a_pipe_gets_mermaid(tmp_path: Path) -> None:
+    """On a terminal the diagram is drawn, in ASCII where it can show no more, or as asked for."""
+    (tmp_path / "tree_plugins.py").write_text(PLUGINS)
+    config = tmp_path / "config.toml"
+    config.write_text('[app]\nplugins = ["tree_plugins:Notes", "tree_plugins:Db"]\n')
+    record(tmp_path / "lifecycle.sqlite3", FAILED)
+    tree = "notes\n└── db, failed\n"
+    diagram: tuple[str | Path, ...] = ("diagram", "--config", config)
+    assert on_a_terminal(*diagram) == tree
+    assert on_a_terminal(*diagram, encoding="ascii") == "notes\n`-- db, failed\n"
+    assert on_a_terminal(*diagram, "--format", "mermaid").startswith("flowchart TD\n")
+    assert on_a_terminal("diagram", "--states").startswith("unloaded\n└── loading → loading\n")
+    assert db_manager(*diagram, "--format", "text") == (0, tree, "")
+    assert db_manager(*diagram)[1].startswith("flowchart TD\n")
+    config.write_text("[app]\nplugins = []\n")
+    code, shown, _ = db_manager(*diagram, "--format", "text")
+    assert (code, shown) == (0, "no plugins: [app] plugins in config.toml names none\n")
+
+
 def test_a_name_cannot_break_a_picture() -> None:
     """Names with marks of SVG and Mermaid are shown as they are."""
     name = 'a"]<script>&`'
     graph = Graph((Node(name), Node("b")), (Edge(name, "b", label="x<y"),))
     assert 'n0["a#34;#93;#60;script#62;#38;#96;"]' in graph.to_mermaid()
-    texts = [element.text for element in parse(graph.to_svg()).iter()]
+    texts = [element.text for element in parse(to_svg(graph)).iter()]
     assert name in texts
     assert "x<y" in texts
-    assert Graph((), ()).to_svg().startswith("<svg")
+    assert to_svg(Graph((), ())).startswith("<svg")
 
 
 def test_an_arrow_over_several_layers_passes_beside_the_boxes() -> None:
     """No arrow goes through the box of a plugin that lies between."""
     nodes = tuple(Node(name) for name in "abc")
-    drawn = parse(Graph(nodes, (Edge("a", "b"), Edge("b", "c"), Edge("a", "c"))).to_svg())
+    drawn = parse(to_svg(Graph(nodes, (Edge("a", "b"), Edge("b", "c"), Edge("a", "c")))))
     space = "{http://www.w3.org/2000/svg}"
     boxes = {
         float(rect.attrib["y"]): (float(rect.attrib["x"]), float(rect.attrib["width"]))
@@ -570,7 +608,7 @@ def test_no_name_forges_a_line(hostile: Path, arguments: tuple[str, ...]) -> Non
         assert told[0]["plugin"] == f"{FORGING}[2Jforged"
 
 
-@pytest.mark.parametrize("command", ["check", "diagram"])
+@pytest.mark.parametrize("command", ["check", "diagram", "diagram --format text"])
 def test_no_name_in_the_configuration_forges_a_line(tmp_path: Path, command: str) -> None:
     """A plugin of a hostile name is shown escaped, and so is an error that names it."""
     (tmp_path / "hostile_plugin.py").write_text(
@@ -579,7 +617,7 @@ def test_no_name_in_the_configuration_forges_a_line(tmp_path: Path, command: str
     config = tmp_path / "config.toml"
     for plugins in ('["hostile_plugin"]', json.dumps([FORGING + "forged"])):
         config.write_text(f'[app]\njournal = ""\nplugins = {plugins}\n')
-        _, shown, said = db_manager(command, "--config", config)
+        _, shown, said = db_manager(*command.split(), "--config", config)
         assert "forged" in shown + said
         assert not set(shown + said) & set(FORGING) - {"\n"}
         assert not any(line.lstrip().startswith("forged") for line in (shown + said).splitlines())
