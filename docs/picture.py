@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:
 
 from examples.notes_bot.__main__ import CONFIG, offline  # noqa: E402 -- found by the line above
 from examples.notes_bot.screen import Entry  # noqa: E402 -- the same
+from lifecycle import Application  # noqa: E402 -- the same
 
 CAPTIONS: Final = {
     "": (
@@ -114,7 +115,7 @@ def run() -> list[Entry]:
         config = Path(folder, "config.toml")
         shutil.copy(CONFIG, config)
         with Path(folder, "log").open("w", encoding="utf-8") as log, redirect_stderr(log):
-            asyncio.run(offline(config, entries, Path(folder, "timeline.html")))
+            asyncio.run(offline(Application.from_config(config), entries))
     return sorted(entries, key=lambda entry: entry.at)
 
 

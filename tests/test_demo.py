@@ -1,8 +1,9 @@
-"""The demo shows what it promises, and leaves nothing behind."""
+"""The demo shows what it promises, and leaves its history behind, and nothing else."""
 
 import asyncio
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout, suppress
@@ -17,7 +18,14 @@ from db_manager import DatabasePlugin
 from examples.notes_bot.audit import AuditPlugin
 from examples.notes_bot.notes import NotesPlugin
 from examples.notes_bot.screen import Screen, happened, said
-from lifecycle import Application, AppStopping, Event, PluginLoading, PluginStarted
+from lifecycle import (
+    Application,
+    AppStopping,
+    Event,
+    PluginLoading,
+    PluginStarted,
+    SqliteJournal,
+)
 from lifecycle.bot import run_polling
 from lifecycle.testing import BotApiServer
 
@@ -29,22 +37,44 @@ def in_order(text: str, *patterns: str) -> bool:
     return re.search(".*".join(patterns), text, re.DOTALL) is not None
 
 
-def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop() -> None:
-    """`python -m examples.notes_bot` ends well and shows every promise; no file is left behind."""
-    before = sorted(ROOT.glob("*.sqlite3*"))
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder like this repository: with examples and config.toml, and no history yet."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copy(ROOT / "config.toml", tmp_path)
+    return tmp_path
+
+
+def run_in(repository: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a repository, with a URL in the environment that must not be used."""
     environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"}
     environment |= {"COLUMNS": "120", "DATABASE__URL": "postgresql+asyncpg://nobody@localhost/bot"}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "examples.notes_bot"],
-        cwd=ROOT,
+    return subprocess.run(
+        command,
+        cwd=repository,
         env=environment,
         capture_output=True,
         encoding="utf-8",
         timeout=60,
         check=False,
     )
-    shown = run.stdout
+
+
+def demo(repository: Path) -> str:
+    """Return what the demo shows; it must end well."""
+    run = run_in(repository, sys.executable, "-W", "error", "-m", "examples.notes_bot")
     assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout
+
+
+def files(repository: Path) -> set[str]:
+    """Return the names of the files beside config.toml."""
+    return {path.name for path in repository.iterdir()} - {"examples", "config.toml"}
+
+
+def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop(repository: Path) -> None:
+    """`python -m examples.notes_bot` ends well and shows every promise; its history stays."""
+    shown = demo(repository)
     assert "\033" not in shown
     assert "subscriber.failed" not in shown
     chat = re.findall(r"^ *[\d.]+  (.{1,40})", shown, re.MULTILINE)
@@ -61,7 +91,68 @@ def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop() -> None:
     stopped = ("app.drained +1 waited for, 0 cancelled", "app.stopping", "app.stopped +0 errors")
     assert in_order(shown, "SIGTERM", "uow.commit", *stopped, "plugin.unloaded +audit")
     assert "The table holds bread, call Ada, worth the wait; what /boom wrote is not" in shown
-    assert sorted(ROOT.glob("*.sqlite3*")) == before
+    assert {name for name in files(repository) if not name.startswith("lifecycle.")} == set()
+
+
+def test_after_the_demo_trace_and_timeline_have_something_to_show(repository: Path) -> None:
+    """The commands that the demo names show its run, and the runs before it are as they were."""
+    path = repository / "lifecycle.sqlite3"
+    journal = SqliteJournal(path)
+    journal.open()
+    journal.append(PluginLoading(plugin="shop"))
+    journal.close(clean=False)
+    before = list(journal.entries(1))
+    shown = demo(repository)
+    assert re.search("app.crashed +run 1, after plugin.loading shop", shown)
+    assert list(journal.entries(1)) == before
+    trace, timeline = re.findall(r"^  (\S*db-manager \w+) ", shown, re.MULTILINE)
+    run = run_in(repository, *trace.split())
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "previous run 1 crashed" in run.stdout
+    assert re.search("✓ Run 2 ended well after .*\n  8 units of work: 7 committed, 1", run.stdout)
+    assert run_in(repository, *timeline.split()).stdout == "timeline.html\n"
+    page = (repository / "timeline.html").read_text(encoding="utf-8")
+    assert "<title>Run 2 ended well</title>" in page
+
+
+def test_the_history_of_a_bot_that_runs_is_left_alone(repository: Path) -> None:
+    """While another bot writes the journal the demo keeps no history, says why, and ends well."""
+    journal = SqliteJournal(repository / "lifecycle.sqlite3")
+    journal.open()
+    journal.append(PluginLoading(plugin="shop"))
+    units = repository / "lifecycle.units.jsonl"
+    units.write_text('{"run":1}\n')
+    shown = demo(repository)
+    reason = f"journal {journal.path} is written by process {os.getpid()}"
+    assert f"The history of this run is kept nowhere: {reason}" in shown
+    assert in_order(shown, "Ada +/boom", "worth the wait", "RuntimeError", "make test")
+    assert "db-manager " not in shown
+    journal.close(clean=True)
+    with SqliteJournal.read(journal.path) as reader:
+        assert [run.run for run in reader.runs()] == [1]
+        assert [entry.event.topic for entry in reader.entries()] == ["plugin.loading"]
+    assert units.read_text() == '{"run":1}\n'
+
+
+@pytest.mark.parametrize("hindrance", ["a folder", "memory"])
+def test_without_a_place_for_its_history_the_demo_keeps_none(
+    repository: Path, hindrance: str
+) -> None:
+    """Where no journal can be made, or none is wanted, the demo says so and ends well."""
+    if hindrance == "a folder":
+        (repository / "lifecycle.sqlite3").mkdir()
+        why = "journal .*lifecycle.sqlite3: cannot open it: unable to open database file"
+    else:
+        config = repository / "config.toml"
+        kept = config.read_text(encoding="utf-8")
+        config.write_text(kept.replace('"lifecycle.sqlite3"', '"memory"'), encoding="utf-8")
+        why = r"\[app\] journal in config.toml keeps no history"
+    shown = demo(repository)
+    assert re.search(f"The history of this run is kept nowhere: {why}", shown)
+    assert "db-manager " not in shown
+    assert files(repository) <= {"lifecycle.sqlite3", "lifecycle.sqlite3-lock"} | {
+        "lifecycle.units.jsonl"
+    }
 
 
 async def test_the_bot_answers_what_it_cannot_do(tmp_path: Path) -> None:

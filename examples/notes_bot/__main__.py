@@ -7,7 +7,9 @@ import signal
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import chdir, closing, redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from aiogram import Bot, Dispatcher, Router
@@ -19,11 +21,20 @@ from aiogram.types import Message
 from db_manager import UnitOfWorkFactory
 from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
-from lifecycle import AppDrained, Application, AppStarted, Event, replay
+from lifecycle import (
+    AppDrained,
+    Application,
+    AppStarted,
+    Event,
+    Journal,
+    JournalError,
+    MemoryJournal,
+    SqliteJournal,
+    replay,
+)
 from lifecycle.bot import run_polling
+from lifecycle.config import app_config, find_plugins, read_file
 from lifecycle.testing import BotApiServer
-from observability import timeline
-from observability.story.unit_log import TOPICS, UnitFact, unit_fact
 
 CONFIG = Path(__file__).parents[2] / "config.toml"
 
@@ -39,7 +50,11 @@ def main() -> None:
 
 
 def demo() -> None:
-    """Run the bot offline, in a folder that is thrown away, and show what happened."""
+    """Run the bot offline and show what happened.
+
+    Its database is thrown away. Its history is a further run where config.toml keeps it, unless
+    another bot writes that history, or nothing can be written there.
+    """
     for variable in [name for name in os.environ if name.upper().startswith("DATABASE__")]:
         del os.environ[variable]  # they win over config.toml, and may lead to a database of yours
     screen = Screen()
@@ -50,60 +65,73 @@ def demo() -> None:
         flush=True,
     )
     entries: list[Entry] = []
-    page = Path("timeline.html").absolute()
-    with tempfile.TemporaryDirectory() as name, chdir(name):
-        folder = Path(name)
-        shutil.copy(CONFIG, folder)
-        log = folder / "log"
-        try:
-            with log.open("w", encoding="utf-8") as stream, redirect_stderr(stream):
-                facts = asyncio.run(offline(folder / "config.toml", entries, page))
-        except BaseException:
-            sys.stderr.write(log.read_text("utf-8"))
-            raise
-        finally:
-            screen.show(entries)
-        screen.title(("What that was", screen.width))
-        for fact in (*facts, *_kept(folder / "bot.sqlite3")):
-            print(f"  {screen.paint('✓', 'green')} {fact}")
-        line = next(line for line in log.read_text("utf-8").splitlines() if '"RuntimeError' in line)
-        screen.title(
-            ("The log line of the failed unit, as it is written for machines", screen.width)
-        )
-        print(f"  {line}")
-        screen.title(("Next", screen.width))
-        print(
-            f"  {page.name:<25}this run as a picture: open it in a browser\n"
-            "  BOT_TOKEN=… make demo    the same bot on Telegram\n"
-            "  make test                the tests, on SQLite and PostgreSQL\n"
-            "  examples/notes_bot/      two plugins to copy; config.toml says what runs"
-        )
+    log = StringIO()
+    kept: Path | None = getattr(Application.from_config(CONFIG).journal, "path", None)
+    why_not = "[app] journal in config.toml keeps no history"
+    facts: list[str] = []
+    try:
+        with redirect_stderr(log):
+            try:
+                facts = play(SqliteJournal(kept) if kept else MemoryJournal(), entries)
+            except* JournalError as errors:
+                kept, why_not = None, _first(errors)
+            if not facts:
+                entries.clear()
+                facts = play(MemoryJournal(), entries)
+    except BaseException:
+        sys.stderr.write(log.getvalue())
+        raise
+    finally:
+        screen.show(entries)
+    screen.title(("What that was", screen.width))
+    for fact in facts:
+        print(f"  {screen.paint('✓', 'green')} {fact}")
+    if kept is None:
+        print(f"  {screen.paint('!', 'yellow')} The history of this run is kept nowhere: {why_not}")
+    line = next(line for line in log.getvalue().splitlines() if '"RuntimeError' in line)
+    screen.title(("The log line of the failed unit, as it is written for machines", screen.width))
+    print(f"  {line}")
+    screen.title(("Next", screen.width))
+    for what, why in (steps := dict(_next(kept))).items():
+        print(f"  {what:<{max(map(len, steps))}}    {why}")
 
 
-async def offline(config: Path, entries: list[Entry], page: Path) -> list[str]:
-    """Run the bot against a Bot API server of our own until it is told to stop.
+def play(journal: Journal, entries: list[Entry]) -> list[str]:
+    """Run the bot of config.toml offline, in a folder that is thrown away.
 
     Args:
-        config: The configuration.
+        journal: Where its history is kept.
         entries: Gets what was said and what happened.
-        page: Where the timeline of the run is written.
+
+    Returns:
+        What the run has shown.
+    """
+    with tempfile.TemporaryDirectory() as name, chdir(name):
+        config = read_file(Path(shutil.copy(CONFIG, name)))
+        plugins = find_plugins(app_config(config).plugins, CONFIG.parent)
+        app = Application(plugins, config=config, journal=journal)
+        return [*asyncio.run(offline(app, entries)), *_noted(Path(name, "bot.sqlite3"))]
+
+
+async def offline(app: Application, entries: list[Entry]) -> list[str]:
+    """Run a bot against a Bot API server of our own until it is told to stop.
+
+    Args:
+        app: The application.
+        entries: Gets what was said and what happened.
 
     Returns:
         What the run has shown.
     """
     async with BotApiServer() as telegram:
-        app = Application.from_config(config)
         drained: list[AppDrained] = []
         started = asyncio.Event()
-        units: list[UnitFact] = []
 
         def watch(event: Event) -> None:
             if isinstance(event, AppDrained):
                 drained.append(event)
             elif isinstance(event, AppStarted):
                 started.set()
-            if event.topic in TOPICS:
-                units.append(unit_fact(event, app.bus.run))
             entry = happened(telegram.clock(), event)
             if entry is not None:
                 entries.append(entry)
@@ -119,8 +147,8 @@ async def offline(config: Path, entries: list[Entry], page: Path) -> list[str]:
                     group.create_task(chat(telegram, started, slow))
         finally:
             entries += [said(line.at, line.who, line.what) for line in telegram.transcript]
-    timeline.write(app.journal.entries(), page, units)
-    states = ", ".join(f"{name} {state}" for name, state in replay(app.journal.entries()).items())
+    history = app.journal.entries(app.journal.run)
+    states = ", ".join(f"{name} {state}" for name, state in replay(history).items())
     update = drained[0]
     return [
         (
@@ -172,7 +200,28 @@ async def chat(telegram: BotApiServer, started: asyncio.Event, slow: Slow) -> No
     await grace.reply()
 
 
-def _kept(database: Path) -> list[str]:
+def _first(errors: BaseExceptionGroup[JournalError]) -> str:
+    """Return the text of the first error in a group of groups."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def _next(kept: Path | None) -> Iterator[tuple[str, str]]:
+    """Yield commands and files to go on with, each with what it is for."""
+    if kept is not None:
+        command = "db-manager"
+        if shutil.which(command) is None:  # the virtual environment is not active
+            command = os.path.relpath(Path(sys.executable).with_name(command))
+        yield f"{command} trace", f"this run step by step, from {kept.name}"
+        yield f"{command} timeline", "this run as a picture: timeline.html, for a browser"
+    yield "BOT_TOKEN=… make demo", "the same bot on Telegram"
+    yield "make test", "the tests, on SQLite and PostgreSQL"
+    yield "examples/notes_bot/", "two plugins to copy; config.toml says what runs"
+
+
+def _noted(database: Path) -> list[str]:
     with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute("SELECT text FROM notes__note ORDER BY id").fetchall()
     texts = [text for (text,) in rows]

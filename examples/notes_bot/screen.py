@@ -93,6 +93,7 @@ _TOLD: dict[str, Callable[[Any], str]] = {
     "uow.close": lambda e: f"unit {e.unit}, {counted(e.statements, 'statement')}, {_ms(e)}",
     "database.tables_created": lambda e: ", ".join(e.tables),
     "database.drained": lambda e: f"units still open: {e.waited}",
+    "app.crashed": lambda e: f"run {e.run}, after {e.last_topic} {e.last_plugin}".rstrip(),
     "app.started": lambda e: f"{', '.join(e.plugins)}, {_ms(e)}",
     "app.drained": lambda e: f"{e.waited} waited for, {len(e.cancelled)} cancelled, {_ms(e)}",
     "app.stopped": lambda e: f"{counted(len(e.errors), 'error')}, {_ms(e)}",
