@@ -65,7 +65,7 @@ class _LongUnit(UnitOfWork):
 
     @property
     def session(self) -> UnitSession:
-        transaction = self._hold()
+        transaction = self.hold()
         if transaction.session is None:
             transaction.session = _LongSession(self)
         return transaction.session

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from db_manager.middleware import DatabaseData
     from db_manager.plugin import DatabasePlugin
     from db_manager.unit.factory import UnitOfWorkFactory
+    from db_manager.unit.legacy import LegacySessionWarning
     from db_manager.unit.resolve import resolve
     from db_manager.unit.uow import UnitOfWork
 else:
@@ -60,6 +61,7 @@ else:
                 "WrongEventLoopError",
             ),
             "unit.factory": ("UnitOfWorkFactory",),
+            "unit.legacy": ("LegacySessionWarning",),
             "middleware": ("DatabaseData",),
             "database.open_unit": ("UnitState",),
             "plugin": ("DatabasePlugin",),
@@ -79,6 +81,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DbManagerError",
     "EndTimeoutError",
+    "LegacySessionWarning",
     "ManagerClosedError",
     "PoolExhaustedError",
     "ReadOnlyUnsupportedError",

@@ -101,6 +101,10 @@ class DatabaseConfig(BaseSettings):
         default=False,
         description="keep each unit's transaction id for `resolve`; costs a round trip",
     )
+    nested: Literal["refuse", "join", "savepoint"] = Field(
+        "refuse",
+        description="a unit inside of a unit: refuse it, join it to the outer one, or savepoint",
+    )
 
     tls: Literal["auto", "verify", "require", "disable"] = Field(
         "auto",

@@ -68,12 +68,25 @@ class WrongEventLoopError(DbManagerError, RuntimeError):
 
 
 class TransactionAbortedError(DbManagerError):
-    """A statement failed and the block swallowed its error, so everything was rolled back.
+    """An error of the block was swallowed, so everything was rolled back.
 
-    The failed statement's error is `__cause__`.
+    It is that of a statement, or one that left a unit which had joined this one. It is `__cause__`.
+
+    Args:
+        joined: Where the unit was opened that had joined; empty when a statement failed.
     """
 
+    def __init__(self, joined: str = "") -> None:
+        self.joined = joined
+        super().__init__(joined)
+
     def __str__(self) -> str:
+        if self.joined:
+            return (
+                f"the unit that joined this one, opened at {self.joined}, did not end well, and "
+                f"that was swallowed, so everything was rolled back; let its error out of the "
+                f'block, or open that unit with nested="savepoint"'
+            )
         return (
             "a statement of this unit failed and its error was swallowed, so everything was "
             "rolled back; let the error out of the block, or put the statement in "

@@ -6,6 +6,8 @@ from lifecycle.event import Event, Level
 
 Cause = Literal["", "error", "cancelled", "control_flow", "explicit"]
 Outcome = Literal["committed", "rolled_back", "outcome_unknown"]
+JoinMode = Literal["join", "savepoint"]
+JoinOutcome = Literal["joined", "rolled_back", "failed"]
 
 
 class UnitEvent(Event, kw_only=True):
@@ -34,6 +36,50 @@ class UnitBegun(UnitEvent, kw_only=True):
 
     attempt: int = 1
     read_only: bool = False
+
+
+class UnitJoined(UnitEvent, kw_only=True):
+    """A unit was entered inside of an open one of its task, and is a part of that one.
+
+    Its statements and callbacks are those of the open unit, and so is `unit`.
+
+    Args:
+        inner: Number of the unit that joined.
+        mode: `join`, or `savepoint`.
+    """
+
+    topic: ClassVar[str] = "uow.join"
+
+    inner: int
+    mode: JoinMode
+
+
+class UnitLeft(UnitEvent, kw_only=True):
+    """The block of a unit that had joined another one is over.
+
+    Args:
+        inner: Number of the unit that had joined.
+        mode: `join`, or `savepoint`.
+        outcome: `joined`: the unit around it decides; `rolled_back`: to its savepoint; `failed`:
+            the unit around it will be rolled back.
+        error: The error that left the block, in one line, without its text.
+        duration: Seconds from its begin.
+    """
+
+    topic: ClassVar[str] = "uow.leave"
+    labels: ClassVar[tuple[str, ...]] = ("mode", "outcome")
+
+    inner: int
+    mode: JoinMode
+    outcome: JoinOutcome
+    error: str = ""
+    duration: float
+
+    @property
+    def log_level(self) -> Level:
+        """`warning` when the unit around it fails, `info` after a savepoint, else `debug`."""
+        levels: dict[JoinOutcome, Level] = {"failed": "warning", "rolled_back": "info"}
+        return levels.get(self.outcome, "debug")
 
 
 class UnitStatement(UnitEvent, kw_only=True):

@@ -112,6 +112,7 @@ class DatabasePlugin(Plugin):
                 pool_timeout=config.pool_timeout,
                 slow_unit=config.slow_unit,
                 resolvable=config.resolvable,
+                nested=config.nested,
                 control_flow=control_flow,
             ),
             bus=context.bus,

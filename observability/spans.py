@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from lifecycle.bus import EventBus
 from observability import vocabulary
-from observability.vocabulary import Happened, Statement, UnitBegun, UnitClosed, UnitRetried
+from observability.vocabulary import (
+    Happened,
+    Statement,
+    UnitBegun,
+    UnitClosed,
+    UnitLeft,
+    UnitRetried,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -39,6 +46,7 @@ class Spans:
         handlers: dict[str, Callable[[Any], None]] = {
             vocabulary.UNIT_BEGIN: self._begin,
             vocabulary.UNIT_CLOSE: self._close,
+            vocabulary.UNIT_LEAVE: self._leave,
             vocabulary.UNIT_RETRY: self._retry,
             "plugin.*": self._moved,
             "app.*": self._moved,
@@ -141,6 +149,23 @@ class Spans:
             kind=self._trace.SpanKind.CLIENT,
             start_time=_nanoseconds(event.at - event.duration),
             attributes=attributes,
+        )
+        if event.error:
+            self._fail(span, event.error)
+        span.end(_nanoseconds(event.at))
+
+    def _leave(self, event: UnitLeft) -> None:
+        """Make the span of a unit that was a part of another one: its block, beside statements."""
+        if not self._trace.get_current_span().is_recording():
+            return
+        span = self._tracer.start_span(
+            "db_manager.uow.inner",
+            start_time=_nanoseconds(event.at - event.duration),
+            attributes={
+                "db_manager.unit": event.unit,
+                "db_manager.mode": event.mode,
+                "db_manager.outcome": event.outcome,
+            },
         )
         if event.error:
             self._fail(span, event.error)

@@ -10,6 +10,7 @@ from typing import Final, Literal, Protocol
 from lifecycle.correlation import Correlation
 
 UNIT_BEGIN: Final = "uow.begin"
+UNIT_LEAVE: Final = "uow.leave"
 UNIT_RETRY: Final = "uow.retry"
 UNIT_SLOW: Final = "uow.slow"
 UNIT_CLOSE: Final = "uow.close"
@@ -45,6 +46,17 @@ class UnitBegun(Happened, Protocol):
     database: str
     attempt: int
     read_only: bool
+
+
+class UnitLeft(Happened, Protocol):
+    """Fields of `UNIT_LEAVE`."""
+
+    unit: int
+    inner: int
+    mode: Literal["join", "savepoint"]
+    outcome: Literal["joined", "rolled_back", "failed"]
+    error: str
+    duration: float
 
 
 class UnitRetried(Happened, Protocol):
@@ -121,6 +133,7 @@ class ReplicaRecovered(Happened, Protocol):
 #: The fields that are known of each topic.
 EVENTS: Final[Mapping[str, type]] = {
     UNIT_BEGIN: UnitBegun,
+    UNIT_LEAVE: UnitLeft,
     UNIT_RETRY: UnitRetried,
     UNIT_SLOW: UnitSlow,
     UNIT_CLOSE: UnitClosed,

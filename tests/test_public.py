@@ -17,16 +17,16 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "db_manager": """
         Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData DatabasePlugin
-        DatabaseUnavailableError DbManagerError EndTimeoutError ManagerClosedError
-        NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError RetriesExhaustedError
-        TableNameError TransactionAbortedError TransactionEndedError UnitOfWork UnitOfWorkFactory
-        UnitOfWorkStateError UnitOfWorkTaskError UnitState WrongEventLoopError create_engine
-        resolve
+        DatabaseUnavailableError DbManagerError EndTimeoutError LegacySessionWarning
+        ManagerClosedError NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError
+        RetriesExhaustedError TableNameError TransactionAbortedError TransactionEndedError
+        UnitOfWork UnitOfWorkFactory UnitOfWorkStateError UnitOfWorkTaskError UnitState
+        WrongEventLoopError create_engine resolve
     """,
     "db_manager.events": """
         DatabaseDrained PoolExhausted ReplicaLost ReplicaRecovered TablesCreated UnitBegun
-        UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitOutcomeUnknown UnitRetried
-        UnitRolledBack UnitSlow UnitStatement
+        UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined UnitLeft
+        UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",
     "lifecycle": """

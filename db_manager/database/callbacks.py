@@ -19,11 +19,13 @@ _logger = logging.getLogger("db_manager.uow")
 class Callbacks:
     """The callbacks of one unit, in the order they were registered."""
 
-    __slots__ = ("after_commit", "after_rollback")
+    __slots__ = ("after_commit", "after_rollback", "anyway")
 
     def __init__(self) -> None:
         self.after_commit: list[Callback] = []
         self.after_rollback: list[Callback] = []
+        #: `after_rollback` of inner units that were rolled back, whatever becomes of the rest.
+        self.anyway: list[Callback] = []
 
     def mark(self) -> tuple[int, int]:
         """Return the current position, for `drop_since`."""

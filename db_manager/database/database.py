@@ -14,10 +14,10 @@ from sqlalchemy.pool import Pool
 
 from db_manager import events as facts
 from db_manager.database.checkout import Checkout
-from db_manager.database.open_unit import OpenUnit
+from db_manager.database.open_unit import Nested, OpenUnit
 from db_manager.database.open_units import OpenUnits
 from db_manager.database.replica import Replica
-from db_manager.database.statements import CALLS, Statements
+from db_manager.database.statements import CALLS, Statements, no_answer
 from db_manager.dialects.ending_sql import commits_first
 from db_manager.dialects.in_use import is_silent, origin
 from db_manager.dialects.known import dialect_of
@@ -41,6 +41,7 @@ class UnitSettings:
         pool_timeout: Longest wait for SQLite's one writer (an engine's pool has its own).
         slow_unit: Age of an open unit at which a warning is published.
         resolvable: Keep each unit's transaction id for `resolve` (PostgreSQL, one round trip).
+        nested: What becomes of a unit inside of a unit.
         control_flow: Exceptions that end a block without an error.
     """
 
@@ -48,6 +49,7 @@ class UnitSettings:
     pool_timeout: float = 5.0
     slow_unit: float = 1.0
     resolvable: bool = False
+    nested: Nested = "refuse"
     control_flow: tuple[type[BaseException], ...] = ()
 
     def cause_of(self, error: BaseException) -> facts.Cause:
@@ -146,26 +148,29 @@ class Database:
 
     # -- entering a unit ------------------------------------------------------------------
 
-    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> None:
+    def enter(self, unit: OpenUnit, task: asyncio.Task[Any]) -> OpenUnit | None:
         """Register *unit*, which *task* enters.
+
+        Returns:
+            None; or the unit that the task has open, and then *unit* is not registered.
 
         Raises:
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another loop.
-            UnitOfWorkStateError: The task has an open unit already.
         """
-        if self.state != "open":
+        if self.state != "open" and task not in self.open:  # what is open may be finished
             raise ManagerClosedError(self.name)
         loop = task.get_loop()
         if self._loop is not loop:
             self._move_to(loop)
         if task in self.open:
-            raise self.open.second(task)
+            return self.open[task]
         self.open[task] = unit
         if self.open.watch is None:
             self.open.start_watch(loop)
         if not self._counts and (self.ended.handlers or self.answered.handlers):
             self._count_statements()
+        return None
 
     def leave(self, unit: OpenUnit) -> None:
         """Let *unit* go."""
@@ -225,7 +230,7 @@ class Database:
         if isinstance(error, TimeoutError) and connection is not None:
             # asyncpg's deadline has passed. SQLAlchemy drops the connection and re-raises.
             context.is_disconnect = context.invalidate_pool_on_disconnect = True
-            silence = _no_answer(context.statement)
+            silence = no_answer(context.statement)
         refused = isinstance(context.sqlalchemy_exception, sqlalchemy.exc.InterfaceError)
         if refused and connection is not None and self.dialect.is_other_task_busy(origin(error)):
             # SQLAlchemy would return this connection with its transaction open, and every later
@@ -291,10 +296,3 @@ class Database:
             "used": pool.checkedout(),
             "units": len(self.open),
         }
-
-
-def _no_answer(statement: str | None) -> sqlalchemy.exc.OperationalError:
-    reason = TimeoutError("no answer from the server in time: the connection is closed")
-    return sqlalchemy.exc.OperationalError(
-        statement, None, reason, hide_parameters=True, connection_invalidated=True
-    )

@@ -5,25 +5,36 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from enum import StrEnum
+from types import CodeType
 from typing import Any, Final, Literal, get_args
 
 from sqlalchemy.engine import Connection
 
+from db_manager.database.places import place_text
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import said_last
-from db_manager.errors import TransactionEndedError, UnitOfWorkStateError, UnitOfWorkTaskError
+from db_manager.errors import (
+    DbManagerError,
+    TransactionAbortedError,
+    TransactionEndedError,
+    UnitOfWorkStateError,
+    UnitOfWorkTaskError,
+)
 from db_manager.events import Cause
 from lifecycle.correlation import Correlation
+from lifecycle.error_text import tell
 
 ReadOnly = Literal[False, True, "snapshot", "replica"]
 _READ_ONLY: Final = get_args(ReadOnly)
+#: What becomes of a unit that is entered while its task has one open.
+Nested = Literal["refuse", "join", "savepoint"]
 
 _numbers = itertools.count(1)
 _NOWHERE: Final = Correlation()
 
 
 class UnitState(StrEnum):
-    """The state of a unit; the last three are final."""
+    """The state of a unit; the last four are final."""
 
     NEW = "new"
     ACTIVE = "active"
@@ -32,6 +43,8 @@ class UnitState(StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     OUTCOME_UNKNOWN = "outcome_unknown"
+    #: The block of a unit inside of another one is over; how it ends is up to that one.
+    JOINED = "joined"
 
     @property
     def is_final(self) -> bool:
@@ -39,7 +52,9 @@ class UnitState(StrEnum):
         return self in _FINAL
 
 
-_FINAL = frozenset({UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN})
+_FINAL = frozenset(
+    {UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN, UnitState.JOINED}
+)
 
 # Looked up once: on Python 3.11 access to an enum member costs as much as four method calls, and
 # every unit takes more than ten of them.
@@ -71,6 +86,8 @@ class OpenUnit(ABC):
         "correlation",
         "database_time",
         "ended",
+        "entered_at",
+        "entered_by",
         "error",
         "failed",
         "holds_writer",
@@ -100,6 +117,9 @@ class OpenUnit(ABC):
         #: The task that entered it, and the task that may use it, which differs while it ends.
         self.owner: asyncio.Task[Any] | None = None
         self.task: asyncio.Task[Any] | None = None
+        #: The code that entered it, and the position in it: what `place` is made of.
+        self.entered_by: CodeType
+        self.entered_at: int
         # Progress; times are in seconds.
         #: Its state; `committed` only if the server confirmed it.
         self.state: UnitState = NEW
@@ -140,9 +160,8 @@ class OpenUnit(ABC):
             raise UnitOfWorkStateError(
                 self.state, "it cannot be used now", "use it inside its `async with` block"
             )
-        task = asyncio.current_task()
-        if task is not self.task:
-            raise UnitOfWorkTaskError(self.owner_name, task_name(task))
+        if asyncio.current_task() is not self.task:
+            raise self.error_of_task()
 
     def need_transaction(self, what: str) -> None:
         """Raise if the unit has no transaction, which *what* needs.
@@ -160,6 +179,11 @@ class OpenUnit(ABC):
             )
 
     @property
+    def place(self) -> str:
+        """Where it was entered, as `bot/notes.py:42 in save`; there once it was."""
+        return place_text(self.entered_by, self.entered_at)
+
+    @property
     def owner_name(self) -> str:
         """Name of the task that entered the unit."""
         return task_name(self.owner)
@@ -168,6 +192,25 @@ class OpenUnit(ABC):
         """Keep the first error of a statement, in case the block swallows it."""
         if self.state is ACTIVE and self.failed is None:
             self.failed = error
+
+    def swallowed(self) -> DbManagerError:
+        """Return the error of a block that swallowed the one in `failed`."""
+        if isinstance(self.failed, (TransactionEndedError, TransactionAbortedError)):
+            return self.failed
+        aborted = TransactionAbortedError()
+        aborted.__cause__ = self.failed
+        return aborted
+
+    def error_of_task(self) -> UnitOfWorkTaskError:
+        """Return the error of the running task, which is not that of the unit."""
+        return UnitOfWorkTaskError(self.owner_name, task_name(asyncio.current_task()))
+
+    def note_on(self, exc: BaseException) -> None:
+        """Add to the error of its block what else went wrong."""
+        if self.rollback_error is not None:
+            exc.add_note(f"the rollback failed as well: {tell(self.rollback_error)}")
+        if self.ended is not None:
+            exc.add_note(str(self.ended))
 
     def describe(self, dialect: Dialect) -> str:
         """Return a readable description: plugin, handler, update, age, last statement.

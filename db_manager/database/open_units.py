@@ -41,13 +41,14 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         #: Tasks in which the callbacks of abandoned units run.
         self._consequences: set[asyncio.Task[None]] = set()
 
-    def second(self, task: asyncio.Task[Any]) -> UnitOfWorkStateError:
-        """Return the error of a second unit in *task*, which has one open already."""
+    def second(self, first: OpenUnit) -> UnitOfWorkStateError:
+        """Return the error of a second unit in the task of *first*, which is open."""
         return UnitOfWorkStateError(
-            self[task].state,
-            "this task has a unit of work open already, and a second one could wait for the "
-            "connection that the first one holds",
-            "pass the open unit on, use its savepoint(), or end it first",
+            first.state,
+            f"this task has a unit of work open already, opened at {first.place}, and a second one "
+            f"could wait for the connection that the first one holds",
+            "pass the open unit on, use its savepoint(), end it first, or let this one be a part "
+            'of it, with nested="join" or nested="savepoint"',
         )
 
     def holders_but(self, waiter: OpenUnit) -> list[str]:

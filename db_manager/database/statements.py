@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.open_unit import OpenUnit
@@ -128,3 +129,11 @@ class _Call:
             elif after_us and listener(*args):
                 return
         getattr(dialect, self._name)(*args)
+
+
+def no_answer(statement: str | None) -> OperationalError:
+    """Return the error of a statement that the driver gave up."""
+    reason = TimeoutError("no answer from the server in time: the connection is closed")
+    return OperationalError(
+        statement, None, reason, hide_parameters=True, connection_invalidated=True
+    )

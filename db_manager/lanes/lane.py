@@ -7,6 +7,7 @@ from sqlalchemy import DDL, TextClause
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.ext.asyncio.exc import AsyncMethodRequired
+from sqlalchemy.orm import SessionTransaction
 from sqlalchemy.sql.expression import TextualSelect
 
 from db_manager.database.open_unit import OpenUnit
@@ -25,6 +26,11 @@ class Unit(OpenUnit):
 
     #: Runs SQLAlchemy's synchronous core; known once the unit is entered.
     runner: Runner
+
+    @property
+    @abstractmethod
+    def whole(self) -> "Unit":
+        """The unit whose transaction it uses: itself, unless it was entered inside of one."""
 
     @property
     @abstractmethod
@@ -50,11 +56,11 @@ class Unit(OpenUnit):
         """Return the unit's connection; the first call checks it out."""
 
     @abstractmethod
-    def savepoint_made(self, savepoint: object) -> None:
+    def savepoint_made(self, savepoint: SessionTransaction) -> None:
         """Save what the unit restores if *savepoint* is rolled back."""
 
     @abstractmethod
-    def savepoint_undone(self, savepoint: object) -> None:
+    def savepoint_undone(self, savepoint: SessionTransaction) -> None:
         """Drop callbacks and failures since *savepoint*, which was rolled back."""
 
 

@@ -128,8 +128,8 @@ def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None
         session.unit.savepoint_undone(ended)
 
 
-class UnitSession(AsyncSession):
-    """The ORM session of a unit of work: an `AsyncSession` that cannot end the transaction.
+class LaneSession(AsyncSession):
+    """An `AsyncSession` on the connection of a unit.
 
     Args:
         unit: The unit that owns it.
@@ -206,6 +206,10 @@ class UnitSession(AsyncSession):
             session = self.sync_session
             session.unit.check()
             await session.unit.runner.run(session.flush, objects)
+
+
+class UnitSession(LaneSession):
+    """The ORM session of a unit of work: an `AsyncSession` that cannot end the transaction."""
 
     async def __aenter__(self) -> NoReturn:
         """Refuse: the unit is the block."""

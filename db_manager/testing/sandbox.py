@@ -121,7 +121,11 @@ class Sandbox:
         """
         self._check_loop()
         config = DatabaseConfig()
-        settings = UnitSettings(exit_timeout=config.exit_timeout, pool_timeout=config.pool_timeout)
+        settings = UnitSettings(
+            exit_timeout=config.exit_timeout,
+            pool_timeout=config.pool_timeout,
+            nested=config.nested,
+        )
         database = Database(create_engine(config), settings=settings, bus=self.bus)
         self._stack.push_async_callback(database.dispose)
         return database.engine

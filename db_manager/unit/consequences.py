@@ -3,11 +3,15 @@
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import SessionTransaction
+
 from db_manager.database.callbacks import Callback, Callbacks, run_callbacks
 from db_manager.database.database import Database
 from db_manager.database.open_unit import COMMITTED, UnitState
 from db_manager.lanes.lane import Unit
-from db_manager.unit.savepoint import Savepoints, part
+from db_manager.unit.legacy import LegacyBlock
+from db_manager.unit.savepoint import Part, Savepoints
 
 
 class Consequences(Unit):
@@ -38,7 +42,29 @@ class Consequences(Unit):
             UnitOfWorkStateError: The unit was opened with `read_only=True` or `"replica"`: it has
                 no transaction.
         """
-        return part(self)
+        return Part(self)
+
+    def legacy_session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Give code that commits by itself the session of this unit, until it is moved.
+
+            async with uow.legacy_session() as session:
+                await Repository(session).add(...)
+
+        It is `uow.session` with other ends: `commit()` writes what is pending, and the unit
+        commits it with all the rest; `rollback()` goes back to the last `commit()`, or to the begin
+        of the block; `begin()` is a block that ends with one of them; `close()` does nothing. Each
+        place that calls one of the first three is told once, in the log and as
+        `LegacySessionWarning`. An error that leaves the block undoes what came after the last
+        `commit()`.
+
+        Returns:
+            A context manager, which returns the session.
+
+        Raises:
+            TransactionAbortedError: A statement failed and its error was swallowed.
+            UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
+        """
+        return LegacyBlock(self)
 
     def after_commit(self, callback: Callback) -> None:
         """Call *callback* after the unit is committed and its connection is back in the pool.
@@ -54,7 +80,7 @@ class Consequences(Unit):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        self._registered().after_commit.append(callback)
+        self.registered().after_commit.append(callback)
 
     def after_rollback(self, callback: Callback) -> None:
         """Call *callback* after the unit is rolled back and its connection is back in the pool.
@@ -67,9 +93,10 @@ class Consequences(Unit):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        self._registered().after_rollback.append(callback)
+        self.registered().after_rollback.append(callback)
 
-    def _registered(self) -> Callbacks:
+    def registered(self) -> Callbacks:
+        """Return its callbacks, made at the first use: most units have none."""
         if self._callbacks is None:
             self._callbacks = Callbacks()
         return self._callbacks
@@ -84,8 +111,9 @@ class Consequences(Unit):
             return None
         registered, database = self._callbacks, self._database
         committed = self.state is COMMITTED
+        mine = registered.after_commit if committed else registered.after_rollback
         return await run_callbacks(
-            registered.after_commit if committed else registered.after_rollback,
+            [*mine, *registered.anyway],
             self.number,
             database.bus,
             database.settings.exit_timeout,
@@ -94,13 +122,13 @@ class Consequences(Unit):
 
     # -- for the session ---------------------------------------------------------------
 
-    def savepoint_made(self, savepoint: object) -> None:
+    def savepoint_made(self, savepoint: SessionTransaction) -> None:
         """Save what the unit restores if *savepoint* is rolled back."""
         if self._savepoints is None:
-            self._savepoints = Savepoints(self, self._registered())
+            self._savepoints = Savepoints(self, self.registered())
         self._savepoints.made(savepoint)
 
-    def savepoint_undone(self, savepoint: object) -> None:
+    def savepoint_undone(self, savepoint: SessionTransaction) -> None:
         """Drop callbacks and failures since *savepoint*, which was rolled back."""
         if self._savepoints is not None:
             self._savepoints.undone(savepoint)

@@ -1,5 +1,6 @@
 """Makes units of work, and retries a whole unit when that is safe."""
 
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -9,7 +10,7 @@ import tenacity
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
-from db_manager.database.open_unit import ReadOnly, UnitState
+from db_manager.database.open_unit import Nested, ReadOnly, UnitState
 from db_manager.dialects import classify
 from db_manager.errors import RetriesExhaustedError
 from db_manager.events import UnitRetried
@@ -42,6 +43,7 @@ class UnitOfWorkFactory:
         read_only: ReadOnly = False,
         isolation_level: str | None = None,
         resolvable: bool | None = None,
+        nested: Nested | None = None,
     ) -> UnitOfWork:
         """Make a unit of work; nothing begins before its `async with`.
 
@@ -51,6 +53,8 @@ class UnitOfWorkFactory:
                 be an older one. The database refuses writes.
             isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
             resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
+            nested: Inside of an open unit of the task: `"refuse"`, `"join"` its transaction, or be
+                a `"savepoint"` of it; None means the engine's setting.
 
         Returns:
             The unit.
@@ -60,6 +64,7 @@ class UnitOfWorkFactory:
             read_only=read_only,
             isolation_level=isolation_level,
             resolvable=resolvable,
+            nested=nested,
         )
 
     async def run(
@@ -70,6 +75,7 @@ class UnitOfWorkFactory:
         read_only: ReadOnly = False,
         isolation_level: str | None = None,
         resolvable: bool | None = None,
+        nested: Nested | None = None,
     ) -> T:
         """Run `work(uow)` as a whole unit, and retry it if it wrote nothing.
 
@@ -78,12 +84,16 @@ class UnitOfWorkFactory:
         whatever the error; a violated constraint, a cancellation, any other error. Each attempt
         has a new unit and a new session; callbacks of retried attempts are dropped.
 
+        As a part of an open unit *work* is called once, whatever *attempts* says: only the whole
+        can be retried, and its own `run` gets the error.
+
         Args:
             work: Called with the unit; may be called several times.
             attempts: Most attempts.
             read_only: As for a single unit.
             isolation_level: As for a single unit.
             resolvable: As for a single unit.
+            nested: As for a single unit.
 
         Returns:
             What *work* returned in the attempt that was committed.
@@ -91,7 +101,7 @@ class UnitOfWorkFactory:
         Raises:
             RetriesExhaustedError: Every attempt failed with a retryable error.
             CommitOutcomeUnknownError: COMMIT was sent and no answer came: not retried.
-            ValueError: *isolation_level* is AUTOCOMMIT.
+            ValueError: *isolation_level* is AUTOCOMMIT, or *nested* is something else.
         """
         started = time.perf_counter()
         retrying = tenacity.AsyncRetrying(
@@ -99,16 +109,19 @@ class UnitOfWorkFactory:
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
-            # The error alone is not enough: a statement may have failed after a COMMIT by hand.
-            retry=tenacity.retry_if_exception(
-                lambda error: unit.state is UnitState.ROLLED_BACK and classify.is_retryable(error)
-            ),
+            retry=tenacity.retry_if_exception(lambda error: _may_repeat(unit, error)),
             before_sleep=lambda state: self._report(state, unit),
             retry_error_callback=lambda state: _give_up(state, started),
         )
         make = partial(
-            self, read_only=read_only, isolation_level=isolation_level, resolvable=resolvable
+            self,
+            read_only=read_only,
+            isolation_level=isolation_level,
+            resolvable=resolvable,
+            nested=nested,
         )
+        caller = sys._getframe(1)  # noqa: SLF001 -- as for a single unit
+        place = caller.f_code, caller.f_lasti
         unit = make()  # raises here if an option is invalid
 
         async def attempt() -> T:
@@ -118,6 +131,7 @@ class UnitOfWorkFactory:
             unit.attempt = retrying.statistics["attempt_number"]
             unit.defer_callbacks = True
             async with unit:
+                unit.entered_by, unit.entered_at = place
                 return await work(unit)
 
         try:
@@ -144,6 +158,13 @@ class UnitOfWorkFactory:
 
     def __repr__(self) -> str:
         return f"<UnitOfWorkFactory open={len(self._database.open)}>"
+
+
+def _may_repeat(unit: UnitOfWork, error: BaseException) -> bool:
+    """Return True if *unit* is a whole one and wrote nothing, and another attempt may succeed."""
+    # The error alone is not enough: a statement may have failed after a COMMIT by hand.
+    undone = unit.outer is None and unit.state is UnitState.ROLLED_BACK
+    return undone and classify.is_retryable(error)
 
 
 def _give_up(state: tenacity.RetryCallState, started: float) -> None:

@@ -6,6 +6,7 @@ from db_manager import events as facts
 from db_manager.database.database import Database
 from db_manager.database.open_unit import COMMITTED, OpenUnit, UnitState
 from db_manager.errors import CommitOutcomeUnknownError
+from lifecycle.bus import EventBus
 from lifecycle.error_text import tell
 
 
@@ -19,6 +20,37 @@ def report_begin(unit: OpenUnit, database: Database) -> None:
             read_only=bool(unit.read_only),
         )
     )
+
+
+def report_join(unit: OpenUnit, outer: OpenUnit, mode: facts.JoinMode, bus: EventBus) -> None:
+    """Publish that *unit* was entered inside of *outer*."""
+    if bus.channel(facts.UnitJoined).handlers:
+        bus.publish(facts.UnitJoined(unit=outer.number, inner=unit.number, mode=mode))
+
+
+def report_leave(
+    unit: OpenUnit, outer: OpenUnit, mode: facts.JoinMode, outcome: facts.JoinOutcome, bus: EventBus
+) -> None:
+    """Publish that the block of *unit*, which had joined *outer*, is over.
+
+    Args:
+        unit: The inner unit; `error` has what left its block.
+        outer: The unit whose transaction it shared.
+        mode: How it had joined.
+        outcome: What becomes of what it did.
+        bus: Where it is published.
+    """
+    if bus.channel(facts.UnitLeft).handlers:
+        bus.publish(
+            facts.UnitLeft(
+                unit=outer.number,
+                inner=unit.number,
+                mode=mode,
+                outcome=outcome,
+                error=_said(unit.error),
+                duration=time.perf_counter() - unit.began_at,
+            )
+        )
 
 
 def report_end(unit: OpenUnit, database: Database, error: BaseException | None) -> None:

@@ -43,7 +43,7 @@ class Transaction(Driven):
         resolvable: Ask for the transaction's id before COMMIT.
     """
 
-    __slots__ = ("_ending", "_refusal", "_resolvable", "_sent", "_undone", "late_at")
+    __slots__ = ("_ending", "_refusal", "_sent", "_undone", "late_at", "resolvable")
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Transaction(Driven):
         resolvable: bool,
     ) -> None:
         super().__init__(unit, database, isolation_level, options)
-        self._resolvable = resolvable
+        self.resolvable = resolvable
         self._factories: dict[str, Any] = {}
         self.drove = False
         #: Deadline of its end (`exit_timeout`), on the clock of `time.perf_counter`.
@@ -113,9 +113,7 @@ class Transaction(Driven):
     def _refuse_to_commit(self, session: SyncUnitSession | None) -> None:
         unit = self._unit
         if unit.failed is not None or (session is not None and not session.is_active):
-            if isinstance(unit.failed, TransactionEndedError):
-                raise unit.failed
-            raise TransactionAbortedError from unit.failed
+            raise unit.swallowed()
         if self._pooled is not None and self._pooled.dbapi_connection is None:
             raise TransactionEndedError("the connection of this unit was closed", undone=True)
 
@@ -138,7 +136,7 @@ class Transaction(Driven):
             self._refuse_to_commit(None)
         if self._dialect.is_aborted(pooled, self._driver):
             raise TransactionAbortedError
-        if self._resolvable:
+        if self.resolvable:
             unit.xid = self._dialect.transaction_id(pooled)
         unit.state, self._sent = COMMITTING, True
         try:

@@ -1,6 +1,7 @@
 """The unit of work: one transaction in one task, with a reliable outcome."""
 
 import asyncio
+import sys
 import time
 import warnings
 from collections.abc import Awaitable
@@ -13,18 +14,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.callbacks import report_failure
 from db_manager.database.database import NO_OPTIONS, Database
-from db_manager.database.open_unit import ACTIVE, COMMITTED, NEW, ReadOnly, UnitState, task_name
+from db_manager.database.open_unit import ACTIVE, COMMITTED, NEW, Nested, ReadOnly, UnitState
+from db_manager.database.places import STACK
 from db_manager.errors import UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.lanes.core import UnitConnection
 from db_manager.lanes.session import UnitSession
-from db_manager.unit.consequences import Consequences
+from db_manager.unit.nested import MODES, Nesting
 from db_manager.unit.publish import report_begin, report_end
 from db_manager.unit.transaction import Transaction
 from lifecycle.correlation import Scope, current_correlation, end_correlation, set_correlation
-from lifecycle.error_text import tell
 
 
-class UnitOfWork(Consequences):
+class UnitOfWork(Nesting):
     """One transaction: committed at the end of its block, rolled back when the block raises.
 
         async with UnitOfWork(engine) as uow:
@@ -39,12 +40,14 @@ class UnitOfWork(Consequences):
             if they must see the same state; `"replica"` if it may be old. Writes are refused.
         isolation_level: SQLAlchemy's name of the isolation level, for this unit only.
         resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
+        nested: Inside of an open unit of the task: `"refuse"`, `"join"` its transaction, or be a
+            `"savepoint"` of it; None means the engine's setting.
 
     Raises:
-        ValueError: *isolation_level* is AUTOCOMMIT, or *read_only* is something else.
+        ValueError: *isolation_level* is AUTOCOMMIT, or *read_only* or *nested* is something else.
     """
 
-    __slots__ = ("_held", "_isolation_level", "_options", "_resolvable", "_scope")
+    __slots__ = ("_scope",)
 
     def __init__(
         self,
@@ -53,7 +56,10 @@ class UnitOfWork(Consequences):
         read_only: ReadOnly = False,
         isolation_level: str | None = None,
         resolvable: bool | None = None,
+        nested: Nested | None = None,
     ) -> None:
+        if nested is not None and nested not in MODES:
+            raise ValueError(f"nested is {nested!r}; it is one of {MODES}")
         if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT":
             raise ValueError(
                 "a unit of work cannot be AUTOCOMMIT: there would be nothing to roll back; "
@@ -67,7 +73,9 @@ class UnitOfWork(Consequences):
             self._options = self._database.options_of(engine)
         self._isolation_level = isolation_level
         self._resolvable = resolvable
-        self._held: Transaction | None = None  # before its first use
+        self._nested = nested
+        self._held = None  # before its first use
+        self.block = self.inner = None
         self._callbacks = self._savepoints = None
         self.defer_callbacks = False
         self._scope: Scope
@@ -81,8 +89,10 @@ class UnitOfWork(Consequences):
         """Begin.
 
         Raises:
-            UnitOfWorkStateError: The unit was entered before, or the task has another one open.
+            UnitOfWorkStateError: The unit was entered before, or the task has another one open that
+                it is not a part of.
             UnitOfWorkTaskError: No task is running.
+            TransactionAbortedError: A statement of the unit that it is a part of has failed.
             ManagerClosedError: The plugin is stopping or stopped.
             WrongEventLoopError: The engine belongs to another event loop.
         """
@@ -93,9 +103,15 @@ class UnitOfWork(Consequences):
         task, database = asyncio.current_task(), self._database
         if task is None:
             raise UnitOfWorkTaskError("none", "none")
-        database.enter(self, task)
+        frame = sys._getframe(1)  # noqa: SLF001 -- inspect has it only with more around it
+        if frame.f_code is STACK:
+            frame = frame.f_back or frame
+        self.entered_by, self.entered_at = frame.f_code, frame.f_lasti
+        whole = database.enter(self, task)
         self.runner = database.runner
         self.owner = self.task = task
+        if whole is not None:
+            return await self.join(whole)
         self.state = ACTIVE
         self.began_at = time.perf_counter()
         self.correlation = replace(current_correlation(), unit=self.number)
@@ -121,21 +137,12 @@ class UnitOfWork(Consequences):
             UnitOfWorkTaskError: Another task leaves the block, or still runs a statement.
             CancelledError: The task was cancelled while the unit ended; `state` has the outcome.
         """
-        if self.state is ACTIVE:
-            await self._end(exc)
+        if self.block is not None:
+            await self.block.leave(exc)
+        elif self.state is ACTIVE:
+            await self.end(exc)
         elif exc is None and self.cause != "explicit" and self.error is not None:
             raise self.error  # it was abandoned before the block was left
-
-    async def rollback(self) -> None:
-        """Roll back and end the unit now; the rest of the block cannot use it.
-
-        Raises:
-            UnitOfWorkStateError: The unit is not active.
-            UnitOfWorkTaskError: Another task owns it.
-        """
-        self.check()
-        self.cause = "explicit"
-        await self._end(None)
 
     # -- the lanes ------------------------------------------------------------------------
 
@@ -148,7 +155,7 @@ class UnitOfWork(Consequences):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        transaction = self._hold()
+        transaction = self.hold()
         if transaction.session is None:
             transaction.session = UnitSession(self)
         return transaction.session
@@ -162,7 +169,7 @@ class UnitOfWork(Consequences):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        transaction = self._hold()
+        transaction = self.hold()
         if transaction.core is None:
             transaction.core = UnitConnection(self._database.engine, self)
         return transaction.core
@@ -181,11 +188,11 @@ class UnitOfWork(Consequences):
         """
         self.check()
         self.statement = "of the driver"
-        return await self.runner.run(self._hold().drive)
+        return await self.runner.run(self.hold().drive)
 
     # -- for the lanes --------------------------------------------------------------------
 
-    def _hold(self) -> Transaction:
+    def hold(self) -> Transaction:
         """Return its transaction, made at the first use: an empty unit needs none."""
         if self._held is None:
             resolvable = self._resolvable
@@ -205,7 +212,7 @@ class UnitOfWork(Consequences):
 
     def connect(self) -> Connection:
         """Return the connection; the first call checks it out. Runs inside a greenlet."""
-        return self._hold().connect()
+        return self.hold().connect()
 
     # -- the end --------------------------------------------------------------------------
 
@@ -217,16 +224,20 @@ class UnitOfWork(Consequences):
             "enter units only with `async with`",
         )
         self.error = error
-        self._hold().give_up()
+        self.end_inner(error)
+        self.hold().give_up()
         self._tell(error)
         end_correlation(self._scope)
         warnings.warn(str(error), ResourceWarning, stacklevel=2)  # last: it may raise
 
-    async def _end(self, exc: BaseException | None) -> None:
-        """End the unit; *exc* is the error that left the block, which Python re-raises."""
+    async def end(self, exc: BaseException | None) -> None:
+        """End the unit; *exc* is the error that left the block, which Python raises again."""
         transaction = self._held
+        if self.inner is not None:
+            self.end_inner(exc)
         if exc is None:
-            self._look_at_task()
+            if asyncio.current_task() is not self.owner:
+                self.error = self.error_of_task()
             if transaction is not None and self._must_connect(transaction):
                 await self._connect_for_flush(transaction)
         self._decide(exc)
@@ -237,7 +248,7 @@ class UnitOfWork(Consequences):
         else:
             interrupted = await self._finish(transaction)
         if exc is not None:
-            self._note(exc)
+            self.note_on(exc)
         self._tell(exc)
         if self._callbacks is not None and not self.defer_callbacks:
             interrupted = await self.run_callbacks() or interrupted
@@ -249,11 +260,6 @@ class UnitOfWork(Consequences):
         error = interrupted if self.error is None else self.error
         if exc is None and error is not None:
             raise error
-
-    def _look_at_task(self) -> None:
-        task = asyncio.current_task()
-        if task is not self.owner:
-            self.error = UnitOfWorkTaskError(self.owner_name, task_name(task))
 
     def _must_connect(self, transaction: Transaction) -> bool:
         """Return True if the last flush has changes to write, and there is no connection yet."""
@@ -291,9 +297,3 @@ class UnitOfWork(Consequences):
         if transaction is not None and (late := transaction.listener_error) is not None:
             what = "a listener of SQLAlchemy's"
             report_failure(what, self.number, database.bus, late, database=database.name)
-
-    def _note(self, exc: BaseException) -> None:
-        if self.rollback_error is not None:
-            exc.add_note(f"the rollback failed as well: {tell(self.rollback_error)}")
-        if self.ended is not None:
-            exc.add_note(str(self.ended))

@@ -14,13 +14,14 @@ from observability.vocabulary import (
     REPLICA_LOST,
     REPLICA_RECOVERED,
     UNIT_CLOSE,
+    UNIT_LEAVE,
     UNIT_RETRY,
     UNIT_SLOW,
 )
 
-#: Topics that are recorded: the end of each unit, its troubles before, and those of replicas.
+#: Topics that are recorded: the end of each unit, what happened in it before, and to replicas.
 TOPICS: Final = (
-    *(UNIT_CLOSE, UNIT_RETRY, UNIT_SLOW),
+    *(UNIT_CLOSE, UNIT_LEAVE, UNIT_RETRY, UNIT_SLOW),
     *(POOL_EXHAUSTED, REPLICA_LOST, REPLICA_RECOVERED),
 )
 #: Topic of a line that reports how many lines could not be written.
@@ -36,7 +37,8 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         at: When it happened, seconds since the epoch.
         unit: Number of the unit; 0 if the event belongs to none.
         database: Name of the database; empty for the first one.
-        outcome: `committed`, `rolled_back` or `outcome_unknown`.
+        inner: Number of the unit that was a part of it, when that is what the event is about.
+        outcome: `committed`, `rolled_back` or `outcome_unknown`; of a part also `joined`, `failed`.
         error: The error that ended it, in one line.
         duration: Seconds since it began.
         statements: Number of its statements.
@@ -55,6 +57,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     unit: int = 0
     database: str = ""
+    inner: int = 0
     outcome: str = ""
     error: str = ""
     duration: float = 0.0
@@ -75,8 +78,9 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Name of the unit: `unit 7`; on another database than the first `unit 7 on analytics`."""
-        return f"unit {self.unit}{self.on_database}"
+        """Name of the unit: `unit 7`, `unit 8 in 7` for a part of it, `unit 7 on analytics`."""
+        part = f"{self.inner} in " if self.inner else ""
+        return f"unit {part}{self.unit}{self.on_database}"
 
     @property
     def on_database(self) -> str:

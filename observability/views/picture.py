@@ -30,6 +30,8 @@ from observability.story.unit_log import UnitFact
 MAX_UNITS: Final = 10_000
 #: Rows for concurrent units in a lane; further units share the last row.
 MAX_ROWS: Final = 6
+#: Outcomes that need no attention.
+_WELL: Final = ("committed", "joined")
 APP: Final = "application"
 ELSEWHERE: Final = "outside of plugins"
 
@@ -201,13 +203,14 @@ class _Artist:
                 self._add(APP, event.topic.replace(".", " "), at, at, [])
 
     def units(self, facts: Iterable[UnitFact]) -> None:
-        closed = [fact for fact in facts if fact.topic == vocabulary.UNIT_CLOSE]
+        ends = (vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE)
+        closed = [fact for fact in facts if fact.topic in ends]
         for fact in facts:
-            if fact.topic != vocabulary.UNIT_CLOSE:
+            if fact.topic not in ends:
                 self._warning(fact)
         if len(closed) > MAX_UNITS:
             self.picture.left_out = len(closed) - MAX_UNITS
-            closed.sort(key=lambda fact: (fact.outcome != "committed", fact.duration))
+            closed.sort(key=lambda fact: (fact.outcome not in _WELL, fact.duration))
             closed = closed[-MAX_UNITS:]
         rows: dict[str, list[float]] = {}
         for fact in sorted(closed, key=lambda fact: fact.at - fact.duration):
@@ -222,13 +225,14 @@ class _Artist:
     def _unit(self, fact: UnitFact, plugin: str, begin: float, end: float, row: int) -> None:
         lines = [fact.outcome.replace("_", " "), *fact.where]
         lines.insert(1, fact.error)
-        sent = counted(fact.statements, "statement")
-        lines.append(f"{sent}, {fact.database_time * 1000:.1f} ms in the database")
+        if not fact.inner:  # the statements of a part are those of the whole
+            sent = counted(fact.statements, "statement")
+            lines.append(f"{sent}, {fact.database_time * 1000:.1f} ms in the database")
         if fact.waited >= LONG_WAIT:
             lines.append(f"waited {duration_text(fact.waited)} for a connection")
         if fact.attempt > 1:
             lines.append(f"attempt {fact.attempt}")
-        states: dict[str, ItemState] = {"committed": "done", "rolled_back": "warned"}
+        states: dict[str, ItemState] = {**dict.fromkeys(_WELL, "done"), "rolled_back": "warned"}
         state = states.get(fact.outcome, "failed")
         self._add(plugin, fact.name, begin, end, lines, "unit", state, row)
 

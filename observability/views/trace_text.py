@@ -3,34 +3,22 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
-from textwrap import shorten
-from typing import Any, Final, Literal
+from typing import Final
 
-from lifecycle.errors import counted
 from lifecycle.event import Event
 from lifecycle.events import (
-    AppCrashed,
     AppDrained,
-    AppStarted,
-    AppStopped,
-    PluginDegraded,
     PluginEvent,
-    PluginRecovered,
-    ServiceProvided,
-    ServiceWithdrawn,
 )
 from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability import vocabulary
-from observability.story import unit_log
 from observability.story.outcome import Outcome, failures
 from observability.story.steps import HookRun, Steps, steps
 from observability.story.texts import LONG_WAIT, duration_text, summary
 from observability.story.unit_log import UnitFact
+from observability.views.sentences import TOLD, TROUBLES, Style, Told, whose
 
-Style = Literal["", "bold", "dim", "red", "green", "yellow"]
-#: Label, details and style of a line.
-Told = tuple[str, list[str], Style]
 _COLOURS: Final[dict[Style, str]] = {"red": "31", "green": "32", "yellow": "33"}
 _CODES: Final = {"bold": "1", "dim": "2", **_COLOURS}
 _LABEL: Final = 26  # width of the column with the step
@@ -38,7 +26,6 @@ _DURATION: Final = 13
 _INDENT: Final = 2
 #: Seconds from which a unit that committed gets a line, too.
 SLOW_UNIT: Final = 1.0
-_ERROR: Final = 100  # characters of an error; the log has all of them
 
 
 class TraceText:
@@ -164,7 +151,7 @@ class TraceText:
             yield from self._line(None, 2, "cleanup", None, error, mark="✗", style="red")
 
     def _event(self, event: Event, *, depth: int) -> Iterator[str]:
-        tell = _TOLD.get(type(event), _fields)
+        tell = TOLD.get(type(event), fields_told)
         label, detail, style = tell(event)
         duration: float | None = getattr(event, "duration", None)
         mark = "!" if style == "yellow" else ""
@@ -176,7 +163,9 @@ class TraceText:
         """Yield the lines for a unit, unless it simply committed."""
         if fact.topic == vocabulary.UNIT_SLOW:
             self._slow.add(fact.unit)
-        told = self._closed if fact.topic == vocabulary.UNIT_CLOSE else _TROUBLES.get(fact.topic)
+        told: Callable[[UnitFact], Told | None] | None = TROUBLES.get(fact.topic)
+        if fact.topic in {vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE}:
+            told = self._closed
         said = told(fact) if told is not None else None
         if said is None:
             return
@@ -193,12 +182,14 @@ class TraceText:
         remarkable = self._is_remarkable(fact)
         if not remarkable and not self._units:
             return None
-        details = [fact.outcome.replace("_", " "), *_whose(fact)]
+        details = [fact.outcome.replace("_", " "), *whose(fact)]
         if fact.waited >= LONG_WAIT:
             details.append(f"waited {duration_text(fact.waited)} for a connection")
         return fact.name, details, "yellow" if remarkable else ""
 
     def _is_remarkable(self, fact: UnitFact) -> bool:
+        if fact.inner:
+            return fact.outcome != "joined"
         slow = fact.unit in self._slow or fact.duration >= SLOW_UNIT
         self._slow.discard(fact.unit)
         return slow or bool(fact.error) or fact.outcome == "outcome_unknown"
@@ -235,21 +226,6 @@ def _moment(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
-def _fields(event: Event) -> tuple[str, str, Style]:
-    """Describe an event that `_TOLD` does not have."""
-    fields = event.as_dict()
-    label = str(fields.pop("topic")).replace(".", " ")
-    del fields["at"]
-    fields.pop("duration", None)
-    return label, " ".join(f"{k}={v}" for k, v in fields.items() if v not in ("", ())), ""
-
-
-def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
-    whose = f" of {event.last_plugin}" if event.last_plugin else ""
-    last = f"last event: {event.last_topic}{whose}; see --run {event.run}"
-    return f"previous run {event.run} crashed", last, "yellow"
-
-
 def _last_steps(entries: Iterable[JournalEntry]) -> str:
     """Return the last step of each plugin: the state in which the run left it."""
     last = {
@@ -258,43 +234,3 @@ def _last_steps(entries: Iterable[JournalEntry]) -> str:
         if isinstance(event, PluginEvent) and event.topic.startswith("plugin.")
     }
     return ", ".join(f"{printable(plugin)} {step}" for plugin, step in last.items())
-
-
-def _whose(fact: UnitFact) -> list[str]:
-    return [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
-
-
-def _held(size: int) -> str:
-    few = {0: "all were held", 1: "the only one was held", 2: "both were held"}
-    return few.get(size, f"all {size} were held")
-
-
-#: Label, detail and style of the events that have a line of their own.
-_TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
-    ServiceProvided: lambda e: (f"provides {e.service}", "", "dim"),
-    ServiceWithdrawn: lambda e: (f"withdraws {e.service}", "", "dim"),
-    PluginDegraded: lambda e: (f"degraded {e.plugin}", e.reason, "yellow"),
-    PluginRecovered: lambda e: (f"recovered {e.plugin}", "", "green"),
-    AppStarted: lambda e: ("app started", ", ".join(e.plugins), "bold"),
-    AppDrained: lambda e: ("app drained", f"updates in flight: {e.waited}", ""),
-    AppStopped: lambda _: ("app stopped", "", "bold"),
-    AppCrashed: _crashed,
-}
-
-#: The same for records of units other than their ends.
-_TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
-    vocabulary.UNIT_SLOW: lambda f: (f.name, ["still open", *_whose(f)], "yellow"),
-    vocabulary.UNIT_RETRY: lambda f: (f.name, ["retried", *_whose(f)], "yellow"),
-    vocabulary.POOL_EXHAUSTED: lambda f: (
-        f"no connection{f.on_database}",
-        [f"{_held(f.size)} for too long", *_whose(f)],
-        "yellow",
-    ),
-    vocabulary.REPLICA_LOST: lambda f: (f"replica lost{f.on_database}", [f.reason], "yellow"),
-    vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
-    unit_log.RECORD_LOST: lambda f: (
-        "record of units",
-        [f"{counted(f.lines, 'line')} could not be written"],
-        "yellow",
-    ),
-}

@@ -40,6 +40,7 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
                 exit_timeout=config.exit_timeout,
                 pool_timeout=config.pool_timeout,
                 slow_unit=config.slow_unit,
+                nested=config.nested,
             ),
             bus=EventBus(),
         )

@@ -674,6 +674,24 @@ async def test_savepoints_nest(database: Database, uow_factory: UnitOfWorkFactor
     assert await names(database) == ["outer"]
 
 
+async def test_a_part_takes_a_savepoint_along_that_was_left_open(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """SQLAlchemy's own savepoint, begun by hand and never ended, does not save a failed part."""
+    async with uow_factory() as uow:
+        uow.session.add(Item(name="kept"))
+        with suppress(ZeroDivisionError):
+            async with uow.savepoint():
+                uow.session.add(Item(name="undone"))
+                await uow.session.begin_nested()
+                uow.session.add(Item(name="undone as well"))
+                raise ZeroDivisionError
+        async with uow.savepoint():
+            await uow.session.begin_nested()
+            uow.session.add(Item(name="kept as well"))
+    assert await names(database) == ["kept", "kept as well"]
+
+
 async def test_an_error_before_sqlalchemy_asks_the_server_is_no_failed_statement(
     database: Database, uow_factory: UnitOfWorkFactory
 ) -> None:

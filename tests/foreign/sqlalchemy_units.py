@@ -122,7 +122,7 @@ class AsyncSession(UnitSession):
             )
         self.foreign_unit = unit = LateUnit(bind)
         super().__init__(unit)
-        unit._hold().session = self
+        unit.hold().session = self
         if execution_options:
             self.sync_session.execution_options = immutabledict(execution_options)
 
@@ -160,7 +160,7 @@ class AsyncConnection(UnitConnection):
     def __init__(self, engine: AsyncEngine, _sync_connection: object = None) -> None:
         self.foreign_unit = unit = LateUnit(engine)
         super().__init__(engine, unit)
-        unit._hold().core = self
+        unit.hold().core = self
 
     def begin(self) -> Any:
         """Begin a block of the unit."""

@@ -132,6 +132,31 @@ async def test_a_unit_is_a_span_in_the_trace_of_its_update(
     assert unit.start_time <= first.start_time
 
 
+async def test_a_unit_inside_of_a_unit(application: Application, memory: Memory) -> None:
+    """It is a span inside of the outer one, with how it joined, how it ended, and its error."""
+    with spans.attach(application.bus, tracer_provider=memory.provider):
+        async with application:
+            memory.exporter.clear()
+            async with factory_of(application)() as uow:
+                async with factory_of(application)(nested="join") as inner:
+                    await inner.session.execute(text("SELECT 1"))
+                with pytest.raises(ZeroDivisionError):
+                    async with factory_of(application)(nested="savepoint"):
+                        raise ZeroDivisionError
+            joined, undone = (each for each in memory.spans if each.name == "db_manager.uow.inner")
+            whole = memory.only("db_manager.uow")
+    assert parent_of(joined) == parent_of(undone) == id_of(whole)
+    assert dict(joined.attributes or {}) == {
+        "db_manager.unit": uow.number,
+        "db_manager.mode": "join",
+        "db_manager.outcome": "joined",
+    }
+    assert (joined.status.status_code, undone.status.status_code) == (
+        *(StatusCode.UNSET, StatusCode.ERROR),
+    )
+    assert (undone.attributes or {})["error.type"] == "ZeroDivisionError"
+
+
 async def test_what_rolls_a_unit_back(application: Application, memory: Memory) -> None:
     """An error becomes the status of the unit's span; a rollback by hand is none."""
     with spans.attach(application.bus, tracer_provider=memory.provider):

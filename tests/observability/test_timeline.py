@@ -262,6 +262,22 @@ def test_units_that_were_open_together_have_rows_of_their_own() -> None:
     assert [item.row for item in picture.items][:7] == [1, 2, 3, 4, 5, 6, 6]
 
 
+def test_a_unit_inside_of_a_unit_lies_below_it() -> None:
+    """It has a bar of its own, named after both, without statements; one that failed stands out."""
+    facts = [
+        UnitFact(run=2, topic="uow.leave", at=102, unit=1, inner=2, outcome="joined", duration=1),
+        UnitFact(run=2, topic="uow.leave", at=103, unit=1, inner=3, outcome="failed", duration=0.5),
+        UnitFact(run=2, topic="uow.close", at=104, unit=1, outcome="rolled_back", duration=4),
+    ]
+    items = draw([], facts, began=100.0).items
+    assert [(item.name, item.row, item.state) for item in items] == [
+        ("unit 1", 1, "warned"),
+        ("unit 2 in 1", 2, "done"),
+        ("unit 3 in 1", 2, "failed"),
+    ]
+    assert [item.lines for item in items[1:]] == [("joined",), ("failed",)]
+
+
 def test_of_too_many_units_the_remarkable_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page stays small: what failed and what was long stays, and the rest is counted."""
     monkeypatch.setattr(pictures, "MAX_UNITS", 2)

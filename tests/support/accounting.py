@@ -54,6 +54,7 @@ async def accounted(
             exit_timeout=config.exit_timeout,
             pool_timeout=config.pool_timeout,
             slow_unit=config.slow_unit,
+            nested=config.nested,
             resolvable=config.resolvable,
         ),
         bus=EventBus(),

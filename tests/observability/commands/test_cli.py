@@ -240,6 +240,8 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
             "at": 3.0,
             "correlation": {"update_id": 7, "handler": "bot.add"},
         },
+        {"topic": "uow.leave", "unit": 2, "inner": 7, "outcome": "joined", "at": 3.1},
+        {"topic": "uow.leave", "unit": 2, "inner": 8, "outcome": "failed", "at": 3.2},
         {"topic": "pool.exhausted", "at": 4.0, "size": 1, "holders": ["unit 3 of update 8"]},
         {"topic": "uow.slow", "unit": 4, "at": 5.0, "duration": 0.4},
         {"topic": "record.lost", "at": 5.5, "lines": 1},
@@ -258,8 +260,10 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
     rolled_back = "rolled back; KeyError: 'x'; update 7, bot.add"
     waited = "committed; waited 200.0 ms for a connection"
     simply = "00:00:02.000Z      unit 1                         10.0 ms  committed"
+    joined = f"00:00:03.100Z      unit 7 in 2 {'':<28}joined"
     remarkable = [
         f"00:00:03.000Z  !   unit 2                        500.0 ms  {rolled_back}",
+        f"00:00:03.200Z  !   unit 8 in 2 {'':<28}failed",
         f"00:00:04.000Z  !   no connection {'':<26}the only one was held for too long",
         "                     held by unit 3 of update 8",
         "00:00:05.000Z  !   unit 4                        400.0 ms  still open",
@@ -270,7 +274,10 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
     summary = "3 units of work: 2 committed, 1 rolled back; the longest, unit 2, took 500.0 ms."
     assert shown.splitlines()[-1] == f"  {summary}"
     _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1", "--units")
-    assert told(shown, "unit", "connection") == [simply, *remarkable]
+    assert told(shown, "unit", "connection") == [
+        *(simply, remarkable[0], joined),
+        *remarkable[1:],
+    ]
     _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1", "--units", "--json")
     told_machines = [json.loads(line) for line in shown.splitlines() if '"unit":4' in line]
     assert [each["topic"] for each in told_machines] == ["uow.slow", "uow.close"]

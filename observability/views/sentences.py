@@ -1,0 +1,82 @@
+"""What a line of the trace says of an event, and of a record of the units."""
+
+from collections.abc import Callable
+from textwrap import shorten
+from typing import Any, Final, Literal
+
+from lifecycle.errors import counted
+from lifecycle.event import Event
+from lifecycle.events import (
+    AppCrashed,
+    AppDrained,
+    AppStarted,
+    AppStopped,
+    PluginDegraded,
+    PluginRecovered,
+    ServiceProvided,
+    ServiceWithdrawn,
+)
+from observability import vocabulary
+from observability.story import unit_log
+from observability.story.unit_log import UnitFact
+
+Style = Literal["", "bold", "dim", "red", "green", "yellow"]
+#: Label, details and style of a line.
+Told = tuple[str, list[str], Style]
+_ERROR: Final = 100  # characters of an error; the log has all of them
+
+
+def fields_told(event: Event) -> tuple[str, str, Style]:
+    """Describe an event that `TOLD` does not have."""
+    fields = event.as_dict()
+    label = str(fields.pop("topic")).replace(".", " ")
+    del fields["at"]
+    fields.pop("duration", None)
+    return label, " ".join(f"{k}={v}" for k, v in fields.items() if v not in ("", ())), ""
+
+
+def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
+    whose = f" of {event.last_plugin}" if event.last_plugin else ""
+    last = f"last event: {event.last_topic}{whose}; see --run {event.run}"
+    return f"previous run {event.run} crashed", last, "yellow"
+
+
+def whose(fact: UnitFact) -> list[str]:
+    """Return what went wrong in a unit, and where."""
+    return [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+
+
+def _held(size: int) -> str:
+    few = {0: "all were held", 1: "the only one was held", 2: "both were held"}
+    return few.get(size, f"all {size} were held")
+
+
+#: Label, detail and style of the events that have a line of their own.
+TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
+    ServiceProvided: lambda e: (f"provides {e.service}", "", "dim"),
+    ServiceWithdrawn: lambda e: (f"withdraws {e.service}", "", "dim"),
+    PluginDegraded: lambda e: (f"degraded {e.plugin}", e.reason, "yellow"),
+    PluginRecovered: lambda e: (f"recovered {e.plugin}", "", "green"),
+    AppStarted: lambda e: ("app started", ", ".join(e.plugins), "bold"),
+    AppDrained: lambda e: ("app drained", f"updates in flight: {e.waited}", ""),
+    AppStopped: lambda _: ("app stopped", "", "bold"),
+    AppCrashed: _crashed,
+}
+
+#: The same for records of units other than their ends.
+TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
+    vocabulary.UNIT_SLOW: lambda f: (f.name, ["still open", *whose(f)], "yellow"),
+    vocabulary.UNIT_RETRY: lambda f: (f.name, ["retried", *whose(f)], "yellow"),
+    vocabulary.POOL_EXHAUSTED: lambda f: (
+        f"no connection{f.on_database}",
+        [f"{_held(f.size)} for too long", *whose(f)],
+        "yellow",
+    ),
+    vocabulary.REPLICA_LOST: lambda f: (f"replica lost{f.on_database}", [f.reason], "yellow"),
+    vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
+    unit_log.RECORD_LOST: lambda f: (
+        "record of units",
+        [f"{counted(f.lines, 'line')} could not be written"],
+        "yellow",
+    ),
+}
