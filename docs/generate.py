@@ -148,7 +148,10 @@ def _section(event: type[Event]) -> str:
         lines += ["| field | type | |", "| --- | --- | --- |"]
         lines += [f"| `{f.name}` | {_type(f.type)} | {described[f.name]} |" for f in own]
         lines.append("")
-    facts = [f"class `{event.__module__}.{event.__qualname__}`", f"level {_level(event)}"]
+    facts = [
+        f"class `{event.__module__.partition('.')[0]}.events.{event.__qualname__}`",
+        f"level {_level(event)}",
+    ]
     facts += [
         f"{name} {', '.join(f'`{field}`' for field in fields)}"
         for name in ("labels", "measures")

@@ -24,8 +24,8 @@ PUBLIC = {
         WrongEventLoopError create_engine resolve
     """,
     "db_manager.events": """
-        DatabaseDrained PoolExhausted ReplicaLost ReplicaRecovered TablesCreated UnitBegun
-        UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined UnitLeft
+        Cause DatabaseDrained DatabaseEvent JoinMode JoinOutcome Outcome PoolExhausted ReplicaLost
+        ReplicaRecovered TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined UnitLeft
         UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",

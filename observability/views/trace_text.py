@@ -17,7 +17,7 @@ from observability.story.outcome import Outcome, failures
 from observability.story.steps import HookRun, Steps, steps
 from observability.story.texts import LONG_WAIT, duration_text, summary
 from observability.story.unit_log import UnitFact
-from observability.views.sentences import TOLD, TROUBLES, Style, Told, whose
+from observability.views.sentences import TOLD, TROUBLES, Style, Told, fields_told, whose
 
 _COLOURS: Final[dict[Style, str]] = {"red": "31", "green": "32", "yellow": "33"}
 _CODES: Final = {"bold": "1", "dim": "2", **_COLOURS}

@@ -1,0 +1,53 @@
+"""Every event of a unit of work and of the database behind it; import them from here."""
+
+from db_manager.events.of_databases import (
+    DatabaseDrained,
+    DatabaseEvent,
+    PoolExhausted,
+    ReplicaLost,
+    ReplicaRecovered,
+    TablesCreated,
+)
+from db_manager.events.of_units import (
+    Cause,
+    JoinMode,
+    JoinOutcome,
+    Outcome,
+    UnitBegun,
+    UnitCallbackFailed,
+    UnitClosed,
+    UnitCommitted,
+    UnitEvent,
+    UnitJoined,
+    UnitLeft,
+    UnitOutcomeUnknown,
+    UnitRetried,
+    UnitRolledBack,
+    UnitSlow,
+    UnitStatement,
+)
+
+__all__ = [
+    "Cause",
+    "DatabaseDrained",
+    "DatabaseEvent",
+    "JoinMode",
+    "JoinOutcome",
+    "Outcome",
+    "PoolExhausted",
+    "ReplicaLost",
+    "ReplicaRecovered",
+    "TablesCreated",
+    "UnitBegun",
+    "UnitCallbackFailed",
+    "UnitClosed",
+    "UnitCommitted",
+    "UnitEvent",
+    "UnitJoined",
+    "UnitLeft",
+    "UnitOutcomeUnknown",
+    "UnitRetried",
+    "UnitRolledBack",
+    "UnitSlow",
+    "UnitStatement",
+]
