@@ -1,14 +1,6 @@
 """Every event of a unit of work and of the database behind it; import them from here."""
 
-from db_manager.events.of_databases import (
-    DatabaseDrained,
-    DatabaseEvent,
-    PoolExhausted,
-    ReplicaLost,
-    ReplicaRecovered,
-    TablesCreated,
-)
-from db_manager.events.of_units import (
+from db_manager.events.of_a_unit import (
     Cause,
     JoinMode,
     JoinOutcome,
@@ -25,6 +17,14 @@ from db_manager.events.of_units import (
     UnitRolledBack,
     UnitSlow,
     UnitStatement,
+)
+from db_manager.events.of_the_database import (
+    DatabaseDrained,
+    DatabaseEvent,
+    PoolExhausted,
+    ReplicaLost,
+    ReplicaRecovered,
+    TablesCreated,
 )
 
 __all__ = [
