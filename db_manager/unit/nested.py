@@ -232,9 +232,7 @@ class InnerBlock:
         callbacks = self.whole.registered()
         promised = callbacks.after_rollback[self._mark[1] :]
         try:
-            if asyncio.current_task() is not self._unit.owner:
-                pass  # only the owner may send something
-            elif self._part is not None:
+            if self._part is not None:  # another task than the owner is refused by its session
                 await self._part.undo_for(error)
                 self._undone = self._part.undone
             elif self._mode == "savepoint":

@@ -532,12 +532,25 @@ async def test_run_inside_of_a_unit_is_not_repeated(
 
 
 async def test_run_inside_hands_its_callbacks_over(uow_factory: UnitOfWorkFactory) -> None:
-    """Callbacks that `work` registers run once, after the outer unit."""
+    """Callbacks that `work` registers run once, with those of the outer unit and after its end."""
     ran: list[str] = []
 
     async def part(uow: UnitOfWork) -> None:
         uow.after_commit(lambda: ran.append("part"))
 
+    async def failing(uow: UnitOfWork) -> None:
+        uow.after_rollback(lambda: ran.append("failing"))
+        raise Swallowed
+
+    with pytest.raises(ZeroDivisionError):
+        async with uow_factory() as outer:
+            outer.after_rollback(lambda: ran.append("outer"))
+            with suppress(Swallowed):
+                await uow_factory.run(failing, nested="savepoint")
+            assert ran == []
+            raise ZeroDivisionError
+    assert ran == ["outer", "failing"]
+    ran.clear()
     async with uow_factory():
         await uow_factory.run(part, nested="savepoint")
         assert ran == []
