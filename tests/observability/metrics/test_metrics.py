@@ -396,7 +396,8 @@ async def scraped(application: Application) -> dict[str, list[dict[str, str]]]:
     with metrics.attach(bus, probes=application.probes) as measured:
         async with application:
             measured.render()
-            async with application.services["db_manager:uow_factory"]() as uow:
+            make = application.services["db_manager:uow_factory"]
+            async with make() as uow, make(nested="join"):
                 await uow.session.execute(text("SELECT 1"))
             bus.publish(closed(outcome="outcome_unknown"))
             bus.publish(facts.UnitRolledBack(unit=1, cause="error"))
