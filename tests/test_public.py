@@ -26,7 +26,8 @@ PUBLIC = {
     "db_manager.events": """
         Cause DatabaseDrained DatabaseEvent JoinMode JoinOutcome Outcome PoolExhausted ReplicaLost
         ReplicaRecovered TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted
-        UnitEvent UnitJoined UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
+        UnitEvent UnitJoined UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow
+        UnitStatement
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",
     "lifecycle": """

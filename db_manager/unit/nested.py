@@ -111,7 +111,7 @@ class Nesting(Consequences):
         self.block = whole.inner = block
         self.state = ACTIVE
         self.began_at = time.perf_counter()
-        report_join(self, whole, mode, database.bus)
+        report_join(self, whole, mode, database)
         return self
 
     def admit(
@@ -148,7 +148,7 @@ class Nesting(Consequences):
 
     def report_left(self, mode: JoinMode, outcome: JoinOutcome) -> None:
         """Publish that its block is over."""
-        report_leave(self, self.whole, mode, outcome, self._database.bus)
+        report_leave(self, self.whole, mode, outcome, self._database)
 
     def end_inner(self, exc: BaseException | None) -> None:
         """End what is still open inside of it at its own end, which *exc* brings about."""

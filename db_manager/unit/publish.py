@@ -6,7 +6,6 @@ from db_manager import events as facts
 from db_manager.database.database import Database
 from db_manager.database.open_unit import COMMITTED, OpenUnit, UnitState
 from db_manager.errors import CommitOutcomeUnknownError
-from lifecycle.bus import EventBus
 from lifecycle.error_text import tell
 
 
@@ -22,14 +21,22 @@ def report_begin(unit: OpenUnit, database: Database) -> None:
     )
 
 
-def report_join(unit: OpenUnit, outer: OpenUnit, mode: facts.JoinMode, bus: EventBus) -> None:
+def report_join(unit: OpenUnit, outer: OpenUnit, mode: facts.JoinMode, database: Database) -> None:
     """Publish that *unit* was entered inside of *outer*."""
-    if bus.channel(facts.UnitJoined).handlers:
-        bus.publish(facts.UnitJoined(unit=outer.number, inner=unit.number, mode=mode))
+    if database.bus.channel(facts.UnitJoined).handlers:
+        database.bus.publish(
+            facts.UnitJoined(
+                unit=outer.number, database=database.name, inner=unit.number, mode=mode
+            )
+        )
 
 
 def report_leave(
-    unit: OpenUnit, outer: OpenUnit, mode: facts.JoinMode, outcome: facts.JoinOutcome, bus: EventBus
+    unit: OpenUnit,
+    outer: OpenUnit,
+    mode: facts.JoinMode,
+    outcome: facts.JoinOutcome,
+    database: Database,
 ) -> None:
     """Publish that the block of *unit*, which had joined *outer*, is over.
 
@@ -38,12 +45,13 @@ def report_leave(
         outer: The unit whose transaction it shared.
         mode: How it had joined.
         outcome: What becomes of what it did.
-        bus: Where it is published.
+        database: Their database.
     """
-    if bus.channel(facts.UnitLeft).handlers:
-        bus.publish(
+    if database.bus.channel(facts.UnitLeft).handlers:
+        database.bus.publish(
             facts.UnitLeft(
                 unit=outer.number,
+                database=database.name,
                 inner=unit.number,
                 mode=mode,
                 outcome=outcome,
