@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
+    from db_manager.backups.backup import backup
     from db_manager.base import NAMING_CONVENTION, Base
     from db_manager.config import DatabaseConfig
     from db_manager.database.open_unit import UnitState
     from db_manager.engine.create import create_engine
     from db_manager.errors import (
+        BackupError,
         CommitOutcomeUnknownError,
         ConfigError,
         DatabaseUnavailableError,
@@ -40,10 +42,12 @@ else:
     __getattr__, __dir__ = _lazy_exports(
         __name__,
         {
+            "backups.backup": ("backup",),
             "base": ("Base", "NAMING_CONVENTION"),
             "config": ("DatabaseConfig",),
             "engine.create": ("create_engine",),
             "errors": (
+                "BackupError",
                 "CommitOutcomeUnknownError",
                 "ConfigError",
                 "DatabaseUnavailableError",
@@ -72,6 +76,7 @@ else:
 
 __all__ = [
     "NAMING_CONVENTION",
+    "BackupError",
     "Base",
     "CommitOutcomeUnknownError",
     "ConfigError",
@@ -95,6 +100,7 @@ __all__ = [
     "UnitOfWorkTaskError",
     "UnitState",
     "WrongEventLoopError",
+    "backup",
     "create_engine",
     "resolve",
 ]

@@ -4,7 +4,7 @@ import re
 from typing import Any, Final
 
 from sqlalchemy import MetaData
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, declared_attr
 
 from db_manager.errors import TableNameError
 
@@ -28,6 +28,8 @@ class Base(DeclarativeBase):
     """Base class of all models; their tables are named `plugin_name__table_name`.
 
     An abstract subclass with a `metadata` of its own is the base of another database's models.
+    A base of one's own, `class Base(DeclarativeBase): metadata = db_manager.Base.metadata`, shares
+    its tables, and may name them as it likes.
 
     Raises:
         TableNameError: A table name breaks the convention, or belongs to another model.
@@ -37,11 +39,27 @@ class Base(DeclarativeBase):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the table name before SQLAlchemy maps the class."""
-        table = cls.__dict__.get("__table__")
-        name = cls.__dict__.get("__tablename__", getattr(table, "name", None))
+        name = None if "__abstract__" in vars(cls) else _table_name(cls)
         if isinstance(name, str):
             _check_name(cls, str(name))
         super().__init_subclass__(**kwargs)
+
+
+def _table_name(model: type[Base]) -> object:
+    """Return the name that SQLAlchemy will take for the table of *model*, if it makes one.
+
+    It looks in the model, and then in what is not mapped: mixins and abstract classes. From a
+    mapped class only a `declared_attr` is taken; otherwise both are stored in one table.
+    """
+    if "__table__" in vars(model):
+        return getattr(vars(model)["__table__"], "name", None)
+    for each in model.__mro__:
+        declared = vars(each).get("__tablename__", model)
+        if declared is not model and (
+            each is model or "__mapper__" not in vars(each) or isinstance(declared, declared_attr)
+        ):
+            return getattr(model, "__tablename__", None)
+    return None
 
 
 def _check_name(model: type[Base], name: str) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -61,7 +61,8 @@ class DatabaseConfig(BaseSettings):
     host: str | None = Field(None, description="name, address, or directory of the Unix socket")
     port: int | None = Field(None, ge=1, le=65535, description="TCP port")
     database: str | None = Field(
-        None, description="name of the database, or path of the SQLite file"
+        None,
+        description="name of the database, or path of the SQLite file, relative to config.toml",
     )
     url: SecretStr | None = Field(
         None, description="instead of the keys above: driver://user:password@host:port/database"
@@ -110,7 +111,9 @@ class DatabaseConfig(BaseSettings):
         "auto",
         description="auto verifies every remote host; require encrypts without verifying",
     )
-    tls_ca: Path | None = Field(None, description="file with the certificate of the CA")
+    tls_ca: Path | None = Field(
+        None, description="file with the certificate of the CA, relative to config.toml"
+    )
     pgbouncer: bool = Field(
         default=False, description="connections go through PgBouncer in transaction mode"
     )
@@ -122,6 +125,19 @@ class DatabaseConfig(BaseSettings):
     connect_args: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="passed to the driver's connect unchanged"
     )
+
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """What paths are relative to; None is the working directory."""
+        return self._folder
+
+    def relative_to(self, folder: Path) -> Self:
+        """Return the same configuration with paths relative to *folder*, that of config.toml."""
+        placed = self.model_copy(update={"tls_ca": self.tls_ca and folder / self.tls_ca})
+        placed._folder = folder  # noqa: SLF001 -- its own class
+        return placed
 
     @classmethod
     def settings_customise_sources(

@@ -219,6 +219,10 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
         return f"{busy} busy for {self.waited:.1f} s; held by: {held}. {fix}"
 
 
+class BackupError(DbManagerError):
+    """A backup was not made; no file of its name appeared. Added in 0.2."""
+
+
 class DatabaseUnavailableError(DbManagerError, ConnectionError):
     """The database cannot be reached now. No transaction was begun: it is safe to try again.
 

@@ -43,6 +43,7 @@ class Application:
         config: Sections, as in config.toml.
         journal: Where the facts are kept; by default what `[app] journal` says, else in memory.
         bus: Where they are published; by default a new one.
+        folder: What paths in *config* are relative to; by default the working directory.
 
     Raises:
         WiringError: Plugins or configuration do not fit together.
@@ -55,11 +56,12 @@ class Application:
         config: Mapping[str, Any] | None = None,
         journal: Journal | None = None,
         bus: EventBus | None = None,
+        folder: Path | None = None,
     ) -> None:
         config = config or {}
         ordered = wiring.in_order(plugins)
         settings = configuration.app_config(config)
-        configs, observers = configuration.read_sections(config, ordered.values())
+        configs, observers = configuration.read_sections(config, ordered.values(), folder)
         deadlines = wiring.closing_deadlines(ordered.values(), settings.grace, settings.drain)
         self.grace = settings.grace
         self.drain = settings.drain
@@ -67,7 +69,7 @@ class Application:
         self.probes: dict[str, Probe] = {}
         self.bus = EventBus() if bus is None else bus
         if journal is None:
-            journal = configuration.make_journal(settings.journal or "memory", Path())
+            journal = configuration.make_journal(settings.journal or "memory", folder or Path())
         self.journal = journal
         self._recorder = Recorder(self.journal, self.bus)
         self.probes["journal"] = self._recorder.levels
@@ -105,7 +107,7 @@ class Application:
         plugins = configuration.find_plugins(settings.plugins, file.parent)
         name = "lifecycle.sqlite3" if settings.journal is None else settings.journal
         journal = configuration.make_journal(name, file.parent)
-        return cls(plugins, config=config, journal=journal)
+        return cls(plugins, config=config, journal=journal, folder=file.parent)
 
     async def load(self, name: str | None = None) -> None:
         """Load every plugin, or one with what it requires.

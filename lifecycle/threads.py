@@ -48,6 +48,32 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     return answer
 
 
+async def to_its_end(work: Callable[[], T], name: str) -> T:
+    """Run *work* in a thread; when the caller is cancelled, that is raised once it has ended.
+
+    Args:
+        work: What may block, and must not go on after the caller.
+        name: Name of the thread.
+
+    Returns:
+        Its result.
+
+    Raises:
+        CancelledError: The caller was cancelled meanwhile.
+    """
+    answer = in_thread(work, name)
+    cancelled: asyncio.CancelledError | None = None
+    while not answer.done():
+        try:
+            await asyncio.wait([answer])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        answer.exception()  # it is seen, and the cancellation matters more
+        raise cancelled
+    return answer.result()
+
+
 def _awaitable(error: BaseException, name: str) -> Exception:
     """Return *error* as what a future can hold, and a task can be told."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):

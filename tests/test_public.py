@@ -16,12 +16,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "db_manager": """
-        Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData DatabasePlugin
-        DatabaseUnavailableError DbManagerError EndTimeoutError LegacySessionWarning
-        ManagerClosedError NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError
-        RetriesExhaustedError TableNameError TransactionAbortedError TransactionEndedError
-        UnitOfWork UnitOfWorkFactory UnitOfWorkStateError UnitOfWorkTaskError UnitState
-        WrongEventLoopError create_engine resolve
+        BackupError Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData
+        DatabasePlugin DatabaseUnavailableError DbManagerError EndTimeoutError
+        LegacySessionWarning ManagerClosedError NAMING_CONVENTION PoolExhaustedError
+        ReadOnlyUnsupportedError RetriesExhaustedError TableNameError TransactionAbortedError
+        TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
+        UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
     "db_manager.events": """
         Cause DatabaseDrained DatabaseEvent JoinMode JoinOutcome Outcome PoolExhausted ReplicaLost

@@ -98,7 +98,7 @@ def _databases(config: dict[str, Any], folder: Path, said: set[str]) -> Iterable
     plugins = _database_plugins(config, folder)
     for plugin in plugins:
         try:
-            section = configuration.plugin_config(config, plugin)
+            section = configuration.plugin_config(config, plugin, folder)
         except WiringError as error:
             if not said.issuperset(str(error).splitlines()):
                 yield Finding("problem", plugin.config_section or plugin.name, str(error))

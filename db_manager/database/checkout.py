@@ -17,10 +17,11 @@ from db_manager.database.replica import Replica
 from db_manager.dialects import classify
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
-from db_manager.engine.fair_queue import FairQueue
+from db_manager.engine.one_writer import OneWriter
 from db_manager.errors import (
     DatabaseUnavailableError,
     PoolExhaustedError,
+    UnitOfWorkStateError,
 )
 from db_manager.events import PoolExhausted
 from lifecycle.bus import EventBus
@@ -71,14 +72,14 @@ class Checkout:
         #: The unit of each checked-out connection.
         self.holders: dict[Connection, OpenUnit] = {}
         self.leftovers = Leftovers(self.holders, dialect)
-        # SQLite has one writer. Waiting for it in our own queue is fair and cheap; waiting in the
-        # drivers' threads would poll, and units could starve.
-        self._writer = _one_writer() if dialect.has_one_writer else None
-
-    def forget_loop(self) -> None:
-        """Make a new queue for SQLite's one writer: units now run in another event loop."""
+        self._writer = OneWriter.of(engine.dialect) if dialect.has_one_writer else None
         if self._writer is not None:
-            self._writer = _one_writer()
+            self._writer.describe_by(self._describe_writing_unit)
+
+    def enter_loop(self) -> None:
+        """Begin a new line for SQLite's one writer if units ran in another event loop before."""
+        if self._writer is not None:
+            self._writer.enter_loop()
         if self.replica is not None:
             self.replica.forget_loop()
 
@@ -102,17 +103,33 @@ class Checkout:
         finally:
             unit.waited = time.perf_counter() - asked
 
-    def _check_out_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> Connection:
+    def _check_out_writer(self, unit: OpenUnit, writer: OneWriter) -> Connection:
+        self._take_writer(unit, writer)
+        connection: Connection | None = None
+        try:
+            if _is_exhausted(self._engine.sync_engine.pool):
+                # Sessions outside of units have all connections, and may wait for the writer.
+                self._free_writer(unit)
+                connection = self._check_out(unit)
+                self._take_writer(unit, writer)
+            else:
+                connection = self._check_out(unit)
+        except BaseException:
+            if connection is not None:
+                self.holders.pop(connection, None)
+                connection.close()
+            self._free_writer(unit)
+            raise
+        writer.holder = connection.connection.driver_connection
+        return connection
+
+    def _take_writer(self, unit: OpenUnit, writer: OneWriter) -> None:
         if writer.idle:
             writer.take()
         else:
             self._wait_for_writer(unit, writer)
+        writer.task = unit.owner
         unit.holds_writer = True
-        try:
-            return self._check_out(unit)
-        except BaseException:
-            self._free_writer(unit)
-            raise
 
     def _check_out(self, unit: OpenUnit) -> Connection:
         connection: Connection | None = None
@@ -194,6 +211,7 @@ class Checkout:
         """Let the next unit on SQLite write, if *unit* was the one writer."""
         if unit.holds_writer and self._writer is not None:
             unit.holds_writer = False
+            self._writer.holder = self._writer.task = None
             if self._writer.waiters:
                 self._writer.put_nowait(None)
             else:
@@ -209,7 +227,18 @@ class Checkout:
             event.listen(self.reader.sync_engine, "checkout", self.leftovers.refuse_writing)
         return self.reader
 
-    def _wait_for_writer(self, unit: OpenUnit, writer: FairQueue[None]) -> None:
+    def _describe_writing_unit(self) -> str:
+        writing = (unit for unit in self._units.values() if unit.holds_writer)
+        return next((unit.describe(self._dialect) for unit in writing), "")
+
+    def _wait_for_writer(self, unit: OpenUnit, writer: OneWriter) -> None:
+        if writer.task is unit.owner:
+            raise UnitOfWorkStateError(
+                unit.state,
+                "a session of this same task, outside of units, has written and not ended, and "
+                "SQLite has one writer",
+                "commit or close that session first, or use the session of the unit",
+            )
         try:
             writer.get(timeout=self._pool_timeout)
         except Empty:
@@ -221,10 +250,13 @@ class Checkout:
         size = (
             pool.checkedout() if refusal else pool.size() + max(0, pool.overflow()) if pool else 1
         )
+        holders = self._units.holders_but(waiter)
+        if pool is None and self._writer is not None and not self._describe_writing_unit():
+            holders = [self._writer.who().rstrip(","), *holders]
         error = PoolExhaustedError(
             size,
             pool.timeout() if pool else self._pool_timeout,
-            self._units.holders_but(waiter),
+            holders,
             what="connections" if pool else "SQLite's one writer",
             refusal=refusal,
             database=self._units.database,
@@ -235,7 +267,11 @@ class Checkout:
         return error
 
 
-def _one_writer() -> FairQueue[None]:
-    place: FairQueue[None] = FairQueue(1)
-    place.put_nowait(None)
-    return place
+def _is_exhausted(pool: Any) -> bool:
+    """Return True if every connection of *pool* is in use, and it may open no more.
+
+    Args:
+        pool: A queue of connections; another kind of pool has no limit.
+    """
+    most = getattr(pool, "_max_overflow", -1)
+    return bool(0 <= most <= pool.overflow() and not pool.checkedin())

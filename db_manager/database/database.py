@@ -192,7 +192,7 @@ class Database:
         self._loop, self._pool = loop, pool
         self.runner = self._make_runner()
         self.open.forget_loop()
-        self.checkout.forget_loop()
+        self.checkout.enter_loop()
 
     # -- events of the engine -------------------------------------------------------------
 

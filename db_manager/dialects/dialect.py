@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
+from db_manager.dialects.access import Access
 from db_manager.dialects.in_use import InUse
-from db_manager.errors import ReadOnlyUnsupportedError
+from db_manager.errors import BackupError, ReadOnlyUnsupportedError
 
 #: Seconds after `statement_timeout`, at which the server ends the statement itself, until the
 #: driver stops waiting for an answer.
@@ -67,6 +69,27 @@ class Dialect(InUse):
         """Return True for a database that exists only in its connection."""
         del url
         return False
+
+    def beside(self, url: URL, folder: Path) -> URL:
+        """Return *url* with its path, if it is one of a file, relative to *folder*.
+
+        Args:
+            url: Where the database is.
+            folder: The folder of config.toml.
+
+        Raises:
+            ConfigError: The file is where a relative path used to lead, in the working directory.
+        """
+        del folder
+        return url
+
+    def line_up(self, driver: Any, line: Any) -> None:
+        """Let *driver* wait in *line* before it writes outside of units, if one writes at a time.
+
+        Args:
+            driver: The driver's own connection, just opened.
+            line: The `OneWriter` of its engine.
+        """
 
     # -- units that read ------------------------------------------------------------------
 
@@ -143,6 +166,28 @@ class Dialect(InUse):
         In it `{prefix}` stands for the prefix of the section's environment variables.
         """
         return next((fix for kind, fix in _UNREACHABLE if isinstance(error, kind)), None)
+
+    # -- backups --------------------------------------------------------------------------
+
+    #: What to use where we make no backups.
+    dump_program: ClassVar[str] = "the program of its server"
+
+    async def back_up(self, engine: AsyncEngine, access: Access, target: Path, ending: str) -> None:
+        """Copy the database of *engine* into the empty file *target*, as it is at one moment.
+
+        Args:
+            engine: The engine.
+            access: How another program reaches the database.
+            target: The file.
+            ending: The ending of the name that it gets.
+
+        Raises:
+            BackupError: Not supported on this database.
+        """
+        del access, target, ending
+        raise BackupError(
+            f"db_manager makes no backups of {engine.dialect.name}; use {self.dump_program}"
+        )
 
     # -- for injected faults of tests -----------------------------------------------------
 

@@ -11,7 +11,9 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
 from db_manager.engine.left_open import warn_if_left_open
+from db_manager.engine.one_writer import OneWriter
 from db_manager.engine.pool import FairQueuePool
+from db_manager.engine.reaching import keep_config
 from db_manager.engine.tls import tls_context
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
@@ -60,6 +62,15 @@ def create_engine(
     options |= config.engine_options
     options["connect_args"] = _merged(connect_args, config.connect_args)
     engine = _build(url, options, config.section)
+    if dialect.has_one_writer and not read_only and not dialect.is_in_memory(url):
+        line = OneWriter.of(engine.dialect, config.pool_timeout)
+        event.listen(engine.sync_engine, "connect", partial(_line_up, dialect, line))
+    _listen(engine, dialect, password)
+    keep_config(engine, config)
+    return engine
+
+
+def _listen(engine: AsyncEngine, dialect: Dialect, password: str | None) -> None:
     if password is not None and dialect.has_server:
 
         @event.listens_for(engine.sync_engine, "do_connect")
@@ -71,7 +82,6 @@ def create_engine(
     else:
         event.listen(engine.sync_engine, "checkout", partial(_refuse_dead, dialect))
     warn_if_left_open(engine)
-    return engine
 
 
 def _pool_options(config: DatabaseConfig) -> dict[str, Any]:
@@ -116,6 +126,10 @@ def _build(url: URL, options: dict[str, Any], section: str) -> AsyncEngine:
         raise ConfigError(
             f"[{section}] engine_options: {str(error).split(' sent to')[0]}"
         ) from None
+
+
+def _line_up(dialect: Dialect, line: OneWriter, adapter: Any, _record: object) -> None:
+    dialect.line_up(adapter.driver_connection, line)
 
 
 def _refuse_dead(dialect: Dialect, dbapi_connection: Any, _record: object, _proxy: object) -> None:

@@ -1,6 +1,7 @@
 """TLS: how a connection is encrypted, and whether the server's certificate is verified."""
 
 import ssl
+from typing import Literal
 
 from sqlalchemy.engine import URL
 
@@ -22,9 +23,7 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
     Raises:
         ConfigError: The file `tls_ca` cannot be read.
     """
-    mode = config.tls
-    if mode == "auto":
-        mode = "verify" if config.tls_ca or remote_hosts(url) else "disable"
+    mode = tls_mode(config, url)
     if mode == "disable":
         return None
     try:
@@ -37,6 +36,13 @@ def tls_context(config: DatabaseConfig, url: URL) -> ssl.SSLContext | None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def tls_mode(config: DatabaseConfig, url: URL) -> Literal["verify", "require", "disable"]:
+    """Return what `[database] tls` means for the database at *url*."""
+    if config.tls != "auto":
+        return config.tls
+    return "verify" if config.tls_ca or remote_hosts(url) else "disable"
 
 
 def unverified_host(config: DatabaseConfig, url: URL | None = None) -> str | None:

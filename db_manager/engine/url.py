@@ -24,7 +24,8 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
         The URL without a password, and the password.
 
     Raises:
-        ConfigError: The URL is malformed, or its query contains a secret or an ssl option.
+        ConfigError: The URL is malformed, or its query contains a secret or an ssl option; or
+            a SQLite file is in the working directory, and not beside config.toml.
     """
     if config.url is not None:
         return _read(config, "url", config.url.get_secret_value())
@@ -38,7 +39,7 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
         port=config.port,
         database=name,
     )
-    return url, _password(config)
+    return _beside(url, config), _password(config)
 
 
 def replica_url(config: DatabaseConfig) -> tuple[URL, str | None] | None:
@@ -99,7 +100,11 @@ def _read(config: DatabaseConfig, key: str, text: str) -> tuple[URL, str | None]
     if "sslmode" in url.query or "ssl" in url.query:
         raise ConfigError(f"{me}: set tls = 'verify' (or require, disable) instead of ssl")
     password = str(url.password) if url.password is not None else _password(config)
-    return url._replace(password=None), password
+    return _beside(url._replace(password=None), config), password
+
+
+def _beside(url: URL, config: DatabaseConfig) -> URL:
+    return url if config.folder is None else dialect_at(url).beside(url, config.folder)
 
 
 def is_local(host: str | None) -> bool:

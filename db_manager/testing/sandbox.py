@@ -156,14 +156,16 @@ class Sandbox:
             RuntimeError: The sandbox was opened in another event loop.
         """
         self._check_loop()
-        every = list(plugins)
+        every, folder = list(plugins), None
         if isinstance(config, (str, os.PathLike)):
             file = Path(config).absolute()
-            config = read_file(file)
-            every += find_plugins(app_config(config).plugins, file.parent)
+            config, folder = read_file(file), file.parent
+            every += find_plugins(app_config(config).plugins, folder)
         if not any(_is_database(plugin) for plugin in every):
             every.append(DatabasePlugin)
-        app = Application(every, config=config, journal=MemoryJournal(), bus=self.bus)
+        app = Application(
+            every, config=config, journal=MemoryJournal(), bus=self.bus, folder=folder
+        )
         self._stack.push_async_callback(app.unload)
         return app
 

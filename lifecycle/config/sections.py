@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifecycle.config.discovery import OBSERVERS, Observer, load_observer
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def read_sections(
-    config: Config, plugins: "Iterable[Plugin]"
+    config: Config, plugins: "Iterable[Plugin]", folder: Path | None = None
 ) -> tuple[dict[str, Any], list[tuple[Observer, Any]]]:
     """Validate every section with its owner's model.
 
     Args:
         config: All sections.
         plugins: The plugins.
+        folder: Where config.toml is: what paths in it are relative to.
 
     Returns:
         The configuration of each plugin by its name, and the observers that have a section, each
@@ -46,12 +48,12 @@ def read_sections(
         try:
             observer = load_observer(entry_points[name])
             model = getattr(observer, "config_model", None)
-            observers.append((observer, checked(config, name, model)))
+            observers.append((observer, checked(config, name, model, folder)))
         except ConfigError as error:
             problems.append(str(error))
     for plugin in plugins:
         try:
-            configs[plugin.name] = plugin_config(config, plugin)
+            configs[plugin.name] = plugin_config(config, plugin, folder)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -64,11 +66,16 @@ def section_name(plugin: "Plugin") -> str:
     return plugin.config_section or plugin.name
 
 
-def plugin_config(config: Config, plugin: "Plugin") -> Any:
+def plugin_config(config: Config, plugin: "Plugin", folder: Path | None = None) -> Any:
     """Return the configuration of *plugin*, checked by its model.
+
+    Args:
+        config: All sections.
+        plugin: The plugin.
+        folder: Where config.toml is: what paths in it are relative to.
 
     Raises:
         ConfigError: The model refuses it. The text shows no value, because it may be a password:
             only a number that is out of range, and what the model's own validators say.
     """
-    return checked(config, section_name(plugin), plugin.config_model)
+    return checked(config, section_name(plugin), plugin.config_model, folder)

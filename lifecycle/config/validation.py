@@ -1,6 +1,7 @@
 """A section as its owner's model makes it, or one line for each fault: which key, and the fix."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from lifecycle.errors import ConfigError, WiringError, nearest
@@ -37,8 +38,14 @@ def section_of(config: Config, name: str) -> Mapping[str, Any]:
     return section
 
 
-def checked(config: Config, name: str, model: Any) -> Any:
+def checked(config: Config, name: str, model: Any, folder: Path | None = None) -> Any:
     """Return a section as its *model*, a pydantic model, makes it; without one as it is.
+
+    Args:
+        config: All sections.
+        name: Name of the section.
+        model: Its model.
+        folder: Where config.toml is, for the paths of a model with a method `relative_to`.
 
     Raises:
         ConfigError: The model refuses it; a line for each fault; the only value that one shows is a
@@ -49,7 +56,9 @@ def checked(config: Config, name: str, model: Any) -> Any:
     if model is None:
         return section
     try:
-        return model.model_validate(section)
+        made = model.model_validate(section)
+        relative_to = getattr(made, "relative_to", None)
+        return made if folder is None or relative_to is None else relative_to(folder)
     except WiringError:
         raise
     except Exception as error:  # noqa: BLE001 -- any kind of model; raised again below

@@ -14,7 +14,9 @@ class Plugin:
     Attributes:
         name: Unique name; the default name of its section in config.toml.
         requires: Names of the plugins that are loaded and started before it.
-        config_model: Its section is checked by `config_model.model_validate(section)`.
+        config_model: Its section is checked by `config_model.model_validate(section)`. If what
+            that makes has a method `relative_to(folder)`, its result is taken: the same
+            configuration with paths relative to the folder of config.toml.
         config_section: Name of the section when it is not the plugin's name.
         load_timeout: Seconds for the load hook.
         start_timeout: Seconds for the start hook.

@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Integer, Table
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from db_manager.base import Base
 from db_manager.errors import TableNameError
@@ -82,6 +82,45 @@ def test_a_table_object_is_checked_too() -> None:
             type("Wrong", (Base,), {"__table__": table, "__module__": __name__})
     finally:
         Base.metadata.remove(table)
+
+
+class Named:
+    """A mixin that names the table after the class."""
+
+    @declared_attr.directive
+    def __tablename__(cls: type) -> str:  # noqa: N805 -- SQLAlchemy calls it with the class
+        """Return the name of the table."""
+        return cls.__name__.lower()
+
+
+class Prefixed:
+    """A mixin that names the table as a plugin should."""
+
+    @declared_attr.directive
+    def __tablename__(cls: type) -> str:  # noqa: N805 -- as above
+        """Return the name of the table."""
+        return f"base_test__{cls.__name__.lower()}"
+
+
+@pytest.mark.parametrize("mixin", [Named, type("Plain", (), {"__tablename__": "wrong"})])
+@pytest.mark.parametrize("abstract", [True, False])
+def test_the_name_from_a_mixin_is_checked_too(mixin: type, *, abstract: bool) -> None:
+    """It is refused as a name in the class is, also below an abstract class."""
+    above = type("Above", (mixin, Base), {"__abstract__": True}) if abstract else None
+    bases = (above,) if above is not None else (mixin, Base)
+    fields = {"id": mapped_column(Integer, primary_key=True), "__module__": __name__}
+    with pytest.raises(TableNameError, match=r"Wrong: the table 'wrong' must be named"):
+        type("Wrong", bases, dict(fields))
+    assert "wrong" not in Base.metadata.tables
+
+
+def test_a_good_name_from_a_mixin_is_accepted() -> None:
+    """A model with such a mixin is mapped, and its table has one owner."""
+    fields = {"id": mapped_column(Integer, primary_key=True), "__module__": __name__}
+    right = type("Mixed", (Prefixed, Base), dict(fields))
+    assert right.__table__.name == "base_test__mixed"  # type: ignore[attr-defined]  # made by SQLAlchemy
+    with pytest.raises(TableNameError, match=r"is claimed by .*Mixed and by .*Mixed"):
+        type("Mixed", (Prefixed, Base), dict(fields))
 
 
 def test_two_owners_are_both_named() -> None:

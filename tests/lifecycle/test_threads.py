@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lifecycle.threads import in_thread
+from lifecycle.threads import in_thread, to_its_end
 
 
 async def test_an_error_is_raised_where_the_answer_is_awaited() -> None:
@@ -40,3 +40,27 @@ async def test_an_answer_that_nobody_waits_for_any_more(caplog: pytest.LogCaptur
     await gone.wait()
     assert await in_thread(lambda: 7, "later") == 7
     assert caplog.messages == []
+
+
+async def test_a_cancellation_waits_for_the_end_of_what_must_not_go_on() -> None:
+    """It is raised once the work has ended, however often it comes; so is the work's own error."""
+    go, begun, ended = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go.wait()
+        ended.append(True)
+        raise ValueError
+
+    task = asyncio.create_task(to_its_end(work, "work"))
+    await in_thread(begun.wait, "begun")
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [True]
+    with pytest.raises(ValueError):  # noqa: PT011 -- it has no text
+        await to_its_end(work, "work")

@@ -33,6 +33,8 @@ class MySQL(Dialect):
     tls_query = "SHOW SESSION STATUS LIKE 'Ssl_version'"
     clock_query = "SELECT unix_timestamp(now(6))"
 
+    dump_program = "mariadb-dump --single-transaction (or mysqldump)"
+
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
     ) -> dict[str, Any]:

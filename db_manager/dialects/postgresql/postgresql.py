@@ -1,14 +1,18 @@
 """PostgreSQL with any driver."""
 
 import ssl
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
+from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.postgresql.pg_dump import dump_database
 
 #: Milliseconds between PostgreSQL's checks of the client's connection while a statement runs.
 #: Without them a statement whose client is gone runs to its end, and keeps its locks.
@@ -104,6 +108,10 @@ class PostgreSQL(Dialect):
         """Return the number of connections that are not reserved for superusers."""
         limit = int(scalar(connection, "SHOW max_connections"))
         return limit - int(scalar(connection, "SHOW superuser_reserved_connections"))
+
+    async def back_up(self, engine: AsyncEngine, access: Access, target: Path, ending: str) -> None:
+        """Copy the database with `pg_dump`."""
+        await dump_database(engine, access, target, ending)
 
     def fix(self, error: BaseException) -> str | None:
         """Return advice on a failed attempt to connect, by its SQLSTATE."""

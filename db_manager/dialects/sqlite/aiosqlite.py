@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from db_manager.config import DatabaseConfig
+from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.sqlite.connection import SqliteConnection
-from db_manager.dialects.sqlite.file import connector
+from db_manager.dialects.sqlite.copying import copy_database
+from db_manager.dialects.sqlite.file import beside, connector, path_of
 from lifecycle.error_text import Told, of_sqlite
 
 #: The log was written, but it is unknown whether it reached the disk.
@@ -76,6 +79,20 @@ class Aiosqlite(Dialect):
         name = url.database or ":memory:"
         return ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory"
 
+    def beside(self, url: URL, folder: Path) -> URL:
+        """Return *url* with its file relative to *folder*."""
+        return url if self.is_in_memory(url) else url.set(database=beside(url.database, folder))
+
+    def line_up(self, driver: Any, line: Any) -> None:
+        """Let *driver* wait in *line* before it writes outside of units."""
+        if isinstance(driver, SqliteConnection):
+            driver.line = line
+
+    def lock_schema(self, connection: Connection, seconds: int) -> None:
+        """Take the write lock before looking what is missing."""
+        del seconds
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
     # -- a connection ---------------------------------------------------------------------
 
     def is_closed(self, driver: Any) -> bool:
@@ -131,6 +148,11 @@ class Aiosqlite(Dialect):
         if isinstance(driver, SqliteConnection):
             driver.end_snapshots()
 
+    async def back_up(self, engine: AsyncEngine, access: Access, target: Path, ending: str) -> None:
+        """Copy the database with SQLite's backup API."""
+        del access, ending
+        await copy_database(engine, target)
+
     # -- errors ---------------------------------------------------------------------------
 
     def is_undone(self, error: Any) -> bool:
@@ -154,7 +176,7 @@ class Aiosqlite(Dialect):
     def file(self, url: URL) -> Path | None:
         """Return the file of the database, or None if it is in memory."""
         name = url.database
-        return None if self.is_in_memory(url) or not name else Path(name).absolute()
+        return None if self.is_in_memory(url) or not name else path_of(name).absolute()
 
     def server(self, connection: Connection) -> str:
         """Return the version of the library, and the journal mode."""

@@ -10,14 +10,22 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from db_manager.dialects.ending_sql import ENDS, ending
-from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, InThread, begins
+from db_manager.dialects.sqlite.in_line import InLine
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, begins
+from db_manager.dialects.sqlite.locks import called
 from db_manager.errors import TransactionAbortedError
 
+#: sqlite3 would wait for the lock of its own connection, without end, in a call that nothing ends.
+_BACKUP: Final = (
+    "backup() cannot copy through a connection that writes: open the unit with read_only=True, or "
+    "use `await db_manager.backup(engine, path)`"
+)
 
-class SqliteConnection(InThread):
+
+class SqliteConnection(InLine):
     """aiosqlite's connection with one call to its thread per statement.
 
     Args:
@@ -62,10 +70,29 @@ class SqliteConnection(InThread):
     def _execute(
         self, fn: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
-        """Make a call of aiosqlite's own methods, from the driver's lane."""
+        """Make a call of aiosqlite's own methods, from the driver's lane.
+
+        Raises:
+            OperationalError: It is `backup`, through a connection that writes.
+        """
         if self._patience.is_script(fn):
             self.ends += 1  # Python commits an open transaction before its first statement
-        return self.cross(partial(self._of_driver, fn, self._begin_next), *args, **kwargs)
+        if called(fn) == "backup" and self._is_writing():
+            raise sqlite3.OperationalError(_BACKUP)
+        call = partial(self._of_driver, fn, self._begin_next)
+        if args and isinstance(args[0], str) and self.must_wait(args[0]):
+            return self._cross_in_turn(call, *args, **kwargs)
+        return self.cross(call, *args, **kwargs)
+
+    def _is_writing(self) -> bool:
+        """Return True if the transaction, open or about to begin, has or gets the write lock."""
+        if self._begin_next:
+            return not self._read_only
+        return self._in_transaction and not (self._reads_first and not self._took)
+
+    async def _cross_in_turn(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        await self.wait_for_turn()
+        return await self.cross(fn, *args, **kwargs)
 
     async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call *fn* in the driver's thread.
@@ -85,6 +112,8 @@ class SqliteConnection(InThread):
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except BaseException as error:
             self._failed = self._failed or in_transaction
+            if isinstance(error, sqlite3.OperationalError):
+                self._explain(error)
             # The transaction may not have begun, and some errors end it. The next statement would
             # commit by itself, so it must begin one.
             self._begin_next = in_transaction
@@ -95,16 +124,15 @@ class SqliteConnection(InThread):
                 self._in_transaction = True  # a safe assumption; `_end_here` checks it
                 self._interrupt()
             raise
+        finally:
+            if self._took and not self._in_transaction:
+                self._end_turn()
 
     def _may_end(self, args: tuple[Any, ...]) -> bool:
         """Return True if a cancelled call with *args* may commit something."""
         if self.begins_nothing:
             return True
         return any(isinstance(sql, str) and ending(sql) in ENDS for sql in args)
-
-    def _interrupt(self) -> None:
-        if self._connection is not None:
-            self._connection.interrupt()
 
     def cursor(self) -> "SqliteCursor":  # type: ignore[override]  # what SQLAlchemy needs
         """Return a cursor; the thread is not called before its first statement."""
@@ -148,8 +176,10 @@ class SqliteConnection(InThread):
         self.closed = True
         if self._stopping is None:
             self._interrupt()
-            self._tx.put_nowait((None, self._close_opened))
+            empties_log = self._begin == "BEGIN IMMEDIATE" and self.is_settled()
+            self._tx.put_nowait((None, partial(self._close_opened, empties_log=empties_log)))
             self._stopping = super().stop()
+            self._end_turn_after(self._stopping)
         return self._stopping
 
     async def close(self) -> None:
@@ -190,6 +220,9 @@ class SqliteCursor:
 
     async def _run(self, method: str, sql: str, parameters: Any) -> Self:
         connection = self._connection
+        line = connection.line
+        if line is not None and line.holder is not connection and connection.must_wait(sql):
+            await connection.wait_for_turn()
         cursor, self._rows = await connection.cross(connection.run, method, sql, parameters)
         self._cursor = cursor
         self._more = len(self._rows) == FIRST_ROWS

@@ -1,10 +1,16 @@
-"""Opens a SQLite file with settings that are safe for concurrent units."""
+"""Finds a SQLite file, and opens it with settings that are safe for concurrent units."""
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from db_manager.dialects.sqlite.locks import SLICE
+from lifecycle.errors import ConfigError
+
+#: How a name begins that is a URI.
+_URI: Final = "file:"
 
 
 class _Opened(sqlite3.Connection):
@@ -46,3 +52,39 @@ def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], 
         return connection
 
     return connect
+
+
+def path_of(name: str) -> Path:
+    """Return the path of a database file.
+
+    Args:
+        name: The path, or a `file:` URI.
+    """
+    if not name.startswith(_URI):
+        return Path(name)
+    return Path(unquote(name.removeprefix(_URI).partition("?")[0]))
+
+
+def beside(name: str | None, folder: Path) -> str | None:
+    """Return *name* of a database file, as a path that is relative to *folder*.
+
+    Args:
+        name: A path, or a `file:` URI; None is a database in memory.
+        folder: The folder of config.toml.
+
+    Raises:
+        ConfigError: The file is in the working directory, and not in *folder*.
+    """
+    if not name:
+        return name
+    path = path_of(name)
+    there, here = folder / path, path.absolute()
+    if not there.exists() and here.is_file():
+        raise ConfigError(
+            f"[database] database: {path} is relative to config.toml, and there is no {there}, but "
+            f"there is {here}; move it with its -wal and -shm, or name it by its absolute path"
+        )
+    if not name.startswith(_URI):
+        return str(there)
+    _, mark, query = name.partition("?")
+    return f"{_URI}{quote(str(there))}{mark}{query}"

@@ -1,9 +1,11 @@
 """The part of a SQLite connection that runs in the driver's thread."""
 
 import sqlite3
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -31,6 +33,9 @@ class InThread(aiosqlite.Connection):
         super().__init__(self._open, iter_chunk_size=64)
         self._connect_here = connect
         self._opened: sqlite3.Connection | None = None
+        #: Held by who interrupts, and by the thread when it closes: from then on nobody does.
+        self._interrupting = Lock()
+        self._interruptible = True
         # The BEGIN before the first statement of a transaction (None: no transaction), and
         # whether writes are refused.
         self._usual: tuple[str | None, bool] = (
@@ -39,6 +44,8 @@ class InThread(aiosqlite.Connection):
         self._begin: str | None
         self._begin, self._read_only = self._usual
         self._in_transaction = False
+        #: True when its transaction began without the write lock.
+        self._reads_first = False
         #: True after a statement failed; as on PostgreSQL, COMMIT is then refused.
         self._failed = False
         #: The last value set for `PRAGMA query_only`; None if it must be set again.
@@ -104,7 +111,13 @@ class InThread(aiosqlite.Connection):
     def _begin_here(self, connection: sqlite3.Connection) -> None:
         self._refuse_writes(connection)
         if self._begin and not connection.in_transaction and begins(connection):
-            self._patiently(connection, connection.execute, self._begin)
+            begin = self._begin_with()
+            self._reads_first = begin == "BEGIN"
+            self._patiently(connection, connection.execute, begin)
+
+    @abstractmethod
+    def _begin_with(self) -> str:
+        """Return the BEGIN of the next transaction."""
 
     def _refuse_writes(self, connection: sqlite3.Connection) -> None:
         if self._query_only is not self._read_only:
@@ -132,7 +145,10 @@ class InThread(aiosqlite.Connection):
     def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """Begin if needed, execute, and return the cursor and its first rows."""
         connection, what = self._conn, kind(sql)
-        if what not in {"waiting", "level"}:  # settings of the connection, not of a transaction
+        if what == "begin" and not connection.in_transaction:
+            self._refuse_writes(connection)
+            self._reads_first = False
+        elif what not in {"waiting", "level"}:  # settings of the connection, not of a transaction
             self._begin_here(connection)
         self._doubt(sql)
         call: Callable[..., Any] = partial(self._patiently, connection)
@@ -176,17 +192,33 @@ class InThread(aiosqlite.Connection):
         """Return True while a caller waits for the current call."""
         return self._running and (self.still_wanted is None or self.still_wanted())
 
-    def _close_opened(self) -> None:
-        """Roll back, and close.
+    def _interrupt(self) -> None:
+        """End the statement that the driver's thread executes; called in the event loop."""
+        with self._interrupting:
+            if self._connection is not None and self._interruptible:
+                self._connection.interrupt()
+
+    def _close_opened(self, *, empties_log: bool) -> None:
+        """Roll back, and close, so that the last one to close leaves one complete file.
 
         SQLite keeps a closed connection open while a statement of it is referenced, for example
         by the traceback of a cancellation. Its transaction would keep the lock for that long.
+
+        Args:
+            empties_log: Copy the write-ahead log into the file, because another process may keep
+                the log in use.
         """
+        with self._interrupting:
+            self._interruptible = False
         if self._opened is None:
             return
+        # SQLite remembers an interruption until the next statement. The checkpoint of the last
+        # close would be interrupted, and the log left beside a file without its tables.
+        last = "PRAGMA wal_checkpoint(PASSIVE)" if empties_log else "SELECT 1"
         with suppress(sqlite3.Error):  # it is closed already
             self._close_unread()
             self._opened.rollback()
+            self._opened.execute(last).close()
         self._opened.close()
 
 

@@ -13,6 +13,8 @@ SLICE: Final = 0.05
 _STATEMENTS: Final = frozenset({"execute", "executemany", "_execute_insert", "_execute_fetchall"})
 #: Methods that run several statements: they cannot be repeated, so they wait in C.
 _SCRIPTS: Final = frozenset({"executescript", "backup"})
+#: What SQLite says of every lock.
+_BARE: Final = "database is locked"
 
 
 class Patience:
@@ -77,17 +79,40 @@ class Patience:
                 break  # SQLite did not wait because that cannot help, as in a deadlock
         raise error
 
+    def explain(self, error: sqlite3.OperationalError, *, reads_first: bool) -> bool:
+        """Say in the text of *error*, if it is of a lock, what is locked and what to do.
+
+        Args:
+            error: The error, which keeps its code.
+            reads_first: Its transaction began without the write lock.
+
+        Returns:
+            True if it is of a lock.
+        """
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & 0xFF != sqlite3.SQLITE_BUSY or str(error) != _BARE:
+            return code & 0xFF == sqlite3.SQLITE_BUSY
+        said = f"somebody outside of this engine wrote for {self.seconds:g} s (lock_timeout)"
+        if reads_first or code == sqlite3.SQLITE_BUSY_SNAPSHOT:
+            said = (
+                "this transaction read before somebody else wrote, so it may not write; roll it "
+                "back and begin again, in a unit (`async with uow_factory()`) or with BEGIN "
+                "IMMEDIATE as the first statement"
+            )
+        error.args = (f"{_BARE}: {said}",)
+        return True
+
     def is_statement(self, fn: Callable[..., Any]) -> bool:
         """Return True if *fn* of the driver may be repeated after it met a lock."""
-        return getattr(fn, "__name__", "") in _STATEMENTS
+        return called(fn) in _STATEMENTS
 
     def is_script(self, fn: Callable[..., Any]) -> bool:
         """Return True if *fn* of the driver runs a script."""
-        return getattr(fn, "__name__", "") == "executescript"
+        return called(fn) == "executescript"
 
     def is_touched(self, fn: Callable[..., Any], sql: str) -> bool:
         """Return True if the call for *sql* needs SQLite to have its full timeout."""
-        return kind(sql) == "waiting" or getattr(fn, "__name__", "") in _SCRIPTS
+        return kind(sql) == "waiting" or called(fn) in _SCRIPTS
 
     def untouched(
         self, connection: sqlite3.Connection, fn: Callable[..., Any], *args: Any, **kwargs: Any
@@ -115,6 +140,11 @@ class Patience:
     def _wait_in_slices(self, connection: sqlite3.Connection) -> None:
         milliseconds = int(min(SLICE, self.seconds) * 1000)
         connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+
+def called(fn: Callable[..., Any]) -> str:
+    """Return the name of the driver's method that *fn* is."""
+    return getattr(fn, "__name__", "")
 
 
 def is_repeatable(parameters: tuple[Any, ...]) -> bool:
