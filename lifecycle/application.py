@@ -1,7 +1,6 @@
 """The application: plugins, services, bus and journal in one place, and one command at a time."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from os import PathLike
@@ -11,10 +10,10 @@ from typing import Any, Self
 
 from lifecycle import config as configuration
 from lifecycle.bus import EventBus
-from lifecycle.error_text import tell_text, textless
+from lifecycle.error_text import tell_text
 from lifecycle.errors import LifecycleError, WiringError, nearest
 from lifecycle.event import Event
-from lifecycle.journal import Journal
+from lifecycle.journal import Journal, MemoryJournal
 from lifecycle.plugins import wiring
 from lifecycle.plugins.conductor import Conductor
 from lifecycle.plugins.context import Probe
@@ -22,9 +21,7 @@ from lifecycle.plugins.managed import ManagedPlugin
 from lifecycle.plugins.plugin import Health, Plugin
 from lifecycle.plugins.recorder import Recorder
 from lifecycle.plugins.services import ServiceRegistry
-from lifecycle.tasks import Interrupt, in_hook, in_plugin_task, outlast
-
-_log = logging.getLogger("lifecycle")
+from lifecycle.tasks import Interrupt, in_hook, in_plugin_task, log_failure, outlast
 
 
 class Application:
@@ -41,6 +38,7 @@ class Application:
     Args:
         plugins: Plugins, or classes of plugins that are made without arguments.
         config: Sections, as in config.toml.
+        name: What tells this process from others with one config.toml; `[app] name` by default.
         journal: Where the facts are kept; by default what `[app] journal` says, else in memory.
         bus: Where they are published; by default a new one.
         folder: What paths in *config* are relative to; by default the working directory.
@@ -54,23 +52,25 @@ class Application:
         plugins: Iterable[Plugin | type[Plugin]],
         *,
         config: Mapping[str, Any] | None = None,
+        name: str | None = None,
         journal: Journal | None = None,
         bus: EventBus | None = None,
         folder: Path | None = None,
     ) -> None:
         config = config or {}
         ordered = wiring.in_order(plugins)
-        settings = configuration.app_config(config)
+        settings = configuration.app_config(config, name)
         configs, observers = configuration.read_sections(config, ordered.values(), folder)
         deadlines = wiring.closing_deadlines(ordered.values(), settings.grace, settings.drain)
+        self.name = settings.name
         self.grace = settings.grace
         self.drain = settings.drain
         self.services = ServiceRegistry()
         self.probes: dict[str, Probe] = {}
         self.bus = EventBus() if bus is None else bus
-        if journal is None:
-            journal = configuration.make_journal(settings.journal or "memory", folder or Path())
-        self.journal = journal
+        if journal is None and settings.journal:
+            journal = configuration.make_journal(settings, folder or Path())
+        self.journal = MemoryJournal() if journal is None else journal
         self._recorder = Recorder(self.journal, self.bus)
         self.probes["journal"] = self._recorder.levels
         self.probes["journal_waiting"] = self._recorder.waiting
@@ -92,22 +92,28 @@ class Application:
         self._commands: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def from_config(cls, path: str | PathLike[str] = "config.toml") -> Self:
-        """Make the application that a file describes.
+    def from_config(
+        cls,
+        path: str | PathLike[str] = "config.toml",
+        *,
+        name: str | None = None,
+        plugins: Iterable[str] | None = None,
+    ) -> Self:
+        """Make the application that a file describes; several processes may run on one file.
 
         Args:
             path: The file; plugins can be imported from its folder.
+            name: Name of this process, and of its journal; see `[app] name`.
+            plugins: What it runs instead of `[app] plugins`.
 
         Raises:
             WiringError: Something in it does not fit; the text names it and the fix.
         """
         file = Path(path).absolute()
-        config = configuration.read_file(file)
-        settings = configuration.app_config(config)
-        plugins = configuration.find_plugins(settings.plugins, file.parent)
-        name = "lifecycle.sqlite3" if settings.journal is None else settings.journal
-        journal = configuration.make_journal(name, file.parent)
-        return cls(plugins, config=config, journal=journal, folder=file.parent)
+        run = configuration.read_process(file, name, plugins)
+        return cls(
+            run.plugins, config=run.config, name=name, journal=run.journal, folder=file.parent
+        )
 
     async def load(self, name: str | None = None) -> None:
         """Load every plugin, or one with what it requires.
@@ -265,7 +271,7 @@ class Application:
                 await asyncio.wait({task})
             except asyncio.CancelledError:
                 # It may be this very command that cancels the task which gave it.
-                task.add_done_callback(_log_failure)
+                task.add_done_callback(log_failure)
                 raise
         else:
             await outlast(task, interrupt.request)
@@ -292,8 +298,3 @@ class Application:
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {m.state}" for name, m in self.plugins.items())
         return f"<Application {states or 'without plugins'}>"
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a command given by a plugin's task failed", exc_info=textless(error))

@@ -1,14 +1,18 @@
 """Runs one piece of a plugin's work in a task of its own, under a deadline."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
+from lifecycle.error_text import textless
 from lifecycle.errors import HookTimeoutError, LifecycleError
 
 T = TypeVar("T")
+
+_log = logging.getLogger("lifecycle")
 
 #: Seconds that cancelled work is given to end, before it is left behind.
 PATIENCE = 0.25
@@ -202,6 +206,12 @@ async def _cancel(task: asyncio.Task[Any], patience: float) -> bool:
         if not task.done():
             leave_behind(task)
     return task.done()
+
+
+def log_failure(task: asyncio.Task[Any]) -> None:
+    """Log that a command failed whose caller, a plugin's task, does not wait for it any more."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a command given by a plugin's task failed", exc_info=textless(error))
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

@@ -1,10 +1,18 @@
 """The section [observability] of config.toml: its keys and their limits."""
 
 from importlib import import_module
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from lifecycle.config import Kind, environment
 from lifecycle.errors import ConfigError
 from observability.http.address import parse_address
 
@@ -16,7 +24,11 @@ _EXTRAS: Final = {
 
 
 class ObservabilityConfig(BaseModel):
-    """The section [observability]. Times are in seconds."""
+    """The section [observability]. Times are in seconds.
+
+    The environment variable `OBSERVABILITY__LEVEL` overrides `level` of the file, as of two
+    processes that share it: each needs an `endpoint` of its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -45,6 +57,13 @@ class ObservabilityConfig(BaseModel):
     endpoint: str = Field(
         "", description="address of /healthz, /readyz and /metrics, for example 127.0.0.1:9100"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _override(cls, section: Any) -> Any:
+        kinds: dict[Any, Kind] = {bool: "truth", float: "number"}
+        keys = {key: kinds.get(field.annotation, "text") for key, field in cls.model_fields.items()}
+        return {**section, **environment("observability", keys)}
 
     @field_validator("metrics", "traces")
     @classmethod

@@ -42,6 +42,7 @@ def write(
     *,
     run: Run | None = None,
     live: bool = False,
+    name: str = "",
 ) -> Path:
     """Write the page of one run.
 
@@ -51,6 +52,7 @@ def write(
         units: The records of its units.
         run: What the journal says about the run; needs a journal on disk.
         live: True while a process is writing it.
+        name: Name of the process, when several share a config.toml.
 
     Returns:
         The file.
@@ -60,7 +62,7 @@ def write(
         OSError: The file cannot be written.
     """
     file = Path(path)
-    file.write_text(render(entries, units, run=run, live=live), encoding="utf-8")
+    file.write_text(render(entries, units, run=run, live=live, name=name), encoding="utf-8")
     return file
 
 
@@ -70,6 +72,7 @@ def render(
     *,
     run: Run | None = None,
     live: bool = False,
+    name: str = "",
 ) -> str:
     """Return the page of one run; the arguments are those of `write`.
 
@@ -87,10 +90,11 @@ def render(
     picture = draw(history, facts, began=began, ended_at=run.ended_at if run else None)
     template = files(__package__).joinpath("timeline.html").read_text(encoding="utf-8")
     process = f", process {run.pid}" if run is not None else ""
+    whose = f" of {printable(name)}" if name else ""
     moment = f"{datetime.fromtimestamp(began, UTC):%Y-%m-%d %H:%M:%S} UTC"
     parts = {
         "policy": escape(_policy(template)),
-        "title": escape(f"Run {number} {_SAYS[ended]}"),
+        "title": escape(f"Run {number}{whose} {_SAYS[ended]}"),
         "outcome": escape(ended),
         "when": escape(f"Began {moment}, lasted {duration_text(picture.length)}{process}"),
         "failures": "".join(f"<li>{_broken(printable(each))}</li>" for each in failures(history)),

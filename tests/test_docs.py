@@ -45,6 +45,7 @@ BLOCKS = {
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },
+    "docs/testing.md": {"shop.py", "test_shop.py"},
 }
 #: Pages that say the same in both languages, the English one first.
 PAGES = {
@@ -67,7 +68,7 @@ SEVERAL = blocks(ROOT / "docs" / "several.md")
 README = {
     name: code
     for page in BLOCKS
-    if page != "docs/several.md"
+    if page not in {"docs/several.md", "docs/testing.md"}
     for name, code in blocks(ROOT / page).items()
 }
 
@@ -161,6 +162,7 @@ def test_the_page_of_the_configuration_names_every_key() -> None:
     defaults = AppConfig()
     assert named[: len(AppConfig.__struct_fields__)] == [
         ("`plugins`", "`[]` |"),
+        ("`name`", ""),
         ("`journal`", '`"lifecycle.sqlite3"` |'),
         ("`grace`", f"`{defaults.grace:g}` |"),
         ("`drain`", f"`{defaults.drain:g}` |"),
@@ -279,6 +281,24 @@ def said_by_pytest(folder: Path, sandbox_url: str) -> str:
         check=False,
     )
     return ended.stdout
+
+
+def test_the_shop_of_the_page_of_tests_passes_its_tests(tmp_path: Path) -> None:
+    """The conversation with the shop, copied from the page, is held as it stands there."""
+    files = blocks(ROOT / "docs" / "testing.md")
+    for name in ("shop.py", "test_shop.py"):
+        (tmp_path / name).write_text(files[name], encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(README["pyproject.toml"], encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "SANDBOX_URL": "sqlite://", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+        check=False,
+    )
+    assert "2 passed" in ended.stdout, ended.stdout
 
 
 def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ PUBLIC = {
         TransitionNotAllowedError WiringError correlate current_correlation replay to_mermaid
     """,
     "lifecycle.bot": "attach include_data include_router run_polling",
+    "lifecycle.testing": """
+        ApiCall BotApiChat BotApiServer BotApiUser BotMessage CallbackAnswer InlineAnswer Line
+        LocalTelegram NoReplyError Payment Transcript UploadedFile
+    """,
     "observability.logs": "Format LogLines add_correlation attach",
     "observability.metrics": "Metrics Probes attach",
     "observability.spans": "Spans attach",

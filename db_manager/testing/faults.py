@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from unittest.mock import patch
 
 import sqlalchemy.exc
@@ -21,9 +21,11 @@ from sqlalchemy.util import await_only
 
 from db_manager.dialects.known import dialect_at
 from db_manager.errors import DbManagerError
+from db_manager.testing.aim import Aim, Aimed, Witness
 from db_manager.testing.sandbox import Sandbox
 from db_manager.unit.held import Guard
 from lifecycle.application import Application
+from lifecycle.correlation import current_correlation
 from lifecycle.errors import WiringError, nearest
 
 #: Foreign key violation; on SQLite the only error with which a COMMIT is refused.
@@ -36,16 +38,25 @@ class ImpossibleFaultError(DbManagerError):
 
 @dataclass(slots=True)
 class _Fault:
-    """An armed fault, and how many times it will still occur."""
+    """An armed fault: which units it strikes, and how many times it will still occur.
+
+    Args:
+        name: What it is called in errors.
+        left: How many times it will still occur.
+        aim: The units that it strikes.
+        since: How many units had begun when it was armed.
+    """
 
     name: str
     left: int
+    aim: Aim
+    since: int
 
 
 class Faults:
     """Injects faults into a sandbox; each occurs at the next *times* opportunities.
 
-        faults.refuse_commit()
+        faults.refuse_commit()  # or refuse_commit(handler="buy"), (plugin="shop"), (unit=2)
         with pytest.raises(IntegrityError):
             async with sandbox.uow_factory() as uow: ...
 
@@ -61,20 +72,24 @@ class Faults:
         self._stack = ExitStack()
         self._faults: list[_Fault] = []
         self._striking = False
+        self._witness = Witness(sandbox.bus)
 
     # -- the database ---------------------------------------------------------------------
 
-    def refuse_commit(self, *, sqlstate: str = _VIOLATION, times: int = 1) -> None:
+    def refuse_commit(
+        self, *, sqlstate: str = _VIOLATION, times: int = 1, **aim: Unpack[Aimed]
+    ) -> None:
         """Make the server refuse the next COMMIT of a unit that may write; it is rolled back.
 
         Args:
             sqlstate: The server's error code. The default raises `IntegrityError`, on PostgreSQL
                 and on SQLite. `40001` is a serialization failure, which `uow_factory.run` retries.
             times: Number of times.
+            **aim: `handler`, `plugin` and `unit`, as for `Aim`; without, whatever comes next.
 
         Raises:
             ImpossibleFaultError: SQLite supports only the default.
-            ValueError: *sqlstate* is malformed, or this fault is armed already.
+            ValueError: *sqlstate* or *unit* is malformed, or this fault is armed already.
         """
         if re.fullmatch("[0-9A-Z]{5}", sqlstate) is None:
             raise ValueError(
@@ -90,9 +105,10 @@ class Faults:
             for statement in self._dialect.refuse_commit:
                 _execute(connection, statement.replace("{sqlstate}", sqlstate))
 
-        self._arm("refuse_commit", "commit", strike, times, unless=self._is_read_only)
+        fault = self._new("refuse_commit", times, Aim(**aim))
+        self._arm(fault, "commit", strike, unless=self._is_read_only)
 
-    def lose_commit(self, *, committed: bool = True, times: int = 1) -> None:
+    def lose_commit(self, *, committed: bool = True, times: int = 1, **aim: Unpack[Aimed]) -> None:
         """Lose the answer to the next COMMIT, which raises `CommitOutcomeUnknownError`.
 
         The deadline `exit_timeout` expires at once, so that the test does not wait for it.
@@ -100,6 +116,7 @@ class Faults:
         Args:
             committed: True if the server commits, False if it does not receive the COMMIT.
             times: Number of times.
+            **aim: `handler`, `plugin` and `unit`, as for `Aim`; without, whatever comes next.
 
         Raises:
             ValueError: This fault is armed already.
@@ -115,15 +132,17 @@ class Faults:
 
             guard.instead[connection.connection] = lose
 
-        self._arm("lose_commit", "commit", strike, times, unless=self._is_read_only)
+        fault = self._new("lose_commit", times, Aim(**aim))
+        self._arm(fault, "commit", strike, unless=self._is_read_only)
 
-    def drop_connection(self, *, times: int = 1) -> None:
+    def drop_connection(self, *, times: int = 1, **aim: Unpack[Aimed]) -> None:
         """Make the server end the connection of the next statement just before it is sent.
 
         Statements on the driver's lane (`uow.driver()`) are not affected.
 
         Args:
             times: Number of times.
+            **aim: `handler`, `plugin` and `unit`, as for `Aim`; without, whatever comes next.
 
         Raises:
             ImpossibleFaultError: SQLite has no connection to a server.
@@ -140,15 +159,17 @@ class Faults:
             assert backend is not None  # noqa: S101 -- a sandbox is SQLite or PostgreSQL
             await_only(self._terminate(backend))
 
-        self._arm("drop_connection", "before_cursor_execute", strike, times)
+        fault = self._new("drop_connection", times, Aim(**aim))
+        self._arm(fault, "before_cursor_execute", strike)
 
-    def empty_pool(self, *, times: int = 1) -> None:
+    def empty_pool(self, *, times: int = 1, **aim: Unpack[Aimed]) -> None:
         """Give the next unit no connection, which raises `PoolExhaustedError`.
 
         The deadline `pool_timeout` expires at once, so that the test does not wait for it.
 
         Args:
             times: Number of times.
+            **aim: `handler`, `plugin` and `unit`, as for `Aim`; without, whatever comes next.
 
         Raises:
             ValueError: This fault is armed already.
@@ -158,7 +179,8 @@ class Faults:
             connection.close()
             raise sqlalchemy.exc.TimeoutError("the pool is empty: an injected fault")
 
-        self._arm("empty_pool", "engine_connect", strike, times)
+        fault = self._new("empty_pool", times, Aim(**aim))
+        self._arm(fault, "engine_connect", strike)
 
     # -- plugins --------------------------------------------------------------------------
 
@@ -177,7 +199,7 @@ class Faults:
         if plugin not in app.plugins:
             raise WiringError(f"there is no plugin {plugin!r}{nearest(plugin, app.plugins)}")
         target = app.plugins[plugin].plugin
-        fault = self._new(f"hang_start of {plugin!r}", 1)
+        fault = self._new(f"hang_start of {plugin!r}", 1, Aim())
 
         async def hang(_context: object) -> None:
             fault.left = 0
@@ -190,19 +212,16 @@ class Faults:
 
     def _arm(
         self,
-        name: str,
+        fault: _Fault,
         occasion: str,
         strike: Callable[[Connection], None],
-        times: int,
         *,
         unless: Callable[[Connection], bool] = lambda _connection: False,
     ) -> None:
-        fault = self._new(name, times)
-
         def listen(connection: Connection, *_: object) -> None:
             if connection.engine.url.database != self._url.database or self._striking:
                 return
-            if fault.left and not unless(connection):
+            if fault.left and self._aims_here(fault) and not unless(connection):
                 fault.left -= 1
                 self._striking = True
                 try:
@@ -213,10 +232,16 @@ class Faults:
         event.listen(Engine, occasion, listen)
         self._stack.callback(event.remove, Engine, occasion, listen)
 
-    def _new(self, name: str, times: int) -> _Fault:
+    def _aims_here(self, fault: _Fault) -> bool:
+        unit = current_correlation().unit
+        return fault.aim.takes(unit, self._witness.units[fault.since :])
+
+    def _new(self, what: str, times: int, aim: Aim) -> _Fault:
+        name = what if aim.is_anywhere else f"{what}({aim})"
         if name in self._armed():
             raise ValueError(f"{name} is armed already; use `times` for more than one")
-        fault = _Fault(name, times)
+        self._witness.open()
+        fault = _Fault(name, times, aim, len(self._witness.units))
         self._faults.append(fault)
         return fault
 
@@ -240,10 +265,13 @@ class Faults:
             AssertionError: A fault never occurred, so the test did not test it.
         """
         self._stack.close()
+        self._witness.close()
         left = self._armed()
+        since = min((fault.since for fault in self._faults if fault.left), default=0)
         self._faults.clear()
         if left:
-            raise AssertionError(f"faults that never occurred: {', '.join(left)}")
+            told = self._witness.tell(since)
+            raise AssertionError(f"faults that never occurred: {', '.join(left)}; {told}")
 
     def _armed(self) -> list[str]:
         return [fault.name for fault in self._faults if fault.left]

@@ -3,17 +3,25 @@
 Outside of this package only the names below are imported.
 """
 
-from lifecycle.config.app import AppConfig, app_config, make_journal
+from lifecycle.config.app import AppConfig, app_config
 from lifecycle.config.discovery import find_plugins
+from lifecycle.config.environment import Kind, environment
+from lifecycle.config.journals import journal_path, make_journal, named_journals
+from lifecycle.config.process import read_process
 from lifecycle.config.sections import plugin_config, read_sections
 from lifecycle.config.toml import read_file
 
 __all__ = [
     "AppConfig",
+    "Kind",
     "app_config",
+    "environment",
     "find_plugins",
+    "journal_path",
     "make_journal",
+    "named_journals",
     "plugin_config",
     "read_file",
+    "read_process",
     "read_sections",
 ]

@@ -37,6 +37,11 @@ _ELSEWHERE: Final = (
     "; it needs a file in a folder that can be written: "
     '[app] journal = "/var/lib/bot/journal.sqlite3", or "memory" to keep none'
 )
+#: How a second process or application on one config.toml gets a journal of its own.
+_OWN_JOURNAL: Final = (
+    "a name, and with it a journal of its own: Application.from_config(…, name='api'), or "
+    "APP__NAME=api in its environment"
+)
 #: The files that journals of this process write, by its number.
 _written_here: Final[set[tuple[int, Path]]] = set()
 #: Seconds that the end of a run waits for the file.
@@ -202,16 +207,15 @@ class SqliteJournal:
 
     def _holder(self) -> str:
         """Say who holds the lock, and what to do."""
-        other_file = 'a file of its own: [app] journal = "another.sqlite3"'
         if self._key() in _written_here:
-            return f"another application of this process; give one of them {other_file}"
+            return f"another application of this process; give one of them {_OWN_JOURNAL}"
         name = "another process"
         with suppress(JournalError, IndexError), JournalReader(self.path) as reader:
             last = reader.runs()[-1]
             # Our own number is that of a process in another container.
             if last.ended_at is None and last.pid != os.getpid():
                 name = f"process {last.pid}"
-        return f"{name}; stop that process, or give this one {other_file}"
+        return f"{name}; stop that process, or give this one {_OWN_JOURNAL}"
 
     def _key(self) -> tuple[int, Path]:
         return os.getpid(), self.path.resolve()  # a forked process writes nothing of these

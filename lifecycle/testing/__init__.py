@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING
 from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
+    from lifecycle.testing.telegram.answers import CallbackAnswer, InlineAnswer, Payment
     from lifecycle.testing.telegram.calls import ApiCall, BotMessage, UploadedFile
-    from lifecycle.testing.telegram.chats import BotApiChat, BotApiUser
     from lifecycle.testing.telegram.local import LocalTelegram
+    from lifecycle.testing.telegram.people.chats import BotApiChat
+    from lifecycle.testing.telegram.people.user import BotApiUser
     from lifecycle.testing.telegram.server import BotApiServer
     from lifecycle.testing.telegram.transcript import Line, NoReplyError, Transcript
 else:
     __getattr__, __dir__ = _lazy_exports(
         __name__,
         {
+            "telegram.answers": ("CallbackAnswer", "InlineAnswer", "Payment"),
             "telegram.calls": ("ApiCall", "BotMessage", "UploadedFile"),
-            "telegram.chats": ("BotApiChat", "BotApiUser"),
             "telegram.local": ("LocalTelegram",),
+            "telegram.people.chats": ("BotApiChat",),
+            "telegram.people.user": ("BotApiUser",),
             "telegram.server": ("BotApiServer",),
             "telegram.transcript": ("Line", "NoReplyError", "Transcript"),
         },
@@ -33,9 +37,12 @@ __all__ = [
     "BotApiServer",
     "BotApiUser",
     "BotMessage",
+    "CallbackAnswer",
+    "InlineAnswer",
     "Line",
     "LocalTelegram",
     "NoReplyError",
+    "Payment",
     "Transcript",
     "UploadedFile",
 ]

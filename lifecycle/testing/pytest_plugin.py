@@ -12,6 +12,7 @@ except ModuleNotFoundError:  # anyio's plugin runs plain ones
 
 if TYPE_CHECKING:
     from aiogram import Bot
+    from aiogram.client.default import DefaultBotProperties
 
     from lifecycle.bus import EventBus
     from lifecycle.testing.telegram.local import LocalTelegram
@@ -25,12 +26,20 @@ def event_bus() -> "EventBus":
     return EventBus()
 
 
+@pytest.fixture
+def bot_default() -> "DefaultBotProperties | None":
+    """Return None; override it with the DefaultBotProperties of your bot, as its `parse_mode`."""
+    return None
+
+
 @async_fixture
-async def telegram() -> "AsyncIterator[LocalTelegram]":
+async def telegram(
+    bot_default: "DefaultBotProperties | None",
+) -> "AsyncIterator[LocalTelegram]":
     """A local Telegram: people write to the bot that `telegram.run` serves, and get replies."""
     from lifecycle.testing.telegram.local import LocalTelegram  # noqa: PLC0415 -- aiogram: only when used
 
-    async with LocalTelegram() as telegram:
+    async with LocalTelegram(default=bot_default) as telegram:
         yield telegram
 
 

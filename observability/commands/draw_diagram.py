@@ -10,7 +10,11 @@ from lifecycle.journal import JournalReader
 from lifecycle.plugins.machine import State, to_mermaid
 from lifecycle.plugins.replay import replay
 from lifecycle.printable import printable_lines
-from observability.commands.which_run import add_config_argument, journal_path
+from observability.commands.which_run import (
+    add_config_argument,
+    add_name_argument,
+    find_journal,
+)
 from observability.views.graph_svg import to_svg
 from observability.views.graph_text import ASCII, BOX_DRAWING, Strokes, to_text
 from observability.views.plugins import plugin_graph, state_graph
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `db-manager diagram`."""
     add_config_argument(parser)
+    add_name_argument(parser)
     parser.add_argument(
         "--format",
         choices=["text", "mermaid", "svg"],
@@ -63,18 +68,21 @@ def _strokes() -> Strokes:
 def _plugins(options: argparse.Namespace) -> "tuple[dict[str, Plugin], dict[str, State]]":
     from lifecycle.plugins.wiring import in_order  # noqa: PLC0415 -- asyncio: the states need none
 
-    names = app_config(read_file(options.config)).plugins
+    names = app_config(read_file(options.config), options.process).plugins
     plugins = in_order(find_plugins(names, options.config.absolute().parent))
     return plugins, _states(options)
 
 
 def _states(options: argparse.Namespace) -> dict[str, State]:
     """Return the states in which the last run left the plugins; none without a run."""
-    path = journal_path(options.config)
-    if path is None or not path.is_file():
+    try:
+        found = find_journal(options)
+    except JournalError:  # no run yet
+        return {}
+    if found is None:
         return {}
     try:
-        with JournalReader(path) as reader:
+        with JournalReader(found.path) as reader:
             runs = reader.runs()
             return replay(reader.entries(runs[-1].run)) if runs else {}
     except (JournalError, LifecycleError) as error:

@@ -35,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show a run; see `cli.Command`."""
-    with open_journal(options) as reader:
+    with open_journal(options) as (reader, name):
         number = find_run(reader, options.run).run
         text = None
         if not options.json:
-            text = TraceText(colours=_has_colours(), follow=options.follow, units=options.units)
+            text = TraceText(
+                colours=_has_colours(), follow=options.follow, units=options.units, name=name
+            )
         for whole in follow(reader, number, until_the_end=options.follow):
             look = whole.about(options.plugin) if options.plugin else whole
             if text is None:

@@ -32,14 +32,14 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: The file of the page cannot be written.
     """
-    with open_journal(options) as reader:
+    with open_journal(options) as (reader, name):
         number = find_run(reader, options.run).run
         live = is_live(reader, number)
         head = find_run(reader, number)
         entries = list(reader.entries(number))
         units = read_units(units_path(reader.path), number)
         try:
-            path = timeline.write(entries, options.output, units, run=head, live=live)
+            path = timeline.write(entries, options.output, units, run=head, live=live, name=name)
         except OSError as error:
             raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from error
     sys.stdout.write(f"{printable(str(path))}\n")

@@ -35,12 +35,16 @@ class TraceText:
         colours: True on a terminal.
         follow: Show a hook when it begins, too: it may never end.
         units: Show every unit, including those that simply committed.
+        name: Name of the process, empty when it has none.
     """
 
-    def __init__(self, *, colours: bool, follow: bool = False, units: bool = False) -> None:
+    def __init__(
+        self, *, colours: bool, follow: bool = False, units: bool = False, name: str = ""
+    ) -> None:
         self._colours = colours
         self._follow = follow
         self._units = units
+        self._whose = f" of {printable(name)}" if name else ""
         self._slow: set[int] = set()  # units reported as slow that have not ended yet
         self._steps = Steps()
         self._day: date | None = None
@@ -58,8 +62,9 @@ class TraceText:
         if self._day is None:
             began = _moment(head.started_at)
             self._day = began.date()
+            process = f"{self._whose}, process {head.pid}"
             yield self._paint(
-                f"Run {head.run}, process {head.pid}, began {began:%Y-%m-%d %H:%M:%S} UTC", "bold"
+                f"Run {head.run}{process}, began {began:%Y-%m-%d %H:%M:%S} UTC", "bold"
             )
             yield ""
         # Each keeps its own order, even if the clock was set back.

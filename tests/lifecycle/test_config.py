@@ -48,6 +48,49 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("APP__GRACE", "long", "environment variable APP__GRACE: is not a number"),
+        ("APP__GRACE", "-1", "[app] grace: -1.0 is out of range: 0 to 86400 (seconds)"),
+        ("APP__PLUGINS", "shop", "environment variable APP__PLUGINS: is not a list in JSON, as"),
+        ("APP__PLUGINS", '"shop"', "[app] plugins: Expected `array`, got `str`"),
+        ("APP__NAME", "../api", "[app] name: '../api' cannot be part of a file's name; write up"),
+        ("app__nmae", "api", "environment variable app__nmae: did you mean APP__NAME? There are:"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, problem: str
+) -> None:
+    """A variable with a wrong value is named, and so is one that looks like a misspelt one."""
+    monkeypatch.setenv(name, text)
+    assert refusal(write(tmp_path, "[app]\n")).startswith(problem)
+
+
+def test_the_environment_overrides_the_section_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each key has its variable; what else begins with APP__ is the bot's own and left alone."""
+    path = write(
+        tmp_path,
+        '[app]\nplugins = []\njournal = "memory"\ngrace = 20\n',
+        shop_of_environment=PLUGIN,
+    )
+    for name, text in {
+        "APP__PLUGINS": '["shop_of_environment"]',
+        "APP__JOURNAL": "elsewhere.sqlite3",
+        "APP__GRACE": "30",
+        "APP__DRAIN": "7.5",
+        "APP__DOMAIN": "shop.example",
+        "APP__DEBUG": "1",
+    }.items():
+        monkeypatch.setenv(name, text)
+    app = Application.from_config(path)
+    assert (list(app.plugins), app.grace, app.drain) == (["shop"], 30.0, 7.5)
+    assert isinstance(app.journal, SqliteJournal)
+    assert app.journal.path == tmp_path / "elsewhere.sqlite3"
+
+
 async def test_file_names_the_plugins(tmp_path: Path) -> None:
     """A plugin is found by its import path beside the file, which stays off sys.path."""
     path = write(
@@ -90,7 +133,7 @@ def test_class_can_be_named(tmp_path: Path) -> None:
     [
         (
             "[app]\nplugin = []",
-            "[app] plugin: unknown key (did you mean 'plugins'?); there are: plugins, journal,",
+            "[app] plugin: unknown key (did you mean 'plugins'?); there are: plugins, name,",
         ),
         ('[app]\ngrace = "long"', "[app] grace: Expected `float`, got `str`"),
         ("[app]\ngrace = -1", "[app] grace: -1 is out of range: 0 to 86400 (seconds)"),

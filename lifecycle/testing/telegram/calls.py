@@ -1,6 +1,7 @@
 """A call of the bot, and what it sent with it: a message, a file."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 Json = dict[str, Any]
@@ -25,7 +26,7 @@ class ApiCall:
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file that the bot sent in a multipart body."""
+    """A file that the bot sent in a multipart body, or that somebody sent to it."""
 
     name: str
     content: bytes
@@ -42,6 +43,7 @@ class BotMessage:
 
     json: Json
     call: ApiCall
+    _file: Callable[[Json], UploadedFile | None] = field(default=lambda _: None, repr=False)
 
     @property
     def message_id(self) -> int:
@@ -56,5 +58,31 @@ class BotMessage:
     @property
     def buttons(self) -> dict[str, str]:
         """Inline buttons: the label, and the data that pressing sends (or the link it opens)."""
+        keys = ("callback_data", "url")
+        return {
+            str(each["text"]): str(next((each[key] for key in keys if key in each), ""))
+            for each in self.inline_keyboard
+        }
+
+    @property
+    def inline_keyboard(self) -> list[Json]:
+        """Inline buttons as the Bot API describes them, row after row."""
         rows = self.json.get("reply_markup", {}).get("inline_keyboard", [])
-        return {b["text"]: b.get("callback_data", b.get("url", "")) for row in rows for b in row}
+        return [button for row in rows for button in row]
+
+    @property
+    def keyboard(self) -> list[str]:
+        """Labels of the reply keyboard that came with it; people press one by saying its label."""
+        rows = self.call.params.get("reply_markup", {}).get("keyboard", [])
+        return [str(each.get("text", "")) for row in rows for each in row]
+
+    @property
+    def file(self) -> UploadedFile | None:
+        """Photo, document or another file of it; None without one, and for a link or foreign id."""
+        return self._file(self.json)
+
+    @property
+    def invoice(self) -> Json | None:
+        """The invoice: `title`, `description`, `currency`, `total_amount` in the smallest unit."""
+        found: Json | None = self.json.get("invoice")
+        return found

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from aiogram import Bot, Dispatcher
+from aiogram.client.default import DefaultBotProperties
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.methods import TelegramMethod
@@ -29,13 +30,17 @@ class LocalTelegram(BotApiServer):
             await ada.say("/start")
             assert (await ada.reply()).text == "Visit 1."
 
+    Args:
+        default: The properties of the bot, as `parse_mode`.
+
     Attributes:
         bot: aiogram's client, connected to this server.
         dispatcher: The dispatcher that gets the updates, once something runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, default: DefaultBotProperties | None = None) -> None:
         super().__init__()
+        self._default = default
         self.dispatcher: Dispatcher | None = None
         self._bot: Bot | None = None
         self._session: AiohttpSession | None = None
@@ -46,7 +51,7 @@ class LocalTelegram(BotApiServer):
         """The bot's client, connected to this server."""
         if self._bot is None:
             self._session = AiohttpSession(api=TelegramAPIServer.from_base(self.url))
-            self._bot = Bot(self.token, self._session)
+            self._bot = Bot(self.token, self._session, default=self._default)
         return self._bot
 
     async def start(self) -> None:

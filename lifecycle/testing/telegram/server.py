@@ -22,10 +22,10 @@ from typing import Any, Literal, Self
 
 from aiohttp import ClientError, ClientSession, web
 
-from lifecycle.testing.telegram.bodies import params_of_reply, params_of_request
 from lifecycle.testing.telegram.calls import ApiCall, Json
-from lifecycle.testing.telegram.methods import BotApi
-from lifecycle.testing.telegram.refusals import DESCRIPTIONS, RefusedError
+from lifecycle.testing.telegram.http.bodies import params_of_reply, params_of_request
+from lifecycle.testing.telegram.http.refusals import DESCRIPTIONS, RefusedError
+from lifecycle.testing.telegram.methods.bot_api import BotApi
 
 _TOKEN = re.compile(r"\d+:[\w-]+")
 _MAX_BODY = 50 * 2**20
@@ -86,6 +86,7 @@ class BotApiServer(BotApi):
         """Listen; after `stop`, Telegram is back at the same address."""
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_route("*", "/bot{token}/{method}", self._handle)
+        app.router.add_get("/file/bot{token}/{path:.+}", self._download)
         app.router.add_route("*", "/{tail:.*}", self._handle)
         app.cleanup_ctx.append(self._delivering)
         # A client that goes away ends its long poll here too.
@@ -189,6 +190,12 @@ class BotApiServer(BotApi):
             said = str(error) if isinstance(error, ValueError) else "can't parse the request"
             return _respond(RefusedError(400, f"Bad Request: {said}").answer)
         return await self._answer(request, params)
+
+    async def _download(self, request: web.Request) -> web.Response:
+        file = self.files.at(request.match_info["path"])
+        if request.match_info["token"] != self.token or file is None:
+            return _respond(RefusedError(404, DESCRIPTIONS[404]).answer)
+        return web.Response(body=file.content)
 
     async def _answer(self, request: web.Request, params: Json) -> web.Response:
         method = request.match_info["method"]

@@ -175,7 +175,7 @@ def test_one_process_writes_and_everybody_reads(path: Path) -> None:
         message = str(caught.value)
         assert str(path) in message
         assert f"process {running.process.pid};" in message
-        assert '[app] journal = "another.sqlite3"' in message
+        assert "stop that process, or give this one a name, and with it a journal" in message
         with SqliteJournal.read(path) as reader:
             assert reader.is_live()
             assert _numbers(list(reader.entries())) == [1, 2, 3]
@@ -196,7 +196,7 @@ def test_one_journal_of_a_process_writes(path: Path) -> None:
         with pytest.raises(JournalLockedError) as caught:
             second.open()
         message = str(caught.value)
-        assert "by another application of this process; give one of them a file of its" in message
+        assert "by another application of this process; give one of them a name, and" in message
         assert str(os.getpid()) not in message.replace(str(path), "")
     first.append(PluginLoaded(plugin="a", duration=1))
     first.close(clean=True)

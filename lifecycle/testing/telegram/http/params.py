@@ -5,6 +5,14 @@ from typing import Any, Final
 
 from lifecycle.testing.telegram.calls import Json
 
+_INTEGERS: Final = ("offset", "limit", "timeout", "message_id", "duration", "width", "height")
+_TEXTS: Final = (
+    *("text", "caption", "parse_mode", "url", "secret_token", "file_id", "emoji", "question"),
+    *("callback_query_id", "inline_query_id", "pre_checkout_query_id", "error_message"),
+    *("title", "description", "payload", "currency", "provider_token", "start_parameter"),
+    *("phone_number", "first_name", "last_name", "vcard", "address", "type"),
+)
+_TRUTHS: Final = ("ok", "show_alert", "is_flexible", "is_anonymous", "allows_multiple_answers")
 #: Telegram's largest number.
 _LARGEST: Final = 2**63 - 1
 
@@ -74,12 +82,51 @@ def _array_of(kind: type) -> Callable[[str, Any], list[Any]]:
     return check
 
 
-def _media(name: str, value: Any) -> list[Json]:
-    # Each has a `media` of its own, which is a text.
-    return [
-        {**each, **checked({key: each[key] for key in each if key != "media"})}
-        for each in _array_of(dict)(name, value)
-    ]
+def _media(name: str, value: Any) -> Any:
+    if isinstance(value, dict):  # of editMessageMedia; an album has a list
+        return _part(value)
+    return [_part(each) for each in _array_of(dict)(name, value)]
+
+
+def _part(media: Json) -> Json:
+    # It has a `media` of its own, which is a file.
+    return {**media, **checked({key: media[key] for key in media if key != "media"})}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "Number")
+    if not -_LARGEST <= value <= _LARGEST:  # nan is nowhere
+        raise _wrong(name, "Number")
+    return value
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, "Boolean")
+    return value
+
+
+def _prices(name: str, value: Any) -> list[Json]:
+    for price in _array_of(dict)(name, value):
+        _text("label", price.get("label"))
+        if not isinstance(price.get("amount"), int):  # a text of digits would not add up
+            raise _wrong("amount", "Number")
+        _integer("amount", price["amount"])
+    return list(value)
+
+
+def _options(name: str, value: Any) -> list[Any]:
+    for each in _array(name, value):
+        if not isinstance(each.get("text") if isinstance(each, dict) else each, str):
+            raise _wrong(name, "Array of InputPollOption")
+    return list(value)
+
+
+def _array(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _wrong(name, "Array")
+    return value
 
 
 def _wrong(name: str, kind: str) -> ValueError:
@@ -91,13 +138,16 @@ def _refused(description: str) -> ValueError:
 
 
 _TYPES: Final[dict[str, Callable[[str, Any], Any]]] = {
-    **dict.fromkeys(("offset", "limit", "timeout", "message_id"), _integer),
-    **dict.fromkeys(
-        ("text", "caption", "parse_mode", "url", "secret_token", "callback_query_id"), _text
-    ),
-    **dict.fromkeys(("entities", "caption_entities", "commands"), _array_of(dict)),
+    **dict.fromkeys(_INTEGERS, _integer),
+    **dict.fromkeys(_TEXTS, _text),
+    **dict.fromkeys(("latitude", "longitude"), _number),
+    **dict.fromkeys(_TRUTHS, _truth),
+    **dict.fromkeys(("entities", "caption_entities", "commands", "results"), _array_of(dict)),
     "allowed_updates": _array_of(str),
     "chat_id": _chat,
+    "from_chat_id": _chat,
+    "prices": _prices,
+    "options": _options,
     "media": _media,
     "reply_markup": _markup,
     "scope": _object,

@@ -11,7 +11,8 @@ from lifecycle.testing.telegram.calls import Json, UploadedFile
 # A form sends everything as text; what is text in the API itself stays text.
 _TEXTS = re.compile(
     "text|caption|title|.*description|.*name|question|url|data|payload|secret_token|.*query_id"
-    "|start_parameter|inline_message_id|phone_number"
+    "|start_parameter|inline_message_id|phone_number|file_id|currency|provider_token|error_message"
+    "|photo|document|audio|video|animation|voice|video_note|sticker|address|emoji|vcard"
 )
 
 
@@ -33,8 +34,24 @@ async def params_of_request(request: web.Request) -> Json:
             given[key] = UploadedFile(value.filename, value.file.read())
         elif isinstance(value, str):
             given[key] = _decode(key, value)
-    files = {f"attach://{k}": v for k, v in given.items() if isinstance(v, UploadedFile)}
-    return {k: files.get(v, v) if isinstance(v, str) else v for k, v in given.items()}
+    return _attached(given)
+
+
+def _attached(params: Json) -> Json:
+    """Return *params* with each file where its name stands."""
+    files = {f"attach://{k}": v for k, v in params.items() if isinstance(v, UploadedFile)}
+    return {key: _with_files(value, files) for key, value in params.items()}
+
+
+def _with_files(value: Any, files: Json) -> Any:
+    """Put files where `attach://…` stands for them: in albums they are deep inside."""
+    if isinstance(value, str):
+        return files.get(value, value)
+    if isinstance(value, list):
+        return [_with_files(each, files) for each in value]
+    if isinstance(value, dict):
+        return {key: _with_files(each, files) for key, each in value.items()}
+    return value
 
 
 async def params_of_reply(response: ClientResponse) -> Json:
@@ -43,8 +60,12 @@ async def params_of_reply(response: ClientResponse) -> Json:
         params: Json = {}
         async for part in MultipartReader.from_response(response):
             if isinstance(part, BodyPartReader) and part.name:
-                params[part.name] = _decode(part.name, await part.text())
-        return params
+                params[part.name] = (
+                    UploadedFile(part.filename, bytes(await part.read()))
+                    if part.filename
+                    else _decode(part.name, await part.text())
+                )
+        return _attached(params)
     if response.content_type == "application/json":
         body = await response.json()
         return dict(body) if isinstance(body, dict) else {}

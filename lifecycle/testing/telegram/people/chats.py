@@ -1,19 +1,20 @@
-"""The people, chats and pending updates behind `server.BotApiServer`; no HTTP here."""
+"""The chats, messages, queries and pending updates behind `server.BotApiServer`; no HTTP here."""
 
 import asyncio
-import re
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
-from lifecycle.testing.telegram.calls import BotMessage, Json
-from lifecycle.testing.telegram.html import utf16_length
+from lifecycle.testing.telegram.answers import Query
+from lifecycle.testing.telegram.calls import ApiCall, BotMessage, Json, UploadedFile
+from lifecycle.testing.telegram.files import Files, kind_of
 from lifecycle.testing.telegram.transcript import Line, NoReplyError, Transcript
 
 T = TypeVar("T")
 
-_COMMAND = re.compile(r"(?<!\S)/\w{1,32}(@\w+)?")
+#: Updates that the bot may answer once.
+_QUERIES: Final = ("callback_query", "inline_query", "pre_checkout_query", "shipping_query")
 
 
 class BotApiChat:
@@ -63,69 +64,6 @@ class BotApiChat:
         return f"<{type(self).__name__} {self.id} {self.name!r} unread={len(self.unread)}>"
 
 
-class BotApiUser(BotApiChat):
-    """A person and the private chat with the bot; made by `BotApiServer.user`.
-
-    Attributes:
-        sender: The user as the Bot API describes it.
-    """
-
-    def __init__(self, telegram: "Telegram", sender: Json) -> None:
-        self.sender = sender
-        private: Json = {k: sender[k] for k in ("id", "first_name", "username") if k in sender}
-        super().__init__(telegram, {**private, "type": "private"})
-
-    async def say(self, text: str, *, chat: BotApiChat | None = None) -> int:
-        """Write to the bot; `/commands` become entities, as Telegram marks them.
-
-        Args:
-            text: The message.
-            chat: Where to write; the private chat when not given.
-
-        Returns:
-            Number of the update.
-        """
-        message = self._telegram.new_message(chat or self, {"from": self.sender, "text": text})
-        entities = [
-            {
-                "type": "bot_command",
-                "offset": utf16_length(text[: found.start()]),
-                "length": utf16_length(found.group()),
-            }
-            for found in _COMMAND.finditer(text)
-        ]
-        if entities:
-            message["entities"] = entities
-        self._telegram.log(self.name, text)
-        return await self._telegram.deliver(message=message)
-
-    async def press(self, message: BotMessage, data: str) -> int:
-        """Press an inline button.
-
-        Args:
-            message: The message of the bot that has the button.
-            data: Callback data of the button.
-
-        Returns:
-            Number of the update.
-
-        Raises:
-            ValueError: The message has no such button.
-        """
-        if data not in message.buttons.values():
-            raise ValueError(f"no button with data {data!r}; there are {message.buttons}")
-        self._telegram.log(self.name, f"presses {data!r}")
-        return await self._telegram.deliver(
-            callback_query={
-                "id": self._telegram.new_query(),
-                "from": self.sender,
-                "chat_instance": str(self.id),
-                "message": message.json,
-                "data": data,
-            }
-        )
-
-
 class Telegram:
     """What Telegram knows: chats, messages, and the updates the bot has not acknowledged.
 
@@ -133,6 +71,8 @@ class Telegram:
         transcript: Who said what and when.
         updates: Updates that wait for the bot's acknowledgement, oldest first.
         allowed_updates: Types the bot asked for; empty is every type.
+        files: What people and the bot have sent.
+        invoices: What the bot asked for behind each link of `createInvoiceLink`.
         changed: Set by the next change, then replaced.
     """
 
@@ -142,56 +82,14 @@ class Telegram:
         self.allowed_updates: list[str] = []
         self._chats: dict[int, BotApiChat] = {}
         self._messages: dict[tuple[int, int], Json] = {}
-        self._queries: set[str] = set()
+        self.files = Files()
+        self.invoices: dict[str, Json] = {}
+        self._sent_by: dict[tuple[int, int], ApiCall] = {}
+        self._queries: dict[str, Query] = {}
+        self._said: dict[int, Json] = {}
         self._last_update = self._last_message = self._last_query = 0
         self.changed = asyncio.Event()
         self._born = time.monotonic()
-
-    def user(
-        self,
-        id: int,  # noqa: A002 -- the Bot API's own name
-        name: str,
-        *,
-        username: str | None = None,
-        language: str = "en",
-    ) -> BotApiUser:
-        """Return the person with this number, a new one when there is none.
-
-        Args:
-            id: Telegram's number of the user and of the private chat, above 0.
-            name: First name.
-            username: User name without `@`.
-            language: IETF language tag of the app.
-
-        Returns:
-            The person, to talk with.
-        """
-        chat = self._chats.get(id)
-        if not isinstance(chat, BotApiUser):
-            sender = {"id": id, "is_bot": False, "first_name": name, "language_code": language}
-            chat = BotApiUser(self, sender | ({"username": username} if username else {}))
-            self._chats[id] = chat
-        return chat
-
-    def group(
-        self,
-        id: int,  # noqa: A002 -- the Bot API's own name
-        title: str,
-        *,
-        kind: Literal["group", "supergroup", "channel"] = "supergroup",
-    ) -> BotApiChat:
-        """Return the group with this number, a new one when there is none.
-
-        Args:
-            id: Telegram's number of the chat, below 0.
-            title: Name of the group.
-            kind: Its type.
-
-        Returns:
-            The group; people talk in it with `user.say(text, chat=group)`.
-        """
-        json = {"id": id, "type": kind, "title": title}
-        return self._chats.setdefault(id, BotApiChat(self, json))
 
     def push(self, **payload: Any) -> int:
         """Queue an update of any type, `push(inline_query={...})`.
@@ -204,6 +102,10 @@ class Telegram:
         """
         self._last_update += 1
         kind = next(iter(payload))
+        if kind in _QUERIES:  # also one that a test made by hand
+            self._queries.setdefault(str(payload[kind].get("id")), Query(kind))
+        if kind in {"message", "edited_message"}:
+            self._said[self._last_update] = payload[kind]
         if self.allowed_updates and kind not in self.allowed_updates:
             asked = ", ".join(self.allowed_updates)
             self.log("Telegram", f"drops the {kind}: the bot asked only for {asked}")
@@ -235,11 +137,71 @@ class Telegram:
         self._messages[chat.id, self._last_message] = message
         return message
 
-    def new_query(self) -> str:
-        """Return the number of a new callback query, which the bot may answer once."""
+    def new_query(self, kind: str) -> tuple[str, Query]:
+        """Return the number of a new query, and the query, which the bot may answer once.
+
+        Args:
+            kind: Field of the update, `callback_query`.
+        """
         self._last_query += 1
-        self._queries.add(str(self._last_query))
-        return str(self._last_query)
+        query = self._queries[str(self._last_query)] = Query(kind)
+        return str(self._last_query), query
+
+    async def wait_for_answer(self, query: Query, timeout: float) -> Json:  # noqa: ASYNC109 -- see `wait`
+        """Wait until the bot has answered *query*; return the arguments of the answer.
+
+        Raises:
+            NoReplyError: It did not, in time.
+        """
+        return await self.wait(lambda: query.answer, f"answer to the {query.kind}", timeout)
+
+    def said_in(self, update: int) -> Json:
+        """Return the message of an update that a person caused.
+
+        Raises:
+            ValueError: It was no message.
+        """
+        if update not in self._said:
+            raise ValueError(f"update {update} is no message")
+        return self._said[update]
+
+    def replace_message(self, message: Json) -> None:
+        """Let *message* stand where the one with its number stood."""
+        self._messages[message["chat"]["id"], message["message_id"]] = message
+
+    def chat(self, number: int) -> BotApiChat:
+        """Return the chat with a number, which is there."""
+        return self._chats[number]
+
+    def messages(self, chat: BotApiChat, sender: int | None = None) -> Iterator[Json]:
+        """Yield the messages in *chat*, the last one first.
+
+        Args:
+            chat: The chat.
+            sender: Whose; everybody's when not given.
+        """
+        for (chat_id, _), message in sorted(self._messages.items(), reverse=True):
+            if chat_id == chat.id and sender in (None, message["from"]["id"]):
+                yield message
+
+    def bot_message(self, message: Json, call: ApiCall | None = None) -> BotMessage:
+        """Return a message of the bot, to look at.
+
+        Args:
+            message: The message.
+            call: The call that sent it; by default the one that is known for it.
+        """
+        key = message["chat"]["id"], message["message_id"]
+        if call is not None:
+            self._sent_by.setdefault(key, call)
+        return BotMessage(message, self._sent_by[key], self._file_of)
+
+    def _file_of(self, message: Json) -> UploadedFile | None:
+        kind = kind_of(message)
+        if kind is None:
+            return None
+        found = message[kind]
+        return self.files.get((found[-1] if isinstance(found, list) else found)["file_id"])
 
     def log(self, who: str, what: str) -> None:
         """Write a line of the transcript."""

@@ -1,0 +1,1 @@
+"""HTTP as the Bot API speaks it: bodies, arguments, refusals."""

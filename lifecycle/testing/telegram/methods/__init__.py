@@ -1,0 +1,1 @@
+"""What a bot can call: the methods of the Bot API; no HTTP here."""
