@@ -205,9 +205,8 @@ class PoolExhaustedError(DbManagerError, TimeoutError):
 
     def __str__(self) -> str:
         of = f" of {self.database!r}" if self.database else ""
-        busy = f"all {self.size} connections{of} were"
-        if self.size == 1:
-            busy = f"the only connection{of} was"
+        busy = "the only connection{} was" if self.size == 1 else "all {1} connections{0} were"
+        busy = busy.format(of, self.size)
         key = f"the pool_size{of}" if of else "[database] pool_size"
         fix = f"Make units shorter (no Telegram call inside), or raise {key}"
         if self.refusal:

@@ -137,7 +137,9 @@ class Soak:
 
 
 _READS: Final[tuple[ReadOnly, ...]] = (True, "snapshot")
-_ENDED: Final = Counter(dict.fromkeys(list(UnitState)[-3:], 1 << 60))
+_ENDED: Final = Counter(
+    dict.fromkeys((UnitState.COMMITTED, UnitState.ROLLED_BACK, UnitState.OUTCOME_UNKNOWN), 1 << 60)
+)
 
 
 def _is_postgres(database: Database) -> bool:
