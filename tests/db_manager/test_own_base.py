@@ -1,5 +1,8 @@
 """A declarative base of one's own, on the metadata of db_manager: its names, its constraints."""
 
+from collections.abc import AsyncIterator
+
+import pytest
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
@@ -13,8 +16,17 @@ from sqlalchemy.sql.naming import conv
 
 import db_manager
 from db_manager.schema import missing_tables
-from db_manager.testing import Sandbox
-from lifecycle import Application
+from db_manager.testing import Databases, Sandbox
+from lifecycle import Application, EventBus
+
+
+@pytest.fixture
+async def sandbox(event_bus: EventBus) -> AsyncIterator[Sandbox]:
+    """A sandbox on SQLite, whatever server the sandboxes of other modules are on."""
+    databases = Databases("sqlite://")
+    async with Sandbox.open(databases, event_bus) as opened:
+        yield opened
+    await databases.close()
 
 
 class OwnBase(DeclarativeBase):
