@@ -63,8 +63,10 @@ async def test_a_file_that_was_made_in_the_working_directory_is_not_left_behind(
 ) -> None:
     """Such a bot does not start with an empty database, but is told what to move."""
     assert made.name in names(Path.cwd())
+    app = Application.from_config(folder / "config.toml")
     with pytest.raises(PluginFailedError) as caught:
-        await Application.from_config(folder / "config.toml").load()
+        await app.load()
+    await app.unload()  # closes the journal
     assert "move it with its -wal and -shm" in str(caught.value.__cause__)
     assert not (folder / "bot.sqlite3").exists()
 
