@@ -1,7 +1,7 @@
 """Units inside of units: refused, joined, or a savepoint, on SQLite and on PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -620,7 +620,7 @@ async def test_a_timeout_around_the_inner_block(
     assert await names(database) == (["later", "outer"] if mode == "savepoint" else [])
 
 
-async def rows(uow_factory: UnitOfWorkFactory, mode: Any) -> AsyncIterator[int]:
+async def rows(uow_factory: UnitOfWorkFactory, mode: Any) -> AsyncGenerator[int, None]:
     """Yield numbers from within a unit that writes."""
     async with uow_factory(nested=mode) as uow:
         add(uow, "by a generator")
@@ -642,9 +642,9 @@ async def test_a_generator_left_by_break(
             async for _ in generator:
                 break
             if later:
-                await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]
+                await asyncio.create_task(generator.aclose())
     assert ("still open" in str(caught.value.__cause__)) is not later
-    await generator.aclose()  # type: ignore[attr-defined]
+    await generator.aclose()
     assert await names(database) == []
 
 
@@ -656,7 +656,7 @@ async def test_a_generator_that_is_closed(
     with suppress(TransactionAbortedError):
         async with uow_factory() as outer:
             add(outer, "outer")
-            async with aclosing(rows(uow_factory, mode)) as generator:  # type: ignore[type-var]
+            async with aclosing(rows(uow_factory, mode)) as generator:
                 async for _ in generator:
                     break
     assert outer.state == ("committed" if mode == "savepoint" else "rolled_back")

@@ -207,7 +207,7 @@ async def test_a_wrong_aim_is_refused(sandbox: Sandbox, faults: Faults) -> None:
     with pytest.raises(ValueError, match="the first unit is 1"):
         faults.refuse_commit(unit=0)
     with pytest.raises(TypeError, match="handlr"):
-        faults.refuse_commit(handlr="buy")  # type: ignore[call-arg]
+        faults.refuse_commit(handlr="buy")  # type: ignore[call-arg]  # that is the point
     count = select(func.count()).select_from(Visit)
     async with sandbox.uow_factory() as uow:
         assert await uow.session.scalar(count) == 0
