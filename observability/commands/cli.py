@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.run(options)
         sys.stdout.flush()
     except LifecycleError as error:
-        sys.stderr.write(f"db-manager {options.name}: {printable_lines(str(error))}\n")
+        sys.stderr.write(f"db-manager {options.subcommand}: {printable_lines(str(error))}\n")
         return 2
     except BrokenPipeError:
         # The reader closed the pipe; keep the interpreter from flushing the rest at exit.
@@ -73,7 +73,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="db-manager",
         description="Inspects a bot: what happened in its runs, and whether it is set up right.",
     )
-    parsers = parser.add_subparsers(title="commands", dest="name", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND", required=True)
     for entry_point in _wanted(arguments):
         command = cast("Command", entry_point.load())
         purpose = (command.__doc__ or "").partition("\n")[0]
