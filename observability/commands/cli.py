@@ -73,7 +73,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="db-manager",
         description="Inspects a bot: what happened in its runs, and whether it is set up right.",
     )
-    parsers = parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(
+        title="commands", dest="subcommand", metavar="COMMAND", required=True
+    )
     for entry_point in _wanted(arguments):
         command = cast("Command", entry_point.load())
         purpose = (command.__doc__ or "").partition("\n")[0]
