@@ -1,9 +1,10 @@
 """The declarative Base of all plugins' models: named constraints, one owner per table."""
 
+import enum
 import re
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
-from sqlalchemy import MetaData
+from sqlalchemy import Enum, MetaData
 from sqlalchemy.orm import DeclarativeBase, declared_attr
 
 from db_manager.errors import TableNameError
@@ -23,9 +24,16 @@ NAMING_CONVENTION: Final = {
     "pk": "pk_%(table_name)s",
 }
 
+#: Characters for the name of a member of an enumeration, the same for each, so that a new member
+#: does not change the column.
+ENUM_LENGTH: Final = 64
+
 
 class Base(DeclarativeBase):
     """Base class of all models; their tables are named `plugin_name__table_name`.
+
+    An enumeration (or a `Literal`) in a model is stored as a string, the name of its member: a type
+    of PostgreSQL's own would have to be migrated with each new one.
 
     An abstract subclass with a `metadata` of its own is the base of another database's models.
     A base of one's own, `class Base(DeclarativeBase): metadata = db_manager.Base.metadata`, shares
@@ -36,6 +44,10 @@ class Base(DeclarativeBase):
     """
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        each: Enum(enum.Enum, native_enum=False, length=ENUM_LENGTH)
+        for each in (enum.Enum, Literal)
+    }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the table name before SQLAlchemy maps the class."""

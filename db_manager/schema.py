@@ -1,16 +1,21 @@
 """Creates missing tables at start, so that ten replicas can start at once."""
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from sqlalchemy import Connection, MetaData, inspect
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.dialects.known import dialect_of
-from db_manager.errors import ConfigError
+from db_manager.errors import ConfigError, DbManagerError
 
 #: Seconds that a replica waits while another one creates the tables.
 LOCK_WAIT: Final = 30
+#: Seconds between its looks at the lock.
+PAUSE: Final = 0.1
 
 
 def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
@@ -69,22 +74,41 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
         The names of the tables that this call created.
 
     Raises:
-        DBAPIError: The role may not create tables, or the lock did not become free in time.
-        DbManagerError: The lock did not become free in time, on MariaDB and MySQL.
+        DBAPIError: The role may not create tables, or SQLite's file stayed locked.
+        DbManagerError: Another process held the lock for too long.
     """
     if not metadata.tables:
         return ()
     async with engine.connect() as connection:
         if not await connection.run_sync(missing_tables, metadata):
             return ()
+    async with _schema_locked(engine) as connection:
+        missing = await connection.run_sync(missing_tables, metadata)
+        if missing:
+            await connection.run_sync(metadata.create_all)
+    return tuple(missing)
+
+
+@asynccontextmanager
+async def _schema_locked(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection in a transaction that keeps other replicas from creating tables.
+
+    Raises:
+        DbManagerError: Another process held the lock for too long.
+    """
     dialect = dialect_of(engine.dialect)
-    async with engine.begin() as connection:
-        # On SQLite the transaction itself begins with the write lock.
-        await connection.run_sync(dialect.lock_schema, LOCK_WAIT)
+    deadline = time.monotonic() + LOCK_WAIT
+    async with engine.connect() as connection:
+        while not await connection.run_sync(dialect.lock_schema):
+            if time.monotonic() > deadline:
+                raise DbManagerError(
+                    f"no tables were created: another process has been creating tables for "
+                    f"{LOCK_WAIT} s, or hangs while it does; look at the server's list of processes"
+                )
+            await connection.rollback()  # a transaction that waits would hold others up
+            await asyncio.sleep(PAUSE)
         try:
-            missing = await connection.run_sync(missing_tables, metadata)
-            if missing:
-                await connection.run_sync(metadata.create_all)
+            yield connection
+            await connection.commit()
         finally:
             await connection.run_sync(dialect.unlock_schema)
-    return tuple(missing)

@@ -116,17 +116,17 @@ class Dialect(InUse):
 
     # -- creating tables ------------------------------------------------------------------
 
-    def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Keep other replicas from creating tables until `unlock_schema`.
+    def lock_schema(self, connection: Connection) -> bool:
+        """Keep other replicas from creating tables until `unlock_schema`; do not wait for them.
 
         Args:
-            connection: The connection that holds the lock.
-            seconds: Longest wait for it.
+            connection: The connection that holds the lock, in a transaction.
 
-        Raises:
-            DBAPIError: It did not become free in time.
-            DbManagerError: The same, on MariaDB and MySQL.
+        Returns:
+            False if another process holds it.
         """
+        del connection
+        return True
 
     def unlock_schema(self, connection: Connection) -> None:
         """Allow other replicas to create tables again."""

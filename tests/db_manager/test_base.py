@@ -1,10 +1,15 @@
 """The declarative Base: names of tables and constraints, one owner for each table."""
 
+import enum
+from typing import Literal
+
 import pytest
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Integer, Table
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.schema import CreateTable
 
-from db_manager.base import Base
+from db_manager.base import ENUM_LENGTH, Base
 from db_manager.errors import TableNameError
 
 
@@ -18,6 +23,24 @@ class Shelf(Base):
     title: Mapped[str] = mapped_column(unique=True)
     place: Mapped[str] = mapped_column(index=True)
     above: Mapped[int | None] = mapped_column(ForeignKey("base_test__shelf.id"))
+
+
+class Colour(enum.Enum):
+    """What Python has for a choice."""
+
+    RED = 1
+    BLUE = 2
+
+
+class Paint(Base):
+    """A model with choices."""
+
+    __tablename__ = "base_test__paint"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    colour: Mapped[Colour]
+    second: Mapped[Colour | None]
+    kind: Mapped[Literal["matt", "bright"]]
 
 
 class TallShelf(Shelf):
@@ -34,6 +57,16 @@ def test_constraints_have_names() -> None:
         "fk_base_test__shelf_above_base_test__shelf",
     }
     assert [index.name for index in table.indexes] == ["ix_base_test__shelf_place"]
+
+
+@pytest.mark.parametrize("module", [postgresql, mysql, sqlite])
+def test_choices_are_strings(module: object) -> None:
+    """No database gets a type of its own for an enumeration or a `Literal`."""
+    dialect = module.dialect()  # type: ignore[attr-defined]  # each module has it
+    table = Base.metadata.tables["base_test__paint"]
+    statement = str(CreateTable(table).compile(dialect=dialect))
+    assert statement.count(f"VARCHAR({ENUM_LENGTH})") == 3
+    assert "ENUM" not in statement
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.database.database import Database
+from db_manager.dialects.mysql.mysql import LOCK
 from db_manager.dialects.postgresql.postgresql import LOCK_KEY
 from db_manager.errors import DbManagerError
 from db_manager.schema import create_missing_tables
@@ -112,33 +113,96 @@ async def test_without_the_lock_they_fail(postgres_database: URL, open_database:
     assert [error for error in done if isinstance(error, DBAPIError)]
 
 
+def tries_again(engine: AsyncEngine) -> asyncio.Event:
+    """Return an event that is set when *engine* asks for PostgreSQL's lock a second time."""
+    asked: list[str] = []
+    again = asyncio.Event()
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        if "pg_try_advisory" in sql:
+            asked.append(sql)
+        if len(asked) > 1:
+            again.set()
+
+    return again
+
+
 async def test_the_lock_is_waited_for(postgres_database: URL, open_database: Any) -> None:
     """Who finds the lock taken waits for it, and creates what is missing then."""
-    database = open_database(postgres_database)
-    async with database.engine.begin() as other:
+    holder, database = open_database(postgres_database), open_database(postgres_database)
+    waits = tries_again(database.engine)
+    async with holder.engine.begin() as other:
         await other.execute(text(f"SELECT pg_advisory_xact_lock({LOCK_KEY})"))
         creating = asyncio.create_task(create_missing_tables(database.engine, model()))
-        waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-        while not await other.scalar(waits):
-            assert not creating.done()
-        assert await tables(database.engine) == set()
+        await waits.wait()
+        assert await tables(holder.engine) == set()
     assert await creating == ("notes__note", "notes__line")
 
 
+async def test_who_waits_for_the_lock_holds_nobody_up(
+    postgres_database: URL, open_database: Any
+) -> None:
+    """While a replica waits for the lock, CREATE INDEX CONCURRENTLY of its holder goes through.
+
+    A backend that is blocked in `pg_advisory_xact_lock` has a snapshot, which the index waits for.
+    """
+    holder, database = open_database(postgres_database), open_database(postgres_database)
+    waits = tries_again(database.engine)
+    async with holder.engine.connect() as other:
+        await other.execution_options(isolation_level="AUTOCOMMIT")
+        await other.execute(text("CREATE TABLE large (id int)"))
+        await other.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
+        creating = asyncio.create_task(create_missing_tables(database.engine, model()))
+        await waits.wait()
+        await other.execute(text("CREATE INDEX CONCURRENTLY ON large (id)"))
+        assert not creating.done()
+        await other.execute(text(f"SELECT pg_advisory_unlock({LOCK_KEY})"))
+    assert await creating == ("notes__note", "notes__line")
+
+
+async def check_refusal(database: Database, lock: str) -> None:
+    """Creating tables fails while another connection has *lock*, and works afterwards."""
+    metadata = MetaData()
+    Table("notes__page", metadata, Column("id", Integer, primary_key=True))
+    async with database.engine.connect() as other:
+        await other.execute(text(lock))
+        with pytest.raises(DbManagerError, match="another process has been creating tables"):
+            await create_missing_tables(database.engine, metadata)
+        assert await tables(database.engine) == set()
+    assert await create_missing_tables(database.engine, metadata) == ("notes__page",)
+
+
 async def test_a_lock_that_does_not_come_free_is_an_error(
+    postgres_database: URL, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is not free in time is an error that says so, and no table is created then."""
+    monkeypatch.setattr("db_manager.schema.LOCK_WAIT", 0)
+    lock = f"SELECT pg_advisory_xact_lock({LOCK_KEY})"
+    await check_refusal(open_database(postgres_database), lock)
+
+
+async def test_so_it_is_on_mariadb(
     mariadb_database: URL, open_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MariaDB says in a row that the lock was not free in time, and no table is created then."""
+    """MariaDB says in a row, and not by an error, that the lock is not free."""
+    monkeypatch.setattr("db_manager.schema.LOCK_WAIT", 0)
+    await check_refusal(open_database(mariadb_database), f"SELECT GET_LOCK({LOCK}, 0)")
+
+
+async def test_two_bots_on_one_mariadb_do_not_wait_for_each_other(
+    mariadb_database: URL, open_database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is one for each database, though the server has one list of names."""
     monkeypatch.setattr("db_manager.schema.LOCK_WAIT", 0)
     database = open_database(mariadb_database)
     metadata = MetaData()
     Table("notes__page", metadata, Column("id", Integer, primary_key=True))
     async with database.engine.connect() as other:
-        await other.execute(text("SELECT GET_LOCK('db_manager.schema', 0)"))
-        with pytest.raises(DbManagerError, match="another process has held the lock"):
-            await create_missing_tables(database.engine, metadata)
-        assert await tables(database.engine) == set()
-    assert await create_missing_tables(database.engine, metadata) == ("notes__page",)
+        await other.execute(text("USE mysql"))
+        await other.execute(text(f"SELECT GET_LOCK({LOCK}, 0)"))
+        assert await create_missing_tables(database.engine, metadata) == ("notes__page",)
+        await other.invalidate()  # it is in another database now
 
 
 async def test_a_role_without_rights_can_start(postgres_database: URL, open_database: Any) -> None:

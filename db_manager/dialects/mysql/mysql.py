@@ -9,7 +9,6 @@ from sqlalchemy.engine import URL, Connection
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
-from db_manager.errors import DbManagerError
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
@@ -23,7 +22,8 @@ LOST: Final = frozenset({2006, 2013, 2055})
 _KILLED: Final = 1317
 #: Client errors have numbers from 2000 to 2999: there was no answer.
 _CLIENT: Final = 2
-_LOCK: Final = "db_manager.schema"
+#: Name of the lock for creating tables. Names are the server's, and have at most 64 characters.
+LOCK: Final = "concat('db_manager.', sha1(database()))"
 
 
 class MySQL(Dialect):
@@ -92,21 +92,13 @@ class MySQL(Dialect):
         number = number_of(error)
         return type(error).__name__, [str(number)] if number else []
 
-    def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Take a session lock, because DDL would commit and release any other.
-
-        Raises:
-            DbManagerError: It did not become free in time; the server says so in a row.
-        """
-        if scalar(connection, f"SELECT GET_LOCK('{_LOCK}', {seconds})") != 1:
-            raise DbManagerError(
-                f"no tables were created: another process has held the lock {_LOCK!r} for "
-                f"{seconds} s; SHOW PROCESSLIST may tell which"
-            )
+    def lock_schema(self, connection: Connection) -> bool:
+        """Take a session lock, because DDL would commit and release any other."""
+        return bool(scalar(connection, f"SELECT GET_LOCK({LOCK}, 0)"))
 
     def unlock_schema(self, connection: Connection) -> None:
         """Release the lock."""
-        connection.execute(text(f"SELECT RELEASE_LOCK('{_LOCK}')"))
+        connection.execute(text(f"SELECT RELEASE_LOCK({LOCK})"))
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

@@ -95,10 +95,13 @@ class PostgreSQL(Dialect):
         del error
         return None
 
-    def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Take an advisory lock, which ends with the transaction."""
-        connection.execute(text(f"SET LOCAL lock_timeout = '{seconds}s'"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK_KEY})"))
+    def lock_schema(self, connection: Connection) -> bool:
+        """Take an advisory lock, which ends with the transaction.
+
+        Whoever waited in `pg_advisory_xact_lock` would hold a snapshot, and CREATE INDEX
+        CONCURRENTLY of another replica would wait for that.
+        """
+        return bool(scalar(connection, f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"))
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

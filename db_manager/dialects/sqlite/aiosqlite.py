@@ -88,10 +88,10 @@ class Aiosqlite(Dialect):
         if isinstance(driver, SqliteConnection):
             driver.line = line
 
-    def lock_schema(self, connection: Connection, seconds: int) -> None:
-        """Take the write lock before looking what is missing."""
-        del seconds
+    def lock_schema(self, connection: Connection) -> bool:
+        """Take the write lock before looking what is missing; it is waited for as any lock is."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return True
 
     # -- a connection ---------------------------------------------------------------------
 

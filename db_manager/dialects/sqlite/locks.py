@@ -45,12 +45,19 @@ class Patience:
         try:
             connection = connect()
         except sqlite3.OperationalError as error:
-            connection = self.again(connect, error, wanted)
+            # SQLite does not wait where a file that is not in WAL mode yet is being written: its
+            # busy handler is not called for `PRAGMA journal_mode`.
+            connection = self.again(connect, error, wanted, pause=SLICE)
         self._wait_in_slices(connection)
         return connection
 
     def again(
-        self, call: Callable[[], Any], error: sqlite3.OperationalError, wanted: Callable[[], bool]
+        self,
+        call: Callable[[], Any],
+        error: sqlite3.OperationalError,
+        wanted: Callable[[], bool],
+        *,
+        pause: float = 0,
     ) -> Any:
         """Repeat *call* until it meets no lock.
 
@@ -58,6 +65,8 @@ class Patience:
             call: The call that failed.
             error: Its error.
             wanted: Returns True while the caller waits and the call has had no effect.
+            pause: Seconds to wait for SQLite where it does not wait; 0 if that means that waiting
+                cannot help, as in a deadlock.
 
         Returns:
             The result of *call*.
@@ -76,7 +85,9 @@ class Patience:
                 error = later
             asked, now = now, time.monotonic()
             if now - asked < at_once / 2:
-                break  # SQLite did not wait because that cannot help, as in a deadlock
+                if not pause:
+                    break
+                time.sleep(pause)
         raise error
 
     def explain(self, error: sqlite3.OperationalError, *, reads_first: bool) -> bool:
