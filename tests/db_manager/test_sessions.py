@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InvalidRequestError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db_manager.base import Base
 from db_manager.database.database import Database
 from db_manager.errors import PoolExhaustedError, UnitOfWorkStateError
+from db_manager.plugin import DatabasePlugin
 from db_manager.unit.uow import UnitOfWork
+from lifecycle import Application, Plugin, PluginContext
 
 Sessions = async_sessionmaker[AsyncSession]
 #: A pool so small that sessions can hold all of it.
@@ -232,3 +234,40 @@ async def test_sessions_that_hold_every_connection_can_still_write(
     unit_waits.set()
     await asyncio.gather(unit, *old_ones)
     assert await balance(database) == POOL + 1
+
+
+async def test_a_maker_that_is_there_before_the_engine(sqlite_database: URL) -> None:
+    """A plugin binds it, and code that has imported it works on the engine of the units."""
+    sessions = async_sessionmaker(expire_on_commit=False)
+
+    class OldSessions(Plugin):
+        name = "old_sessions"
+        requires = ("db_manager",)
+
+        async def load(self, context: PluginContext) -> None:
+            sessions.configure(bind=context.services["db_manager:engine"])
+
+    url = sqlite_database.render_as_string()
+    app = Application([DatabasePlugin, OldSessions], config={"database": {"url": url}})
+    async with app:
+        async with sessions.begin() as session:
+            session.add(Account(id=7, balance=5))
+        async with app.services["db_manager:uow_factory"](read_only=True) as uow:
+            account = await uow.session.get(Account, 7)
+    assert account.balance == 5
+
+
+async def test_an_object_belongs_to_the_session_that_has_loaded_it(database: Database) -> None:
+    """A unit refuses it while that session is open, and takes one whose unit has ended."""
+    async with maker(database)() as session:
+        account = await session.get_one(Account, 1)
+        async with UnitOfWork(database) as uow:
+            with pytest.raises(InvalidRequestError, match="is already attached to session"):
+                uow.session.add(account)
+            own = await uow.session.get_one(Account, account.id)
+            own.balance = 5
+        assert account.balance == 0
+    async with UnitOfWork(database) as later:
+        own.balance += 1
+        later.session.add(own)
+    assert await balance(database) == 6

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 from aiogram import Bot, Dispatcher, F
 from aiogram.client.default import DefaultBotProperties
-from aiogram.exceptions import TelegramBadRequest, TelegramNotFound
-from aiogram.filters import Command
+from aiogram.exceptions import TelegramBadRequest, TelegramForbiddenError, TelegramNotFound
+from aiogram.filters import (
+    JOIN_TRANSITION,
+    LEAVE_TRANSITION,
+    ChatMemberUpdatedFilter,
+    Command,
+)
 from aiogram.methods import SendPhoto
 from aiogram.types import (
     BufferedInputFile,
     CallbackQuery,
+    ChatMemberUpdated,
     FSInputFile,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
@@ -312,6 +318,30 @@ async def test_every_kind_of_message_is_one_for_the_client(
     chat = await bot.get_chat(7)
     assert chat.first_name == "Ada"
     assert (await bot.get_user_profile_photos(7)).total_count == 0
+
+
+async def test_a_bot_that_is_blocked_hears_of_it_and_cannot_write(telegram: LocalTelegram) -> None:
+    """Its handlers of leaving and joining are called, and in between Telegram refuses with 403."""
+    dispatcher, heard = Dispatcher(), list[str]()
+
+    @dispatcher.my_chat_member(F.chat.type == "private", ChatMemberUpdatedFilter(LEAVE_TRANSITION))
+    async def left(update: ChatMemberUpdated) -> None:
+        heard.append(f"{update.from_user.first_name} left")
+
+    @dispatcher.my_chat_member(ChatMemberUpdatedFilter(JOIN_TRANSITION))
+    async def joined(update: ChatMemberUpdated) -> None:
+        heard.append(f"{update.from_user.first_name} joined")
+        await update.answer("Welcome back")
+
+    await telegram.run(Application([]), dispatcher)
+    ada = telegram.user(7, "Ada")
+    await ada.block()
+    with pytest.raises(TelegramForbiddenError, match="bot was blocked by the user"):
+        await telegram.bot.send_message(7, "News!")
+    await ada.unblock()
+    assert heard == ["Ada left", "Ada joined"]
+    assert (await ada.reply()).text == "Welcome back"
+    assert "Ada: blocks the bot" in str(telegram.transcript)
 
 
 async def test_contacts_places_and_corrections(telegram: LocalTelegram) -> None:

@@ -19,18 +19,7 @@ _SHOWN: Final = frozenset(("text", "entities", "caption", "caption_entities"))
 
 
 class Messages(Receiving):
-    """The methods that send and change messages.
-
-    Args:
-        me: The bot as `getMe` describes it.
-
-    Attributes:
-        me: The same.
-    """
-
-    def __init__(self, me: Json) -> None:
-        super().__init__()
-        self.me = me
+    """The methods that send and change messages."""
 
     def _chat(self, call: ApiCall) -> BotApiChat:
         if "chat_id" not in call.params:

@@ -19,8 +19,8 @@ class Receiving(People):
         webhook: What `setWebhook` set, `url` empty without one.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, me: Json) -> None:
+        super().__init__(me)
         self.webhook: Json = {"url": ""}
         self._poll = 0  # number of the youngest getUpdates: only that one is served
         self._conflict = False

@@ -67,7 +67,11 @@ class BotApiChat:
 class Telegram:
     """What Telegram knows: chats, messages, and the updates the bot has not acknowledged.
 
+    Args:
+        me: The bot as `getMe` describes it.
+
     Attributes:
+        me: The same.
         transcript: Who said what and when.
         updates: Updates that wait for the bot's acknowledgement, oldest first.
         allowed_updates: Types the bot asked for; empty is every type.
@@ -76,7 +80,8 @@ class Telegram:
         changed: Set by the next change, then replaced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, me: Json) -> None:
+        self.me = me
         self.transcript = Transcript()
         self.updates: list[Json] = []
         self.allowed_updates: list[str] = []

@@ -1,11 +1,16 @@
-"""A person who talks with the bot: presses its buttons, asks inline, pays."""
+"""A person who talks with the bot: presses its buttons, asks inline, pays, blocks it."""
 
-from typing import Any, overload
+import time
+from typing import Any, Final, overload
 
 from lifecycle.testing.telegram.answers import CallbackAnswer, InlineAnswer, Payment
 from lifecycle.testing.telegram.calls import BotMessage, Json
 from lifecycle.testing.telegram.people.chats import BotApiChat
 from lifecycle.testing.telegram.people.sender import Sender
+
+#: What the bot is in a private chat, and what it is when its person has blocked it.
+_MEMBER: Final[Json] = {"status": "member"}
+_KICKED: Final[Json] = {"status": "kicked", "until_date": 0}
 
 
 class BotApiUser(Sender):
@@ -134,6 +139,39 @@ class BotApiUser(Sender):
             },
         )
         return Payment(ok=True, error="", charge_id=charge, update=update)
+
+    async def block(self) -> int:
+        """Block the bot: it is told (`my_chat_member`), and what it sends is refused with 403.
+
+        Returns:
+            Number of the update.
+        """
+        self.blocked = True
+        self._telegram.log(self.name, "blocks the bot")
+        return await self._tell(_MEMBER, _KICKED)
+
+    async def unblock(self) -> int:
+        """Take that back: the bot is told, and may write again.
+
+        Returns:
+            Number of the update.
+        """
+        self.blocked = False
+        self._telegram.log(self.name, "unblocks the bot")
+        return await self._tell(_KICKED, _MEMBER)
+
+    async def _tell(self, old: Json, new: Json) -> int:
+        """Tell the bot what it was in the private chat, and what it is now."""
+        bot = self._telegram.me
+        return await self._telegram.deliver(
+            my_chat_member={
+                "chat": self.json,
+                "from": self.sender,
+                "date": int(time.time()),
+                "old_chat_member": {"user": bot, **old},
+                "new_chat_member": {"user": bot, **new},
+            }
+        )
 
     def _of_bot(self, chat: BotApiChat) -> "list[Json]":
         return [each for each in self._telegram.messages(chat) if each["from"]["is_bot"]]
