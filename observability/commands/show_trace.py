@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -13,7 +13,10 @@ from observability.commands.which_run import add_run_arguments, open_journal
 from observability.story.follow import follow
 from observability.story.outcome import Outcome, failures, outcome
 from observability.story.runs import find_run
+from observability.story.unit_log import units_path
 from observability.views.trace_text import TraceText
+
+NO_RECORD: Final = "  units were not recorded: no section [observability], or units = false in it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
             _write({"run": number, "outcome": ended, **msgspec.structs.asdict(look.head)})
         else:
             _write(*text.verdict(look.head, look.history, ended, look.recorded))
+            if options.units and not units_path(reader.path).exists():
+                _write(NO_RECORD)
     return int(ended in {Outcome.FAILED, Outcome.DIED} or bool(failures(look.history)))
 
 

@@ -283,6 +283,15 @@ def test_units_that_did_not_simply_commit_stand_in_the_trace(journal: Path) -> N
     assert [each["topic"] for each in told_machines] == ["uow.slow", "uow.close"]
 
 
+def test_units_that_nobody_recorded_are_not_passed_over(journal: Path) -> None:
+    """Who asks for units is told why there are none; who does not ask is not bothered."""
+    _, shown, _ = db_manager("trace", "--journal", journal, "--run", "1", "--units")
+    assert "no section [observability], or units = false" in shown.splitlines()[-1]
+    assert "observability" not in db_manager("trace", "--journal", journal, "--run", "1")[1]
+    units_path(journal).touch()
+    assert "observability" not in db_manager("trace", "--journal", journal, "--units")[1]
+
+
 def test_databases_and_replicas_stand_in_the_trace(journal: Path) -> None:
     """A unit on another database names it, and so does the loss of its replica, and its return."""
     facts = (
