@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from functools import partial
 
 from db_manager.events import UnitCallbackFailed
@@ -23,16 +23,24 @@ class Callbacks:
 
     def __init__(self) -> None:
         self.after_commit: list[Callback] = []
-        self.after_rollback: list[Callback] = []
+        #: Each with the unit that it was registered with: this one, or one inside of it.
+        self.after_rollback: list[tuple[Callback, object]] = []
         #: `after_rollback` of inner units that were rolled back, whatever becomes of the rest.
         self.anyway: list[Callback] = []
 
     def mark(self) -> tuple[int, int]:
-        """Return the current position, for `drop_since`."""
+        """Return the current position, for `undo_since`."""
         return len(self.after_commit), len(self.after_rollback)
 
-    def drop_since(self, mark: tuple[int, int]) -> None:
-        """Drop callbacks registered after *mark*: their savepoint was rolled back."""
+    def undo_since(self, mark: tuple[int, int], units: Container[object]) -> None:
+        """Drop callbacks registered after *mark*: what they are about was undone.
+
+        Args:
+            mark: The position at its begin.
+            units: The inner units that were undone as a whole: their `after_rollback` will run.
+        """
+        undone = self.after_rollback[mark[1] :]
+        self.anyway += [callback for callback, unit in undone if unit in units]
         del self.after_commit[mark[0] :]
         del self.after_rollback[mark[1] :]
 

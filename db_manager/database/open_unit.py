@@ -34,7 +34,7 @@ _NOWHERE: Final = Correlation()
 
 
 class UnitState(StrEnum):
-    """The state of a unit; the last four are final."""
+    """The state of a unit; the last four are those of one that has ended."""
 
     NEW = "new"
     ACTIVE = "active"
@@ -43,12 +43,13 @@ class UnitState(StrEnum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled_back"
     OUTCOME_UNKNOWN = "outcome_unknown"
-    #: The block of a unit inside of another one is over; how it ends is up to that one.
+    #: The block of a unit inside of another one is over, and its fate is that of what is around
+    #: it. A savepoint there that is rolled back makes it `rolled_back`.
     JOINED = "joined"
 
     @property
     def is_final(self) -> bool:
-        """True once the unit has ended; a final state never changes."""
+        """True once the unit has ended."""
         return self in _FINAL
 
 
@@ -149,6 +150,10 @@ class OpenUnit(ABC):
     async def run_callbacks(self) -> BaseException | None:
         """Run the callbacks for the outcome after the unit has ended; return what to raise."""
 
+    @abstractmethod
+    def went_back(self) -> None:
+        """Note that ROLLBACK TO SAVEPOINT was sent and answered."""
+
     def check(self) -> None:
         """Raise unless the unit is active and the running task owns it.
 
@@ -163,6 +168,11 @@ class OpenUnit(ABC):
         if asyncio.current_task() is not self.task:
             raise self.error_of_task()
 
+    @property
+    def has_transaction(self) -> bool:
+        """False where each statement commits by itself: `read_only=True` and `"replica"`."""
+        return not self.read_only or self.read_only == "snapshot"
+
     def need_transaction(self, what: str) -> None:
         """Raise if the unit has no transaction, which *what* needs.
 
@@ -171,7 +181,7 @@ class OpenUnit(ABC):
         Raises:
             UnitOfWorkStateError: The unit was opened with `read_only=True` or `"replica"`.
         """
-        if self.read_only and self.read_only != "snapshot":
+        if not self.has_transaction:
             raise UnitOfWorkStateError(
                 self.state,
                 f"{what} needs a transaction, and read_only={self.read_only!r} has none",

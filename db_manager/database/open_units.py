@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import Any
 
 from db_manager.database.callbacks import report_failure
-from db_manager.database.open_unit import OpenUnit, UnitState
+from db_manager.database.open_unit import OpenUnit
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import said_last
 from db_manager.errors import UnitOfWorkStateError
@@ -123,7 +123,7 @@ class OpenUnits(dict[asyncio.Task[Any], OpenUnit]):
         finally:
             self.pop(task, None)
             self.look_whether_idle()
-        if unit.state is UnitState.ROLLED_BACK:
+        if unit.state.is_final:
             loop = asyncio.get_running_loop()
             running = loop.create_task(_run_callbacks(unit), context=Context())
             self._consequences.add(running)

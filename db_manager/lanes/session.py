@@ -112,9 +112,13 @@ class SyncUnitSession(Session):
             refuse(self.unit, "session.begin()")
         self.unit.need_transaction("a savepoint")
         savepoint = super().begin(nested=True)
-        # Send SAVEPOINT now, so that the other lanes are inside it; SQLAlchemy would wait for the
-        # session's next statement.
-        self.connection()
+        try:
+            # Send SAVEPOINT now, so that the other lanes are inside it; SQLAlchemy would wait for
+            # the session's next statement.
+            self.connection()
+        except BaseException:
+            savepoint.rollback()  # else the next statement would begin it, and nobody end it
+            raise
         self.unit.savepoint_made(savepoint)
         return savepoint
 

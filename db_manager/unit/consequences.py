@@ -11,7 +11,7 @@ from db_manager.database.database import Database
 from db_manager.database.open_unit import COMMITTED, UnitState
 from db_manager.lanes.lane import Unit
 from db_manager.unit.legacy import LegacyBlock
-from db_manager.unit.savepoint import Part, Savepoints
+from db_manager.unit.savepoint import Inside, Part, Savepoints
 
 
 class Consequences(Unit):
@@ -51,11 +51,11 @@ class Consequences(Unit):
                 await Repository(session).add(...)
 
         It is `uow.session` with other ends: `commit()` writes what is pending, and the unit
-        commits it with all the rest; `rollback()` goes back to the last `commit()`, or to the begin
-        of the block; `begin()` is a block that ends with one of them; `close()` does nothing. Each
-        place that calls one of the first three is told once, in the log and as
-        `LegacySessionWarning`. An error that leaves the block undoes what came after the last
-        `commit()`.
+        commits it with all the rest; `rollback()` and `close()` go back to the last `commit()`, or
+        to the begin of the block; `begin()` is a block that ends with `commit()` or `rollback()`.
+        What is not committed at the end of the block is committed by the unit; an error that
+        leaves the block undoes it. Each place that commits, begins or rolls back, or leaves
+        something uncommitted, is told once, in the log and as `LegacySessionWarning`.
 
         Returns:
             A context manager, which returns the session.
@@ -93,7 +93,7 @@ class Consequences(Unit):
             UnitOfWorkTaskError: Another task owns it.
         """
         self.check()
-        self.registered().after_rollback.append(callback)
+        self.registered().after_rollback.append((callback, self))
 
     def registered(self) -> Callbacks:
         """Return its callbacks, made at the first use: most units have none."""
@@ -107,13 +107,16 @@ class Consequences(Unit):
         Returns:
             What to raise after them; see `callbacks.run_callbacks`.
         """
-        if self._callbacks is None or self.state is UnitState.OUTCOME_UNKNOWN:
+        if self._callbacks is None:
             return None
         registered, database = self._callbacks, self._database
-        committed = self.state is COMMITTED
-        mine = registered.after_commit if committed else registered.after_rollback
+        due: list[Callback] = []
+        if self.state is COMMITTED:
+            due = registered.after_commit
+        elif self.state is UnitState.ROLLED_BACK:
+            due = [callback for callback, _ in registered.after_rollback]
         return await run_callbacks(
-            [*mine, *registered.anyway],
+            [*due, *registered.anyway],
             self.number,
             database.bus,
             database.settings.exit_timeout,
@@ -132,3 +135,13 @@ class Consequences(Unit):
         """Drop callbacks and failures since *savepoint*, which was rolled back."""
         if self._savepoints is not None:
             self._savepoints.undone(savepoint)
+
+    def has_inside(self, unit: Inside) -> None:
+        """Note that *unit* was entered inside of this one: a savepoint around it may undo it."""
+        if self._savepoints is not None:
+            self._savepoints.entered(unit)
+
+    def went_back(self) -> None:
+        """Note that ROLLBACK TO SAVEPOINT was sent and answered."""
+        if self._savepoints is not None:
+            self._savepoints.went_back = True

@@ -141,6 +141,10 @@ class Held(ABC):
     def roll_back_by(self, send: Send) -> None:
         """Send ROLLBACK with *send*, and note it if the unit is not ending."""
 
+    def went_back(self) -> None:
+        """Note that ROLLBACK TO SAVEPOINT was sent and answered."""
+        self._unit.went_back()
+
     # -- preventing the commit ------------------------------------------------------------
 
     def mark_undone(self, what: str) -> TransactionEndedError:
@@ -194,7 +198,7 @@ class Held(ABC):
 
 
 class Guard:
-    """Replaces four methods of a dialect, all of SQLAlchemy's public interface.
+    """Replaces five methods of a dialect, all of SQLAlchemy's public interface.
 
     Every COMMIT and ROLLBACK that goes through SQLAlchemy passes here, directly before the driver.
     So a unit learns here what was sent and what was answered. SQLAlchemy's own state is what it
@@ -214,9 +218,11 @@ class Guard:
         self.send_rollback: Send = dialect.do_rollback
         self._set_options = dialect.set_connection_execution_options
         self._begin_twophase = dialect.do_begin_twophase
+        self._send_rollback_to = dialect.do_rollback_to_savepoint
         for name, mine in (
             ("do_commit", self.commit),
             ("do_rollback", self.roll_back),
+            ("do_rollback_to_savepoint", self.roll_back_to),
             ("set_connection_execution_options", self.set_options),
             ("do_begin_twophase", self.begin_twophase),
             (_MARK, self),
@@ -254,6 +260,13 @@ class Guard:
             transaction.roll_back_by(self.send_rollback)
         elif not self._is_settled(connection):  # the pool's reset at each return
             self.send_rollback(connection)
+
+    def roll_back_to(self, connection: Connection, name: str) -> None:
+        """Send ROLLBACK TO SAVEPOINT, and tell the unit: SQLAlchemy does not always send it."""
+        self._send_rollback_to(connection, name)
+        transaction = self.lent.get(connection.connection)
+        if transaction is not None:
+            transaction.went_back()
 
     def set_options(self, connection: Connection, opts: Any) -> None:
         """Set options of a connection, but refuse AUTOCOMMIT on that of a unit.

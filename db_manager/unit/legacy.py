@@ -3,13 +3,18 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+from sqlalchemy.orm import ORMExecuteState
 
+from db_manager.database.open_unit import ACTIVE
 from db_manager.database.places import place_text
-from db_manager.errors import UnitOfWorkStateError
+from db_manager.errors import TransactionEndedError, UnitOfWorkStateError
 from db_manager.lanes.lane import Unit, refuse
 from db_manager.lanes.session import LaneSession
 from db_manager.unit.savepoint import Part
@@ -36,7 +41,7 @@ class LegacyBlock:
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
-        self._part = Part(unit)
+        self._part = _Uncommitted(unit)
         self._session: LegacySession
 
     async def __aenter__(self) -> AsyncSession:
@@ -50,8 +55,34 @@ class LegacyBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._session.is_over = True
-        await self._part.__aexit__(exc_type, exc, traceback)
+        session, part = self._session, self._part
+        await session.end()
+        is_left = exc is None and self._unit.state is ACTIVE and part.has_writes()
+        await part.__aexit__(exc_type, exc, traceback)
+        if is_left:
+            advice = "a session of its own would take it back: end with its commit() or rollback()"
+            session.tell("what was written after the last session.commit()", advice)
+
+
+class _Uncommitted(Part[Unit]):
+    """What a lent session has done since its last commit."""
+
+    __slots__ = ("wrote",)
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
+        #: Whether something was written, as far as the session knows.
+        self.wrote = False
+
+    async def begin(self) -> None:
+        """Begin the savepoint."""
+        await super().begin()
+        self.wrote = False
+
+    def has_writes(self) -> bool:
+        """Return True if something was written, or is pending."""
+        session = self._unit.session.sync_session
+        return bool(self.wrote or session.new or session.dirty or session.deleted)
 
 
 class LegacySession(LaneSession):
@@ -62,13 +93,16 @@ class LegacySession(LaneSession):
         part: The savepoint: what the code believes to be its transaction.
     """
 
-    def __init__(self, unit: Unit, part: Part[Unit]) -> None:
+    def __init__(self, unit: Unit, part: _Uncommitted) -> None:
         # Not a second session: the one underneath is the same, and for SQLAlchemy it stays that of
         # `uow.session`.
         self.__dict__.update(vars(unit.session))
-        self._part = part
-        #: Where the block of the session is over, its ends are.
-        self.is_over = False
+        self._unit = unit
+        #: The savepoint of the block, and that of each `async with session:` which is open in it.
+        self._parts = [part]
+        self._is_over = False
+        for name, heard in self._events():
+            event.listen(self.sync_session, name, heard)
 
     async def commit(self) -> None:
         """Write what is pending; the unit commits it.
@@ -77,7 +111,7 @@ class LegacySession(LaneSession):
             TransactionAbortedError: A statement failed and its error was swallowed.
             UnitOfWorkStateError: The block of the session is over.
         """
-        self._tell("session.commit()")
+        self.tell("session.commit()")
         await self.keep()
 
     async def rollback(self) -> None:
@@ -86,66 +120,127 @@ class LegacySession(LaneSession):
         Raises:
             UnitOfWorkStateError: The block of the session is over, or a savepoint in it is open.
         """
-        self._tell("session.rollback()")
+        self.tell("session.rollback()")
         await self.undo()
 
     def begin(self) -> AsyncSessionTransaction:
-        """Return a block that ends with `commit()`, or with `rollback()` when it raises."""
-        self._tell("session.begin()")
+        """Return a block that ends with `commit()`, or with `rollback()` when it raises.
+
+        Raises:
+            UnitOfWorkStateError: The block of the session is over.
+        """
+        self._check()
+        self.tell("session.begin()")
         return _Begun(self)
 
     async def close(self) -> None:
-        """Do nothing: the unit closes."""
+        """Go back to the last `commit()`, as the end of a session does; the unit closes."""
+        if self._is_usable():
+            part = self._parts[-1]
+            await part.undo()
+            with suppress(TransactionEndedError):  # of a lost connection: the unit says so
+                await part.begin()
 
     async def reset(self) -> None:
-        """Do nothing: the unit closes."""
+        """Do what `close()` does."""
+        await self.close()
 
     async def __aenter__(self) -> Self:
+        """Begin a session of its own: its end takes nothing back that came before.
+
+        Raises:
+            UnitOfWorkStateError: The block of the session is over.
+        """
+        self._check()
+        part = _Uncommitted(self._unit)
+        await part.begin()
+        self._parts.append(part)
         return self
 
     async def __aexit__(self, type_: object, value: object, traceback: object) -> None:
-        """Do nothing: the unit closes."""
+        """Go back to the last `commit()` in it, as the end of a session does; the unit closes."""
+        part = self._parts.pop()
+        if self._is_usable():
+            await part.undo()
+
+    async def end(self) -> None:
+        """Let the block of the session be over; those of `async with session:` are over before."""
+        for name, heard in self._events():
+            event.remove(self.sync_session, name, heard)
+        if self._is_usable() and len(self._parts) > 1:
+            await self._parts[1].undo()
+        self._is_over = True
 
     async def keep(self) -> None:
-        """Let what came after the last commit be a part of the unit, and begin anew."""
-        if self._part.is_open():
-            if not self._part.is_innermost():  # a savepoint that was begun in it decides
+        """Let what came after the last commit be a part of the unit, and begin anew.
+
+        Raises:
+            UnitOfWorkStateError: The block of the session is over.
+        """
+        self._check()
+        part = self._parts[-1]
+        if part.is_open():
+            if not part.is_innermost():  # a savepoint that was begun in it decides
                 await self.flush()
                 return
-            await self._part.keep()
-        await self._part.begin()
+            await part.keep()
+        await part.begin()
 
     async def undo(self) -> None:
         """Undo what came after the last commit, and begin anew.
 
         Raises:
-            UnitOfWorkStateError: A savepoint that was begun after it is open.
+            UnitOfWorkStateError: The block of the session is over, or a savepoint that was begun
+                after the last commit is open.
         """
-        if self._part.is_open() and not self._part.is_innermost():
+        self._check()
+        part = self._parts[-1]
+        if part.is_open() and not part.is_innermost():
             raise UnitOfWorkStateError(
-                self.sync_session.unit.state,
+                self._unit.state,
                 "session.rollback() is not possible while a savepoint is open",
                 "let an error leave the block of the savepoint, which rolls that back",
             )
-        await self._part.undo()
-        await self._part.begin()
+        await part.undo()
+        await part.begin()
 
-    def _tell(self, what: str) -> None:
-        """Tell once for each place that it ends what is not its own.
+    def _is_usable(self) -> bool:
+        return not self._is_over and self._unit.state is ACTIVE
+
+    def _check(self) -> None:
+        """Raise when the block of the session is over.
 
         Raises:
-            UnitOfWorkStateError: The block of the session is over.
+            UnitOfWorkStateError: It is.
         """
-        if self.is_over:
-            refuse(self.sync_session.unit, f"{what} after the block of `uow.legacy_session()`")
+        if self._is_over:
+            refuse(self._unit, "this after the block of `uow.legacy_session()`")
+
+    def _events(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+        """Return SQLAlchemy's events that tell of writes, and what hears them."""
+        return ("after_flush", self._flushed), ("do_orm_execute", self._executes)
+
+    def _flushed(self, *_: object) -> None:
+        self._parts[-1].wrote = True
+
+    def _executes(self, state: ORMExecuteState) -> None:
+        if state.is_insert or state.is_update or state.is_delete:
+            self._parts[-1].wrote = True
+
+    def tell(self, what: str, advice: str = "leave it out when this code is moved") -> None:
+        """Tell once for each place, the caller of the caller, that the unit ends something.
+
+        Args:
+            what: What is left to the unit.
+            advice: What to do about it.
+        """
         frame = sys._getframe(2)  # noqa: SLF001 -- inspect has it only with more around it
         place = place_text(frame.f_code, frame.f_lasti)
         if place not in _told:
             _told.add(place)
             _logger.warning("%s at %s is left to the unit, which ends with its block", what, place)
         warnings.warn(
-            f"{what} is left to the unit, which commits at the end of its block: leave it out when "
-            f"this code is moved",
+            f"{what} is left to the unit, which commits at the end of its block: {advice}",
             LegacySessionWarning,
             stacklevel=3,
         )

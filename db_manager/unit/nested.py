@@ -15,7 +15,7 @@ from db_manager.errors import (
 from db_manager.events import JoinMode, JoinOutcome
 from db_manager.unit.consequences import Consequences
 from db_manager.unit.publish import report_join, report_leave
-from db_manager.unit.savepoint import Part
+from db_manager.unit.savepoint import Joined, Part, Reading
 from db_manager.unit.transaction import Transaction
 
 MODES: Final = get_args(Nested)
@@ -103,12 +103,13 @@ class Nesting(Consequences):
         whole.admit(self.read_only, self._isolation_level, self._options)
         transaction = whole.hold()
         transaction.resolvable = transaction.resolvable or bool(self._resolvable)
-        lanes = whole.session, whole.connection  # of the whole unit, whoever uses them first
-        del lanes
+        _ = whole.session, whole.connection  # made now: they are of the whole, whoever uses them
         block = InnerBlock(self, whole, mode)
         await block.enter()
         self._held, self._callbacks = transaction, whole.registered()
         self.block = whole.inner = block
+        if block.is_in_savepoint:
+            whole.has_inside(self)
         self.state = ACTIVE
         self.began_at = time.perf_counter()
         report_join(self, whole, mode, database)
@@ -141,6 +142,13 @@ class Nesting(Consequences):
             f"open the outer one, at {self.place}, with {wanted}, or leave it first",
         )
 
+    def undone_around(self) -> None:
+        """Be told that a savepoint around it was rolled back."""
+        if self.state is UnitState.JOINED:
+            self.state = UnitState.ROLLED_BACK
+        elif self.block is not None:
+            self.block.part.is_undermined = True
+
     def leave_whole(self, state: UnitState, error: BaseException | None) -> None:
         """Be over as a part of another unit: nothing of that is used here any more."""
         self.state, self.error = state, error
@@ -167,24 +175,26 @@ class InnerBlock:
         mode: How it joins.
     """
 
-    __slots__ = ("_around", "_failed", "_mark", "_mode", "_part", "_undone", "_unit", "whole")
+    __slots__ = ("_around", "_mode", "_unit", "is_in_savepoint", "part", "whole")
 
     def __init__(self, unit: Nesting, whole: Nesting, mode: JoinMode) -> None:
         self.whole = whole
         self._unit = unit
         self._mode: JoinMode = mode
         self._around = whole.inner
-        self._failed = whole.failed
-        self._mark = whole.registered().mark()
-        self._undone = False
-        # Where each statement commits by itself, there is nothing to go back to.
-        needed = mode == "savepoint" and whole.read_only is not True
-        self._part = Part(whole) if needed else None
+        self.is_in_savepoint = False
+        self.part: Part[Nesting] | Joined
+        if mode == "join":
+            self.part = Joined(whole)
+        elif whole.has_transaction:
+            self.part = Part(whole)
+        else:
+            self.part = Reading(whole, whole.registered())
 
     async def enter(self) -> None:
         """Begin the savepoint, if there is one."""
-        if self._part is not None:
-            await self._part.begin()
+        await self.part.begin()
+        self.is_in_savepoint = self.whole.session.in_nested_transaction()
 
     async def leave(self, error: BaseException | None) -> None:
         """Leave the block; *error* is what leaves it, and is raised by Python.
@@ -219,34 +229,21 @@ class InnerBlock:
     async def _keep(self) -> BaseException | None:
         """Keep what the block did as a part of the whole; return what prevents that."""
         try:
-            if self._part is not None:
-                await self._part.keep()
-            elif self.whole.failed is not self._failed:
-                return self.whole.swallowed()
+            await self.part.keep()
         except BaseException as refused:  # noqa: BLE001 -- raised when the savepoint is undone
             return refused
         return None
 
     async def _undo(self, error: BaseException) -> None:
         """Go back to the savepoint because of *error*; without one the whole unit fails."""
-        callbacks = self.whole.registered()
-        promised = callbacks.after_rollback[self._mark[1] :]
         try:
-            if self._part is not None:  # another task than the owner is refused by its session
-                await self._part.undo_for(error)
-                self._undone = self._part.undone
-            elif self._mode == "savepoint":
-                self.whole.failed = self._failed
-                callbacks.drop_since(self._mark)
-                self._undone = True
+            await self.part.undo_for(error)  # another task than the owner is refused by its session
         finally:
-            if self._undone:
-                callbacks.anyway += promised
-            else:
+            if not self.part.undone:
                 self.fail(error)
 
     def _outcome(self) -> JoinOutcome:
-        return "rolled_back" if self._undone else "failed"
+        return "rolled_back" if self.part.undone else "failed"
 
     def fail(self, error: BaseException) -> None:
         """Let the whole unit end with an error, whoever swallows *error* before."""
@@ -258,6 +255,8 @@ class InnerBlock:
     def conclude(self, error: BaseException | None, outcome: JoinOutcome) -> None:
         """Let the inner unit be over, and what is still open inside of it."""
         unit, whole = self._unit, self.whole
+        if unit.state is not ACTIVE:  # another task was quicker
+            return
         while whole.inner is not None and whole.inner is not self:
             whole.inner.conclude(error, outcome)
         whole.inner = self._around

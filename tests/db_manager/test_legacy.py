@@ -1,8 +1,10 @@
 """`uow.legacy_session()`: code that commits by itself works in a unit, which commits all of it."""
 
+import asyncio
 import logging
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -196,19 +198,106 @@ async def test_nothing_is_allowed_elsewhere(uow_factory: UnitOfWorkFactory) -> N
     assert uow.state == "committed"
 
 
-async def test_closing_it_changes_nothing(
+async def test_closing_it_takes_back_what_was_not_committed(
     database: Database, uow_factory: UnitOfWorkFactory
 ) -> None:
-    """`close`, `reset` and a block of the session keep what is pending, and the session."""
+    """`close` and `reset` do what they did: back to the last commit, and the code may go on."""
     async with uow_factory() as uow, uow.legacy_session() as session:
-        async with session as same:
-            assert same is session
-            session.add(User(name="ann"))
-        await session.close()
-        await session.aclose()
-        await session.reset()
-        assert await session.scalar(select(User.name)) == "ann"
-    assert await names(database) == ["ann"]
+        users = Users(session)
+        for end in (session.close, session.aclose, session.reset):
+            await users.add(end.__name__)
+            session.add(User(name="undone"))
+            await session.begin_nested()  # and never ended
+            session.add(User(name="undone as well"))
+            await end()
+        assert await users.add("eve")
+    assert await names(database) == ["aclose", "close", "eve", "reset"]
+
+
+async def test_a_block_of_the_session_is_a_session_of_its_own(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """`async with maker() as session` takes back what it did not commit, and nothing else."""
+
+    def maker() -> AsyncSession:
+        return lent
+
+    async def save(*users: str, commit: bool) -> None:
+        async with maker() as session:
+            session.add_all(User(name=name) for name in users)
+            await session.flush()
+            if commit:
+                await session.commit()
+
+    async def save_once(name: str) -> None:
+        async with maker() as session:
+            session.add(User(name=name))
+            with suppress(IntegrityError):
+                await session.commit()  # and no rollback: the end of the block does that
+
+    async with uow_factory() as uow, uow.legacy_session() as lent:
+        uow.session.add(User(name="moved"))
+        await save("ann", commit=True)
+        await save("bob", "bill", commit=False)
+        await save_once("ann")
+        await save_once("eve")
+        with suppress(Failed):
+            async with maker() as session:
+                session.add(User(name="undone"))
+                raise Failed
+        lent.add(User(name="kept"))
+        await lent.commit()
+    assert await names(database) == ["ann", "eve", "kept", "moved"]
+
+
+@pytest.mark.parametrize("by", ["a block", "close"])
+async def test_a_cancelled_statement_passes_the_end_of_the_session(
+    postgres_database: URL, open_database: Callable[..., Database], by: str
+) -> None:
+    """Its connection is lost, and the end of the session hides neither that nor the error."""
+    uow_factory = UnitOfWorkFactory(open_database(postgres_database))
+    units: list[UnitOfWork] = []
+    asked = asyncio.Event()
+
+    async def work() -> None:
+        async with uow_factory() as uow, uow.legacy_session() as session:
+            units.append(uow)
+            await session.execute(text("SELECT 1"))
+            asked.set()
+            if by == "close":
+                try:
+                    await session.execute(text("SELECT pg_sleep(60)"))
+                finally:
+                    await session.close()
+            async with session:
+                await session.execute(text("SELECT pg_sleep(60)"))
+
+    running = asyncio.create_task(work())
+    await asked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [unit.state for unit in units] == ["rolled_back"]
+
+
+async def test_a_generator_that_keeps_a_block_open(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """What such a block did not commit is not committed by the unit either."""
+
+    async def rows(session: AsyncSession) -> AsyncGenerator[int, None]:
+        async with session:
+            session.add(User(name="undone"))
+            await session.flush()
+            yield 1
+
+    async with uow_factory() as uow:
+        async with uow.legacy_session() as session:
+            await Users(session).add("kept")
+            generator = rows(session)
+            await anext(generator)
+        await generator.aclose()
+    assert await names(database) == ["kept"]
 
 
 async def test_a_swallowed_error_is_told_by_its_commit(
@@ -244,27 +333,51 @@ async def test_an_error_that_leaves_its_block(
     assert await names(database) == ["kept"]
 
 
+@pytest.mark.parametrize("written", ["added", "flushed", "by Core", "read"])
 async def test_what_is_not_committed_stays(
-    database: Database, uow_factory: UnitOfWorkFactory
+    database: Database, uow_factory: UnitOfWorkFactory, written: str
 ) -> None:
-    """Code whose caller used to commit leaves that to the unit."""
-    async with uow_factory() as uow, uow.legacy_session() as session:
-        session.add(User(name="ann"))
-    assert await names(database) == ["ann"]
+    """Code whose caller used to commit leaves that to the unit, which tells of it."""
+
+    async def old(uow: UnitOfWork) -> None:
+        async with uow.legacy_session() as session:
+            await Users(session).add("ann")
+            if written == "by Core":
+                await session.execute(insert(User).values(name="eve"))
+            elif written != "read":
+                session.add(User(name="eve"))
+            if written == "flushed":
+                await session.flush()
+
+    async with uow_factory() as uow:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            await old(uow)
+    said = [str(each.message) for each in told if "what was written" in str(each.message)]
+    assert len(said) == (0 if written == "read" else 1)
+    assert {each.filename for each in told} == {__file__}
+    assert await names(database) == (["ann"] if written == "read" else ["ann", "eve"])
 
 
 async def test_after_its_block(uow_factory: UnitOfWorkFactory) -> None:
-    """A session that was kept ends nothing any more."""
+    """A session that was kept, and what its `begin()` has returned, end nothing any more."""
     async with uow_factory() as uow:
         async with uow.legacy_session() as session:
-            pass
-        for late in (session.commit, session.rollback):
+            begun = session.begin()
+        for late in (session.commit, session.rollback, begun.commit, begun.rollback):
             with pytest.raises(UnitOfWorkStateError, match="after the block of"):
                 await late()
         with pytest.raises(UnitOfWorkStateError, match="after the block of"):
             session.begin()
+        for block in (session, begun):
+            with pytest.raises(UnitOfWorkStateError, match="after the block of"):
+                async with block:
+                    pass
+        await session.close()
+        assert not uow.session.in_nested_transaction()
     with pytest.raises(UnitOfWorkStateError):
         await session.execute(select(User))
+    await session.close()
 
 
 async def test_inside_of_another_unit(database: Database, uow_factory: UnitOfWorkFactory) -> None:
@@ -279,6 +392,23 @@ async def test_inside_of_another_unit(database: Database, uow_factory: UnitOfWor
         async with uow_factory(nested="join") as inner, inner.legacy_session() as session:
             await Users(session).add("kept")
     assert await names(database) == ["kept", "outer"]
+
+
+async def test_an_inner_unit_that_ends_before_its_block(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """Its session can be closed, which is nothing any more, and ends nothing of the outer unit."""
+    async with uow_factory() as outer:
+        outer.session.add(User(name="kept"))
+        async with uow_factory(nested="savepoint") as inner, inner.legacy_session() as session:
+            async with session:
+                await Users(session).add("undone")
+                await inner.rollback()
+            await session.close()
+            with pytest.raises(UnitOfWorkStateError, match="the unit of work is rolled_back"):
+                await session.commit()
+    assert (outer.state, inner.state) == ("committed", "rolled_back")
+    assert await names(database) == ["kept"]
 
 
 async def test_a_unit_without_a_transaction_has_none(uow_factory: UnitOfWorkFactory) -> None:

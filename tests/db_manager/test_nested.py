@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, insert, select, text
+from sqlalchemy import ForeignKey, event, insert, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ResourceClosedError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db_manager.database.database import Database
 from db_manager.errors import (
+    CommitOutcomeUnknownError,
     ManagerClosedError,
     TransactionAbortedError,
     UnitOfWorkStateError,
@@ -21,6 +22,7 @@ from db_manager.errors import (
 )
 from db_manager.events import UnitJoined, UnitLeft
 from db_manager.unit.factory import UnitOfWorkFactory
+from db_manager.unit.held import Guard
 from db_manager.unit.uow import UnitOfWork
 from observability.testing import EventRecorder
 
@@ -155,11 +157,11 @@ async def test_one_transaction(
             _ = inner.session
     assert (outer.state, inner.state, inner.outer) == ("committed", "joined", outer)
     assert await names(database) == ["inner", "outer"]
-    told = [event for event in events.events if event.topic != "database.statement"]
-    assert [event.topic for event in told] == [
+    told = [each for each in events.events if each.topic != "database.statement"]
+    assert [each.topic for each in told] == [
         *("uow.begin", "uow.join", "uow.leave", "uow.commit", "uow.close"),
     ]
-    assert {getattr(event, "unit", 0) for event in events.events} == {outer.number}
+    assert {getattr(each, "unit", 0) for each in events.events} == {outer.number}
     _, joined, left, *_ = told
     assert isinstance(joined, UnitJoined)
     assert (joined.inner, joined.mode) == (inner.number, mode)
@@ -270,7 +272,7 @@ async def test_the_outer_one_rolled_back_inside(
             add(third, "kept")
     assert (outer.state, inner.state) == ("rolled_back", "joined")
     assert await names(database) == ["kept"]
-    assert [event.topic for event in events.topic("uow.leave").events] == ["uow.leave"]
+    assert [each.topic for each in events.topic("uow.leave").events] == ["uow.leave"]
 
 
 # -- savepoints ------------------------------------------------------------------------------
@@ -346,6 +348,113 @@ async def test_a_savepoint_around_undoes_a_joined_unit(
     assert await names(database) == ["kept"]
 
 
+@pytest.mark.parametrize("mode", ["join", "savepoint"])
+@pytest.mark.parametrize("by", ["a part", "a unit", "hand"])
+async def test_a_savepoint_around_that_is_rolled_back_later(
+    database: Database, uow_factory: UnitOfWorkFactory, mode: Any, by: str
+) -> None:
+    """It takes along a unit that had ended well in it, which says so and runs `after_rollback`."""
+    ran: list[str] = []
+    async with uow_factory() as outer:
+        around = outer.savepoint() if by == "a part" else uow_factory(nested="savepoint")
+        with suppress(Swallowed):
+            async with AsyncExitStack() as stack:
+                by_hand = await outer.session.begin_nested() if by == "hand" else None
+                if by_hand is None:
+                    await stack.enter_async_context(around)
+                async with uow_factory(nested=mode) as inner:
+                    inner.after_commit(lambda: ran.append("never"))
+                    inner.after_rollback(lambda: ran.append("undone"))
+                    with suppress(Swallowed):
+                        async with inner.savepoint():
+                            inner.after_rollback(lambda: ran.append("never"))
+                            raise Swallowed
+                    add(inner, "undone")
+                assert inner.state == "joined"
+                if by_hand is not None:
+                    await by_hand.rollback()
+                raise Swallowed
+        assert ran == []
+        add(outer, "kept")
+    assert (outer.state, inner.state, ran) == ("committed", "rolled_back", ["undone"])
+    assert await names(database) == ["kept"]
+
+
+@pytest.mark.parametrize("mode", ["join", "savepoint"])
+async def test_a_savepoint_around_that_is_rolled_back_inside(
+    database: Database, uow_factory: UnitOfWorkFactory, mode: Any
+) -> None:
+    """What the inner unit had done is gone, so its block cannot end well."""
+    with pytest.raises(TransactionAbortedError, match="joined this one"):
+        async with uow_factory() as outer:
+            around = await outer.session.begin_nested()
+            with pytest.raises(UnitOfWorkStateError, match="has ended before the block"):
+                async with uow_factory(nested=mode) as inner:
+                    add(inner, "lost")
+                    await inner.session.flush()
+                    await around.rollback()
+    assert outer.state == "rolled_back"
+    assert await names(database) == []
+
+
+async def test_a_savepoint_of_a_joined_unit_that_was_left_open(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """It is kept with the block that began it: nobody can take it back later."""
+    async with uow_factory() as outer, outer.savepoint():
+        async with uow_factory(nested="join") as inner:
+            left_open = await inner.session.begin_nested()
+            add(inner, "kept")
+        with pytest.raises(ResourceClosedError):
+            await left_open.rollback()
+    assert (outer.state, inner.state) == ("committed", "joined")
+    assert await names(database) == ["kept"]
+
+
+async def test_a_savepoint_that_cannot_be_released(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """SQLAlchemy then does not go back to it either, so the whole unit fails: no half of it."""
+
+    def refuse(*_: object) -> None:
+        raise Swallowed
+
+    engine = database.engine.sync_engine
+    event.listen(engine, "release_savepoint", refuse)
+    for part in (uow_factory(nested="savepoint"), None):
+        ran: list[str] = []
+        with pytest.raises(TransactionAbortedError):
+            async with uow_factory() as outer:
+                outer.after_commit(lambda: ran.append("never"))  # noqa: B023 -- used at once
+                with suppress(Swallowed):
+                    async with part or outer.savepoint():
+                        add(outer, "written")
+        assert (outer.state, ran) == ("rolled_back", [])
+    event.remove(engine, "release_savepoint", refuse)
+    assert await names(database) == []
+
+
+async def test_a_savepoint_that_cannot_be_begun(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """None is left open in the outer unit, which goes on."""
+
+    def refuse(*_: object) -> None:
+        raise Swallowed
+
+    engine = database.engine.sync_engine
+    async with uow_factory() as outer:
+        add(outer, "before")
+        event.listen(engine, "savepoint", refuse)
+        with suppress(Swallowed):
+            async with uow_factory(nested="savepoint"):
+                pytest.fail("it was entered")
+        event.remove(engine, "savepoint", refuse)
+        assert not outer.session.in_nested_transaction()
+        add(outer, "after")
+    assert await names(database) == ["after", "before"]
+
+
 async def test_callbacks_belong_to_the_outer_one(uow_factory: UnitOfWorkFactory) -> None:
     """They run after its end: those of what was kept, and `after_rollback` of what was not."""
     ran: list[str] = []
@@ -367,6 +476,44 @@ async def test_callbacks_belong_to_the_outer_one(uow_factory: UnitOfWorkFactory)
                 raise Swallowed
         assert ran == []
     assert ran == ["outer", "joined", "kept", "compensated"]
+
+
+async def test_callbacks_of_the_outer_unit_in_a_part_that_was_undone(
+    uow_factory: UnitOfWorkFactory,
+) -> None:
+    """`outer.after_rollback` is about the outer unit, wherever it was called."""
+    ran: list[str] = []
+    async with uow_factory() as outer:
+        with suppress(Swallowed):
+            async with uow_factory(nested="savepoint") as inner:
+                outer.after_rollback(lambda: ran.append("never"))
+                inner.after_rollback(lambda: ran.append("inner"))
+                raise Swallowed
+    assert (outer.state, ran) == ("committed", ["inner"])
+
+
+async def test_callbacks_of_what_was_undone_in_an_unknown_outcome(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """Only what was rolled back for certain is told: `after_rollback` of the inner unit."""
+
+    def lose(_: object) -> None:
+        raise asyncio.CancelledError
+
+    ran: list[str] = []
+    with pytest.raises(CommitOutcomeUnknownError):
+        async with uow_factory() as outer:
+            outer.after_rollback(lambda: ran.append("never"))
+            add(outer, "perhaps")
+            with suppress(Swallowed):
+                async with uow_factory(nested="savepoint") as inner:
+                    inner.after_rollback(lambda: ran.append("undone"))
+                    raise Swallowed
+            assert outer.checked_out is not None
+            Guard.of(database.engine.sync_engine.dialect).instead[outer.checked_out.connection] = (
+                lose
+            )
+    assert (outer.state, inner.state, ran) == ("outcome_unknown", "rolled_back", ["undone"])
 
 
 async def test_callbacks_of_a_joined_unit_that_failed(uow_factory: UnitOfWorkFactory) -> None:
@@ -403,7 +550,10 @@ async def test_reading_inside_of_writing(uow_factory: UnitOfWorkFactory, mode: A
         (True, False, False),
         ("snapshot", False, False),
         (True, "snapshot", False),
+        ("replica", True, False),
         (True, True, True),
+        (True, "replica", True),
+        ("replica", "replica", True),
         ("snapshot", True, True),
         ("snapshot", "snapshot", True),
     ],
@@ -599,6 +749,27 @@ async def test_another_task_that_leaves_the_block(
     assert outer.state == "rolled_back"
     assert await names(database) == []
     assert database.open == {}
+
+
+@pytest.mark.parametrize("mode", ["join", "savepoint"])
+async def test_a_block_that_two_tasks_leave(
+    database: Database, uow_factory: UnitOfWorkFactory, events: EventRecorder, mode: Any
+) -> None:
+    """The second one, which comes while the first one waits, ends nothing around it."""
+    with pytest.raises(Swallowed):
+        async with uow_factory() as outer, uow_factory(nested="savepoint") as middle:
+            inner = await uow_factory(nested=mode).__aenter__()
+            add(inner, "lost")
+            other = asyncio.create_task(inner.__aexit__(None, None, None))
+            with suppress(UnitOfWorkStateError, TransactionAbortedError):
+                await inner.__aexit__(None, None, None)
+            with suppress(UnitOfWorkTaskError):
+                await other
+            assert middle.state == "active"
+            raise Swallowed
+    assert outer.state == "rolled_back"
+    assert [each.topic for each in events.topic("uow.leave").events] == ["uow.leave"] * 2
+    assert await names(database) == []
 
 
 @pytest.mark.parametrize("mode", ["join", "savepoint"])
