@@ -15,7 +15,7 @@ from sqlalchemy.orm import ORMExecuteState
 from db_manager.database.open_unit import ACTIVE
 from db_manager.database.places import place_text
 from db_manager.errors import TransactionEndedError, UnitOfWorkStateError
-from db_manager.lanes.lane import Unit, refuse
+from db_manager.lanes.lane import Unit
 from db_manager.lanes.session import LaneSession
 from db_manager.unit.savepoint import Part
 
@@ -57,7 +57,7 @@ class LegacyBlock:
     ) -> None:
         session, part = self._session, self._part
         await session.end()
-        is_left = exc is None and self._unit.state is ACTIVE and part.has_writes()
+        is_left = exc is None and self._unit.state is ACTIVE and part.has_writes(session)
         await part.__aexit__(exc_type, exc, traceback)
         if is_left:
             advice = "a session of its own would take it back: end with its commit() or rollback()"
@@ -79,9 +79,8 @@ class _Uncommitted(Part[Unit]):
         await super().begin()
         self.wrote = False
 
-    def has_writes(self) -> bool:
-        """Return True if something was written, or is pending."""
-        session = self._unit.session.sync_session
+    def has_writes(self, session: AsyncSession) -> bool:
+        """Return True if something was written, or is pending in *session*."""
         return bool(self.wrote or session.new or session.dirty or session.deleted)
 
 
@@ -136,10 +135,7 @@ class LegacySession(LaneSession):
     async def close(self) -> None:
         """Go back to the last `commit()`, as the end of a session does; the unit closes."""
         if self._is_usable():
-            part = self._parts[-1]
-            await part.undo()
-            with suppress(TransactionEndedError):  # of a lost connection: the unit says so
-                await part.begin()
+            await self._go_back()
 
     async def reset(self) -> None:
         """Do what `close()` does."""
@@ -157,19 +153,24 @@ class LegacySession(LaneSession):
         self._parts.append(part)
         return self
 
-    async def __aexit__(self, type_: object, value: object, traceback: object) -> None:
+    async def __aexit__(self, type_: object, value: BaseException | None, tb: object) -> None:
         """Go back to the last `commit()` in it, as the end of a session does; the unit closes."""
         part = self._parts.pop()
-        if self._is_usable():
+        if not self._is_usable():
+            return
+        if value is None:
             await part.undo()
+        else:
+            await part.undo_for(value)
 
     async def end(self) -> None:
         """Let the block of the session be over; those of `async with session:` are over before."""
         for name, heard in self._events():
             event.remove(self.sync_session, name, heard)
-        if self._is_usable() and len(self._parts) > 1:
-            await self._parts[1].undo()
+        left_open = self._parts[1:] if self._is_usable() else []
         self._is_over = True
+        for part in left_open:
+            await part.undo()
 
     async def keep(self) -> None:
         """Let what came after the last commit be a part of the unit, and begin anew.
@@ -201,8 +202,13 @@ class LegacySession(LaneSession):
                 "session.rollback() is not possible while a savepoint is open",
                 "let an error leave the block of the savepoint, which rolls that back",
             )
+        await self._go_back()
+
+    async def _go_back(self) -> None:
+        part = self._parts[-1]
         await part.undo()
-        await part.begin()
+        with suppress(TransactionEndedError):  # the connection is lost: the unit says so at its end
+            await part.begin()
 
     def _is_usable(self) -> bool:
         return not self._is_over and self._unit.state is ACTIVE
@@ -214,7 +220,11 @@ class LegacySession(LaneSession):
             UnitOfWorkStateError: It is.
         """
         if self._is_over:
-            refuse(self._unit, "this after the block of `uow.legacy_session()`")
+            raise UnitOfWorkStateError(
+                self._unit.state,
+                "the block of `uow.legacy_session()` is over, and its session ends nothing now",
+                "use the session in that block, or `uow.session`, which the unit ends",
+            )
 
     def _events(self) -> tuple[tuple[str, Callable[..., None]], ...]:
         """Return SQLAlchemy's events that tell of writes, and what hears them."""

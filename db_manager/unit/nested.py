@@ -220,7 +220,9 @@ class InnerBlock:
     async def roll_back(self) -> None:
         """End the inner unit now, at its savepoint; without one the whole unit fails."""
         self._unit.cause = "explicit"
-        stopped = UnitOfWorkStateError("active", "it was rolled back by hand", "let it end well")
+        stopped = UnitOfWorkStateError(
+            self._unit.state, "it was rolled back by hand", 'nested="savepoint" undoes it alone'
+        )
         try:
             await self._undo(stopped)
         finally:

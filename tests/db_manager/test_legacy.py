@@ -5,7 +5,7 @@ import logging
 import sys
 import warnings
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db_manager import LegacySessionWarning
 from db_manager.database.database import Database
-from db_manager.errors import TransactionAbortedError, UnitOfWorkStateError
+from db_manager.errors import TransactionAbortedError, UnitOfWorkStateError, UnitOfWorkTaskError
 from db_manager.unit.factory import UnitOfWorkFactory
 from db_manager.unit.uow import UnitOfWork
 
@@ -171,6 +171,25 @@ async def test_its_own_savepoints(database: Database, uow_factory: UnitOfWorkFac
     assert await names(database) == ["kept"]
 
 
+async def test_another_task_that_leaves_its_block(
+    database: Database, uow_factory: UnitOfWorkFactory
+) -> None:
+    """It is told, and the unit fails."""
+    with pytest.raises(TransactionAbortedError):
+        async with uow_factory() as uow:
+            block = uow.legacy_session()
+            session = await block.__aenter__()
+            session.add(User(name="lost"))
+            with pytest.raises(UnitOfWorkTaskError):
+                await asyncio.create_task(leave(block))
+    assert await names(database) == []
+
+
+async def leave(block: AbstractAsyncContextManager[AsyncSession]) -> None:
+    """Leave a block without an error."""
+    await block.__aexit__(None, None, None)
+
+
 async def test_it_is_the_session_of_the_unit(uow_factory: UnitOfWorkFactory) -> None:
     """An `AsyncSession` with the identity map of `uow.session`, which stays who owns objects."""
     async with uow_factory() as uow, uow.legacy_session() as session:
@@ -250,7 +269,7 @@ async def test_a_block_of_the_session_is_a_session_of_its_own(
     assert await names(database) == ["ann", "eve", "kept", "moved"]
 
 
-@pytest.mark.parametrize("by", ["a block", "close"])
+@pytest.mark.parametrize("by", ["a block", "begin", "rollback", "close"])
 async def test_a_cancelled_statement_passes_the_end_of_the_session(
     postgres_database: URL, open_database: Callable[..., Database], by: str
 ) -> None:
@@ -264,12 +283,12 @@ async def test_a_cancelled_statement_passes_the_end_of_the_session(
             units.append(uow)
             await session.execute(text("SELECT 1"))
             asked.set()
-            if by == "close":
+            if by in {"rollback", "close"}:
                 try:
                     await session.execute(text("SELECT pg_sleep(60)"))
                 finally:
-                    await session.close()
-            async with session:
+                    await getattr(session, by)()
+            async with session.begin() if by == "begin" else session:
                 await session.execute(text("SELECT pg_sleep(60)"))
 
     running = asyncio.create_task(work())
@@ -365,12 +384,12 @@ async def test_after_its_block(uow_factory: UnitOfWorkFactory) -> None:
         async with uow.legacy_session() as session:
             begun = session.begin()
         for late in (session.commit, session.rollback, begun.commit, begun.rollback):
-            with pytest.raises(UnitOfWorkStateError, match="after the block of"):
+            with pytest.raises(UnitOfWorkStateError, match="is over, and its session"):
                 await late()
-        with pytest.raises(UnitOfWorkStateError, match="after the block of"):
+        with pytest.raises(UnitOfWorkStateError, match="is over, and its session"):
             session.begin()
         for block in (session, begun):
-            with pytest.raises(UnitOfWorkStateError, match="after the block of"):
+            with pytest.raises(UnitOfWorkStateError, match="is over, and its session"):
                 async with block:
                     pass
         await session.close()
