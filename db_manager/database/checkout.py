@@ -211,6 +211,8 @@ class Checkout:
         """Let the next unit on SQLite write, if *unit* was the one writer."""
         if unit.holds_writer and self._writer is not None:
             unit.holds_writer = False
+            if self._writer.task is not unit.owner:
+                return  # the line of its event loop is gone
             self._writer.holder = self._writer.task = None
             if self._writer.waiters:
                 self._writer.put_nowait(None)

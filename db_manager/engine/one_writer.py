@@ -96,18 +96,23 @@ class OneWriter(FairQueue[None]):
         unit = describe() if describe is not None else ""
         return unit or f"{session}, outside of units,"
 
-    def free(self) -> None:
-        """Let the next one write; the garbage collector may be the caller, in any thread."""
+    def free(self, connection: object) -> None:
+        """Let the next one write after *connection*, if it may write now.
+
+        The garbage collector may be the caller, in any thread; and *connection* may be one of an
+        event loop whose line is gone.
+        """
         loop = self._loop
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         if loop is None or here is loop:
-            self._hand_on()
+            self._hand_on(connection)
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(self._hand_on)
+            loop.call_soon_threadsafe(self._hand_on, connection)
 
-    def _hand_on(self) -> None:
-        self.holder = self.task = None
-        self.put_nowait(None)
+    def _hand_on(self, connection: object) -> None:
+        if self.holder is connection:
+            self.holder = self.task = None
+            self.put_nowait(None)

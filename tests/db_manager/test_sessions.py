@@ -1,7 +1,10 @@
 """Sessions of code that is not moved yet, on the engine of the units: a maker beside the units."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from db_manager.base import Base
 from db_manager.database.database import Database
+from db_manager.engine.one_writer import OneWriter
 from db_manager.errors import PoolExhaustedError, UnitOfWorkStateError
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.uow import UnitOfWork
@@ -271,3 +275,81 @@ async def test_an_object_belongs_to_the_session_that_has_loaded_it(database: Dat
         own.balance += 1
         later.session.add(own)
     assert await balance(database) == 6
+
+
+@pytest.mark.parametrize(
+    "sql", ["/* of the report */ UPDATE {} SET balance = 7", "PRAGMA user_version(7)"]
+)
+async def test_what_writes_waits_however_it_is_written(file: Database, sql: str) -> None:
+    """A comment or another spelling does not let it pass the line and meet SQLite's lock."""
+
+    async def old() -> None:
+        async with maker(file)() as session:
+            await session.execute(text(sql.format(Account.__tablename__)))
+
+    async with UnitOfWork(file) as uow:
+        await uow.session.execute(ADD)
+        with pytest.raises(OperationalError, match=rf"unit {uow.number}.* 0.2 s"):
+            await asyncio.create_task(old())
+
+
+async def test_a_script_of_the_driver_waits(file: Database) -> None:
+    """Whatever its first statement is, another one may write."""
+
+    async def old() -> None:
+        async with file.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.executescript(f"SELECT 1; UPDATE {Account.__tablename__} SET balance = 7")
+
+    async with UnitOfWork(file) as uow:
+        await uow.session.execute(ADD)
+        with pytest.raises(sqlite3.OperationalError, match=rf"unit {uow.number}.* 0.2 s"):
+            await asyncio.create_task(old())
+    assert await balance(file) == 1
+
+
+async def test_the_end_of_a_reader_by_hand_waits_for_nobody(file: Database) -> None:
+    """COMMIT and ROLLBACK in words write nothing either."""
+    async with file.engine.connect() as connection, UnitOfWork(file) as uow:
+        await uow.session.execute(ADD)
+        for end in ("COMMIT", "ROLLBACK"):
+            await connection.execute(BALANCE)
+            await connection.exec_driver_sql(end)
+    assert await balance(file) == 1
+
+
+async def test_a_lock_on_an_attached_file_does_not_end_the_turn(
+    file: Database, tmp_path: Path
+) -> None:
+    """Who has written holds SQLite's lock until its transaction ends, whatever else fails."""
+    with closing(sqlite3.connect(tmp_path / "other", isolation_level=None)) as other:
+        other.execute("CREATE TABLE x (y)")
+        async with file.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            await driver.execute("ATTACH ? AS other", (str(tmp_path / "other"),))
+            await driver.execute("PRAGMA busy_timeout = 50")
+            await connection.execute(BALANCE)
+            await connection.execute(ADD)
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(OperationalError, match="database is locked"):
+                await connection.execute(text("INSERT INTO other.x VALUES (1)"))
+            with pytest.raises(PoolExhaustedError, match="a session of task"):
+                await asyncio.create_task(add(file))
+            await connection.rollback()
+        other.execute("ROLLBACK")
+        await add(file)
+
+
+async def test_what_an_old_event_loop_left_lets_nobody_pass(file: Database) -> None:
+    """A session or unit of a loop that is gone does not end the turn of somebody in the next."""
+    line, old, new = OneWriter.of(file.engine.dialect), object(), object()
+    await asyncio.to_thread(asyncio.run, line.turn(old))
+    left = UnitOfWork(file)
+    left.holds_writer = True
+    await line.turn(new)
+    file.checkout._free_writer(left)
+    line.free(old)
+    assert line.holder is new
+    assert not line.idle
+    line.free(new)
+    assert len(line.idle) == 1

@@ -75,13 +75,13 @@ class SqliteConnection(InLine):
         Raises:
             OperationalError: It is `backup`, through a connection that writes.
         """
-        if self._patience.is_script(fn):
+        if script := self._patience.is_script(fn):
             self.ends += 1  # Python commits an open transaction before its first statement
         if called(fn) == "backup" and self._is_writing():
             raise sqlite3.OperationalError(_BACKUP)
         call = partial(self._of_driver, fn, self._begin_next)
-        if args and isinstance(args[0], str) and self.must_wait(args[0]):
-            return self._cross_in_turn(call, *args, **kwargs)
+        if args and isinstance(args[0], str) and self.must_wait(args[0], script=script):
+            return self.cross_in_turn(call, *args, **kwargs)
         return self.cross(call, *args, **kwargs)
 
     def _is_writing(self) -> bool:
@@ -89,10 +89,6 @@ class SqliteConnection(InLine):
         if self._begin_next:
             return not self._read_only
         return self._in_transaction and not (self._reads_first and not self._took)
-
-    async def _cross_in_turn(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        await self.wait_for_turn()
-        return await self.cross(fn, *args, **kwargs)
 
     async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call *fn* in the driver's thread.
@@ -113,7 +109,7 @@ class SqliteConnection(InLine):
         except BaseException as error:
             self._failed = self._failed or in_transaction
             if isinstance(error, sqlite3.OperationalError):
-                self._explain(error)
+                self._patience.explain(error, reads_first=self._reads_first)
             # The transaction may not have begun, and some errors end it. The next statement would
             # commit by itself, so it must begin one.
             self._begin_next = in_transaction
@@ -221,9 +217,10 @@ class SqliteCursor:
     async def _run(self, method: str, sql: str, parameters: Any) -> Self:
         connection = self._connection
         line = connection.line
+        cross = connection.cross
         if line is not None and line.holder is not connection and connection.must_wait(sql):
-            await connection.wait_for_turn()
-        cursor, self._rows = await connection.cross(connection.run, method, sql, parameters)
+            cross = connection.cross_in_turn
+        cursor, self._rows = await cross(connection.run, method, sql, parameters)
         self._cursor = cursor
         self._more = len(self._rows) == FIRST_ROWS
         self.description = cursor.description

@@ -6,9 +6,12 @@ and waits for the writer before its first statement that may write.
 
 import asyncio
 import sqlite3
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from db_manager.dialects.sqlite.in_thread import InThread
+from db_manager.dialects.sqlite.locks import is_lock
 from db_manager.dialects.sqlite.statement import may_write
 
 
@@ -25,8 +28,8 @@ class Line(Protocol):
             TimeoutError: It was not its turn in time; the text says who writes.
         """
 
-    def free(self) -> None:
-        """Let the next one write; may be called in any thread."""
+    def free(self, connection: object) -> None:
+        """Let the next one write after *connection*; may be called in any thread."""
 
 
 class InLine(InThread):
@@ -37,17 +40,12 @@ class InLine(InThread):
     #: True while it holds the writer by itself, and not because a unit gave it.
     _took = False
 
-    def must_wait(self, sql: str) -> bool:
-        """Return True if *sql* may write, and it is not the turn of this connection."""
+    def must_wait(self, sql: str, *, script: bool = False) -> bool:
+        """Return True if *sql*, or any part of a script, may write, and it is not its turn."""
         line = self.line
-        return line is not None and line.holder is not self and may_write(sql)
+        return line is not None and line.holder is not self and (script or may_write(sql))
 
-    async def wait_for_turn(self) -> None:
-        """Wait in line.
-
-        Raises:
-            OperationalError: It was not its turn in time.
-        """
+    async def _wait_for_turn(self) -> None:
         assert self.line is not None  # noqa: S101 -- for mypy
         try:
             await self.line.turn(self)
@@ -62,7 +60,7 @@ class InLine(InThread):
         """Let the next one write, if this connection took the writer."""
         if self._took and self.line is not None:
             self._took = False
-            self.line.free()
+            self.line.free(self)
 
     def _end_turn_after(self, closing: "asyncio.Future[Any] | None") -> None:
         """Let the next one write when this connection is closed."""
@@ -71,10 +69,23 @@ class InLine(InThread):
         else:
             closing.add_done_callback(lambda _closed: self._end_turn())
 
-    def _explain(self, error: sqlite3.OperationalError) -> None:
-        """Say in *error* what to do about a lock; a transaction that is too old cannot write."""
-        if self._patience.explain(error, reads_first=self._reads_first) and self._reads_first:
-            self._end_turn()
+    async def cross_in_turn(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Wait in line, then call *fn* in the driver's thread, as `cross` does.
+
+        Raises:
+            OperationalError: It was not its turn in time, or its transaction cannot write.
+        """
+        await self._wait_for_turn()
+        try:
+            return await self.cross(fn, *args, **kwargs)
+        except sqlite3.OperationalError as error:
+            if self._reads_first and is_lock(error):  # it cannot write, and keeps nobody waiting
+                self._end_turn()
+            raise
+
+    @abstractmethod
+    async def cross(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call *fn* in the driver's thread."""
 
     def _begin_with(self) -> str:
         """Return the BEGIN of the next transaction; a session that reads keeps nobody waiting."""

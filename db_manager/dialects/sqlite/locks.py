@@ -78,7 +78,7 @@ class Patience:
         at_once = min(SLICE, self.seconds)
         now = time.monotonic()
         end = now + self.seconds - at_once
-        while _is_lock(error) and wanted() and now < end:
+        while _may_end(error) and wanted() and now < end:
             try:
                 return call()
             except sqlite3.OperationalError as later:
@@ -90,19 +90,16 @@ class Patience:
                 time.sleep(pause)
         raise error
 
-    def explain(self, error: sqlite3.OperationalError, *, reads_first: bool) -> bool:
+    def explain(self, error: sqlite3.OperationalError, *, reads_first: bool) -> None:
         """Say in the text of *error*, if it is of a lock, what is locked and what to do.
 
         Args:
             error: The error, which keeps its code.
             reads_first: Its transaction began without the write lock.
-
-        Returns:
-            True if it is of a lock.
         """
         code = getattr(error, "sqlite_errorcode", 0)
-        if code & 0xFF != sqlite3.SQLITE_BUSY or str(error) != _BARE:
-            return code & 0xFF == sqlite3.SQLITE_BUSY
+        if not is_lock(error) or str(error) != _BARE:
+            return
         said = f"somebody outside of this engine wrote for {self.seconds:g} s (lock_timeout)"
         if reads_first or code == sqlite3.SQLITE_BUSY_SNAPSHOT:
             said = (
@@ -111,7 +108,6 @@ class Patience:
                 "IMMEDIATE as the first statement"
             )
         error.args = (f"{_BARE}: {said}",)
-        return True
 
     def is_statement(self, fn: Callable[..., Any]) -> bool:
         """Return True if *fn* of the driver may be repeated after it met a lock."""
@@ -170,7 +166,12 @@ def is_repeatable(parameters: tuple[Any, ...]) -> bool:
     return True
 
 
-def _is_lock(error: sqlite3.OperationalError) -> bool:
+def is_lock(error: sqlite3.Error) -> bool:
+    """Return True if *error* is of a lock of another connection."""
     code = getattr(error, "sqlite_errorcode", 0)  # the driver's own errors have none
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _may_end(error: sqlite3.OperationalError) -> bool:
     # A snapshot that is too old to write stays too old.
-    return code & 0xFF == sqlite3.SQLITE_BUSY and code != sqlite3.SQLITE_BUSY_SNAPSHOT
+    return is_lock(error) and error.sqlite_errorcode != sqlite3.SQLITE_BUSY_SNAPSHOT
