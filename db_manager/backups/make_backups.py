@@ -122,7 +122,13 @@ async def _make(options: argparse.Namespace, config: "DatabaseConfig") -> None:
     size, took = file.stat().st_size, time.perf_counter() - began
     _say(f"{file}: {size:,} bytes in {took:.1f} s")
     if options.keep is not None:
-        for old in series.remove_old(options.keep):
+        try:
+            removed = series.remove_old(options.keep)
+        except OSError as error:
+            raise LifecycleError(
+                f"{file} was made, but an older one stays: {error.filename}: {error.strerror}"
+            ) from error
+        for old in removed:
             _say(f"{old}: removed")
 
 

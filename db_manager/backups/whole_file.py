@@ -1,5 +1,6 @@
 """A file that appears only when it is whole: written beside its place, then renamed."""
 
+import glob
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -38,7 +39,9 @@ async def whole_file(path: Path, *, overwrite: bool) -> AsyncIterator[Path]:
 def _begin(path: Path, *, overwrite: bool) -> Path:
     if path.is_dir():
         raise BackupError(f"{path} is a folder; name the file")
-    if path.exists() and not overwrite:
+    if path.exists() and not path.is_file():
+        raise BackupError(f"{path} is a device or a pipe; name a file")
+    if os.path.lexists(path) and not overwrite:
         raise BackupError(_there_already(path))
     try:
         number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -49,7 +52,7 @@ def _begin(path: Path, *, overwrite: bool) -> Path:
 
 
 def _remove(part: Path) -> None:
-    for left in part.parent.glob(f"{part.name}*"):  # with SQLite's journal and log
+    for left in part.parent.glob(f"{glob.escape(part.name)}*"):  # with what SQLite has beside it
         with suppress(OSError):
             left.unlink()
 

@@ -145,6 +145,9 @@ class Dialect(InUse):
             f"{url.drivername}, {url.host or 'local socket'}{port}, database {url.database}{role}"
         )
 
+    #: Endings of the files beside the file of a database, which hold a part of it.
+    beside_file: ClassVar[tuple[str, ...]] = ()
+
     def file(self, url: URL) -> Path | None:
         """Return the file of the database, or None."""
         del url

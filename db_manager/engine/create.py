@@ -13,7 +13,7 @@ from db_manager.dialects.known import dialect_at
 from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.one_writer import OneWriter
 from db_manager.engine.pool import FairQueuePool
-from db_manager.engine.reaching import keep_config
+from db_manager.engine.reaching import keep_access
 from db_manager.engine.tls import tls_context
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
@@ -66,7 +66,7 @@ def create_engine(
         line = OneWriter.of(engine.dialect, config.pool_timeout)
         event.listen(engine.sync_engine, "connect", partial(_line_up, dialect, line))
     _listen(engine, dialect, password)
-    keep_config(engine, config)
+    keep_access(engine, config, url, password)
     return engine
 
 

@@ -3,31 +3,29 @@
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.engine.tls import tls_mode
-from db_manager.engine.url import database_url
 
-#: What engines of `create_engine` were made from, by the dialect that each has of its own.
-_CONFIGS: Final[WeakKeyDictionary[Dialect, DatabaseConfig]] = WeakKeyDictionary()
-
-
-def keep_config(engine: AsyncEngine, config: DatabaseConfig) -> None:
-    """Remember what *engine* was made from: it does not know its password, nor its TLS."""
-    _CONFIGS[engine.dialect] = config
+#: How engines of `create_engine` reach theirs, by the dialect that each has of its own.
+_KEPT: Final[WeakKeyDictionary[Dialect, Access]] = WeakKeyDictionary()
 
 
-def access_of(engine: AsyncEngine) -> Access:
-    """Return how to reach the database of *engine*, of `create_engine` or of one's own."""
-    config = _CONFIGS.get(engine.dialect)
-    if config is None:
-        url = engine.url
-        return Access(url=url._replace(password=None), password=url.password)
-    url, password = database_url(config)
-    return Access(
+def keep_access(
+    engine: AsyncEngine, config: DatabaseConfig, url: URL, password: str | None
+) -> None:
+    """Remember how *engine* reaches its database: it does not know its password, nor its TLS.
+
+    Args:
+        engine: The engine, of a database or of its replica.
+        config: The section of config.toml from which it was made.
+        url: Where its database is, without the password.
+        password: The password.
+    """
+    _KEPT[engine.dialect] = Access(
         url=url,
         password=password,
         tls=tls_mode(config, url),
@@ -35,3 +33,10 @@ def access_of(engine: AsyncEngine) -> Access:
         connect_timeout=config.connect_timeout,
         pgbouncer=config.pgbouncer,
     )
+
+
+def access_of(engine: AsyncEngine) -> Access:
+    """Return how to reach the database of *engine*, of `create_engine` or of one's own."""
+    url = engine.url
+    own = Access(url=url._replace(password=None), password=url.password)
+    return _KEPT.get(engine.dialect, own)

@@ -43,6 +43,29 @@ if [ "$1" = --version ]; then echo "pg_dump (PostgreSQL) 99.1"; exit; fi
 echo begun > "$RECORD"
 exec sleep 1000
 """
+#: A program that empties a database, and ends without closing it.
+LEAVES_ITS_LOG = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("DELETE FROM backup_test__purse")
+connection.commit()
+os._exit(0)
+"""
+#: A program that is killed in the middle of its backup.
+KILLED = """
+import asyncio, os, signal, sys, threading
+from db_manager import DatabaseConfig, backup, create_engine
+from db_manager.dialects.sqlite import copying
+
+class Event(threading.Event):
+    def is_set(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+copying.Event = Event
+engine = create_engine(DatabaseConfig(database=sys.argv[1]))
+asyncio.run(backup(engine, sys.argv[2]))
+"""
 
 
 class Purse(Base):
@@ -269,6 +292,23 @@ async def test_pg_dump_gets_no_secret_on_its_command_line(
     await engine.dispose()
 
 
+async def test_pg_dump_goes_where_the_engine_goes(
+    postgres_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables that would lead libpq elsewhere are not passed on; a replica is copied itself."""
+    record = program(tmp_path / "bin", RECORDS, monkeypatch)
+    url = postgres_database.render_as_string(hide_password=False)
+    for name in ("PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.setenv(name, "elsewhere")
+    section = {"url": url.replace(f"/{postgres_database.database}", "/main"), "replica": url}
+    engine = create_engine(DatabaseConfig.model_validate(section), replica=True)
+    await backup(engine, tmp_path / "copy.dump")
+    said = record.with_suffix(".environment").read_text()
+    assert "elsewhere" not in said
+    assert f"PGDATABASE={postgres_database.database}\n" in said
+    await engine.dispose()
+
+
 async def test_what_pg_dump_lacks_is_said(
     postgres_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +339,9 @@ async def test_what_pg_dump_says_is_told(
     (tmp_path / "copies").mkdir()
     with pytest.raises(BackupError, match="pg_dump ended with code 1: no space left"):
         await backup(engine, tmp_path / "copies" / "copy.dump")
+    program(tmp_path / "bin", f"{says}kill -9 $$\n", monkeypatch)
+    with pytest.raises(BackupError, match="pg_dump was ended by signal 9: it said nothing"):
+        await backup(engine, tmp_path / "copies" / "copy.dump")
     assert names(tmp_path / "copies") == set()
     await engine.dispose()
 
@@ -315,11 +358,92 @@ def test_a_series_removes_its_own_only(tmp_path: Path) -> None:
     """Files of other names stay, however much they look like its own."""
     own = [f"bot-2026010{day}T000000Z.db" for day in range(1, 6)]
     others = ["bot.db", "bot-old.db", "bot-20260101T000000Z.db.gz", "robot-20260101T000000Z.db"]
+    others += ["bot-20261399T256199Z.db", "bot-00000000T000000Z.db"]
     for name in own + others:
         (tmp_path / name).touch()
+    (tmp_path / "bot-20250101T000000Z.db").mkdir()
+    (tmp_path / "bot-20250102T000000Z.db").symlink_to(tmp_path / "bot.db")
+    others += ["bot-20250101T000000Z.db", "bot-20250102T000000Z.db"]
     removed = Series(tmp_path / "bot.db").remove_old(2)
     assert [each.name for each in removed] == own[:3]
     assert {each.name for each in tmp_path.iterdir()} == {*own[3:], *others}
+
+
+def test_a_clock_that_was_ahead_costs_no_new_backup(tmp_path: Path) -> None:
+    """What has a time that is yet to come is older than what was made since."""
+    ahead = [f"bot-2999010{day}T000000Z.db" for day in range(1, 4)]
+    for name in ahead:
+        (tmp_path / name).touch()
+    series = Series(tmp_path / "bot.db")
+    series.next().touch()
+    assert [each.name for each in series.remove_old(3)] == ahead[:1]
+
+
+@pytest.mark.parametrize("name", ["bot[1].db", "b*t?.db", "[!a].db"])
+async def test_nothing_stays_beside_a_name_with_wildcards(
+    file: Database, tmp_path: Path, name: str
+) -> None:
+    """The part that was written is removed, and nothing else that its name could mean."""
+    await backup(file.engine, tmp_path / name)
+    assert names(tmp_path) == {name}
+
+
+async def test_no_name_is_more_than_an_error(file: Database, tmp_path: Path) -> None:
+    """What no file can be called, what is no file, and an engine that is closed."""
+    for name in ("n" * 300, "nul\0", "half\ud800"):
+        with pytest.raises(BackupError, match="was not made"):
+            await backup(file.engine, tmp_path / name)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BackupError, match="is a device or a pipe"):
+        await backup(file.engine, tmp_path / "pipe", overwrite=True)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BackupError, match="is there already"):
+        await backup(file.engine, tmp_path / "link")
+    await file.dispose()
+    with pytest.raises(BackupError, match="db_manager is stopping or stopped"):
+        await backup(file.engine, tmp_path / "copy.db")
+    assert names(tmp_path) == {"pipe", "link"}
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal"])
+async def test_the_log_of_the_database_is_not_overwritten(
+    file: Database, tmp_path: Path, ending: str
+) -> None:
+    """It is a part of the database, also by another name."""
+    log = tmp_path / f"bot.sqlite3{ending}"
+    log.touch()
+    (tmp_path / "link").symlink_to(log)
+    for name in (log, tmp_path / "link"):
+        with pytest.raises(BackupError, match="is the database itself"):
+            await backup(file.engine, name, overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_no_old_log_becomes_part_of_a_copy(
+    file: Database, tmp_path: Path, *, overwrite: bool
+) -> None:
+    """SQLite would take what a program that was killed left beside an older copy for this one's."""
+    copy = tmp_path / "copy.db"
+    await backup(file.engine, copy)
+    subprocess.run([sys.executable, "-c", LEAVES_ITS_LOG, str(copy)], check=True)  # noqa: ASYNC221 -- it is waited for on purpose
+    logs = [copy.with_name(f"copy.db{ending}") for ending in ("-wal", "-shm")]
+    if not overwrite:
+        copy.unlink()
+    with pytest.raises(BackupError, match="would become part of the copy"):
+        await backup(file.engine, copy, overwrite=overwrite)
+    for left in logs:
+        left.unlink()
+    await backup(file.engine, copy, overwrite=overwrite)
+    assert await totals(copy, file) == (2, 200)
+
+
+def test_a_killed_backup_leaves_one_hidden_file(bot: Path) -> None:
+    """Its name begins with a dot and ends in .part, and there is no copy."""
+    program = [sys.executable, "-c", KILLED, str(bot / "bot.sqlite3"), str(bot / "copy.db")]
+    assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
+    left = names(bot) - {"config.toml"}
+    assert len(left) == 1
+    assert all(name.startswith(".copy.db.") and name.endswith(".part") for name in left)
 
 
 @pytest.fixture

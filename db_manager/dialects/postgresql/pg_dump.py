@@ -20,8 +20,11 @@ from lifecycle.printable import printable
 _PROGRAM: Final = "pg_dump"
 #: The endings of files that hold SQL; every other file is for `pg_restore`.
 _SQL: Final = frozenset({".sql"})
-#: Lines of the program's errors that are shown.
+#: Lines of the program's errors that are shown, and most characters of them.
 _LAST_LINES: Final = 3
+_LONGEST: Final = 500
+#: Variables with which libpq goes elsewhere than a host that is named, and the engine does not.
+_ELSEWHERE: Final = frozenset({"PGHOSTADDR", "PGSERVICE"})
 #: As libpq names what `[database] tls` says.
 _TLS: Final = {"verify": "verify-full", "require": "require", "disable": "disable"}
 
@@ -62,8 +65,9 @@ async def dump_database(engine: AsyncEngine, access: Access, target: Path, endin
     arguments = [f"--format={kind}", "--no-password", f"--file={target}"]
     code, said = await _run(program, arguments, _environment(access))
     if code:
-        lines = printable(" ".join(said.strip().splitlines()[-_LAST_LINES:]))
-        raise BackupError(f"pg_dump ended with code {code}: {lines}")
+        lines = printable(" ".join(said.strip().splitlines()[-_LAST_LINES:])[-_LONGEST:])
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise BackupError(f"pg_dump {how}: {lines or 'it said nothing'}")
 
 
 async def _run(program: str, arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
@@ -100,7 +104,9 @@ def _environment(access: Access) -> dict[str, str]:
         variables["PGSSLMODE"] = _TLS[access.tls]
     if access.tls == "verify":
         variables["PGSSLROOTCERT"] = str(access.tls_ca or _authorities())
-    return dict(os.environ) | {name: value for name, value in variables.items() if value}
+    passed = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    given = passed if variables["PGHOST"] else os.environ
+    return dict(given) | {name: value for name, value in variables.items() if value}
 
 
 def _host_and_port(named: str) -> tuple[str, str]:

@@ -37,6 +37,7 @@ class Aiosqlite(Dialect):
     has_one_writer = True
     has_reader = True
     factories = ("row_factory", "text_factory")
+    beside_file = ("-wal", "-shm", "-journal")
     #: SQLite treats an unknown name in double quotes as a string, except where only a name is
     #: possible: next to a dot, and after these words.
     literal = re.compile(

@@ -39,6 +39,8 @@ async def copy_database(engine: AsyncEngine, target: Path) -> None:
     unwanted = Event()
     copy = sqlite3.connect(target, check_same_thread=False)  # the file is opened at its first use
     try:
+        # A part of a copy is of no use, so it needs no journal that would bring it back.
+        await to_its_end(lambda: copy.execute("PRAGMA journal_mode = OFF").close(), _NAME)
         async with engine.connect() as connection:
             try:
                 await _copy(connection, copy, unwanted)
