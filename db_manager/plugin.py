@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import MetaData
@@ -19,6 +20,7 @@ from db_manager.dialects.known import dialect_at
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, replica_url
+from db_manager.errors import ConfigError
 from db_manager.events import TablesCreated
 from db_manager.schema import create_missing_tables, refuse_shared
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -122,9 +124,12 @@ class DatabasePlugin(Plugin):
         """Connect and create missing tables; wait for a database that is not available yet.
 
         Raises:
-            ConfigError: Tables of one plugin are in two databases.
+            ConfigError: Tables of one plugin are in two databases, or two are one SQLite file.
         """
-        refuse_shared(_databases(context))
+        databases = _databases(context)
+        tables = {name: database.metadata for name, database in databases.items()}
+        refuse_shared({name: each for name, each in tables.items() if each is not None})
+        _refuse_one_file(databases)
         self._database.state = "open"
         self._availability = Availability(self._database, context, partial(self._prepare, context))
         await self._availability.begin()
@@ -197,15 +202,33 @@ def _warn_if_unverified(config: DatabaseConfig) -> None:
             )
 
 
-def _databases(context: PluginContext) -> dict[str, MetaData]:
-    """Return the tables of each loaded database, by the name of its plugin."""
-    found = {}
+def _databases(context: PluginContext) -> dict[str, Database]:
+    """Return each loaded database, by the name of its plugin."""
+    found: dict[str, Database] = {}
     for service in context.services:
         engine = context.services[service]
         database = Database.known(engine) if isinstance(engine, AsyncEngine) else None
-        if database is not None and database.metadata is not None:
-            found[service.partition(":")[0]] = database.metadata
+        # A plugin may hand an engine on by a name of its own.
+        if database is not None and database not in found.values():
+            found[service.partition(":")[0]] = database
     return found
+
+
+def _refuse_one_file(databases: Mapping[str, Database]) -> None:
+    """Refuse two databases in one SQLite file, which has one writer.
+
+    Raises:
+        ConfigError: A task with a unit on each would wait for itself.
+    """
+    owners: dict[Path, str] = {}
+    for name, database in databases.items():
+        file = database.dialect.file(database.engine.url)
+        owner = name if file is None else owners.setdefault(file.resolve(), name)
+        if owner != name:
+            raise ConfigError(
+                f"{file} is the database of {owner!r} and of {name!r}; a SQLite file has one "
+                f"writer: give {name!r} a file and a section of its own"
+            )
 
 
 @asynccontextmanager

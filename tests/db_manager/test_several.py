@@ -421,6 +421,20 @@ async def test_tables_of_one_prefix_are_in_one_database(sqlite_database: URL) ->
     await app.unload()
 
 
+async def test_two_databases_are_two_files(tmp_path: Path) -> None:
+    """One file has one writer: a task with a unit on each would wait for itself."""
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for one, other in (("file", "file"), ("file", "link"), ("link", "./file")):
+        files = {
+            name: {"database": str(tmp_path / file)}
+            for name, file in (("database", one), ("stats", other))
+        }
+        app = Application([DatabasePlugin, Stats], config={"app": {"journal": "memory"}, **files})
+        with pytest.raises(PluginFailedError, match=r"is the database of .* and of .* one writer"):
+            await app.start()
+        await app.unload()
+
+
 async def test_a_plugin_that_forgot_its_tables_is_refused(sqlite_database: URL) -> None:
     """Without `metadata` the second database would get the tables of the first."""
 
