@@ -1,6 +1,7 @@
 """Finds the dialect of an engine, of a URL and of an error."""
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Final
 
 import sqlalchemy.engine
@@ -13,6 +14,7 @@ from db_manager.dialects.postgresql.asyncpg import Asyncpg
 from db_manager.dialects.postgresql.postgresql import PostgreSQL
 from db_manager.dialects.postgresql.psycopg import Psycopg
 from db_manager.dialects.sqlite.aiosqlite import Aiosqlite
+from db_manager.errors import ConfigError
 
 _ANY: Final = Dialect()
 #: By SQLAlchemy's name of the driver.
@@ -29,6 +31,14 @@ _DATABASES: Final[dict[str, Dialect]] = {
     "mysql": MySQL(),
     "mariadb": MySQL(),
 }
+#: The drivers of a URL that names none, the first choice first; their packages have these names.
+_OF_NO_DRIVER: Final[dict[str, tuple[str, ...]]] = {
+    "sqlite": ("sqlite+aiosqlite",),
+    "postgresql": ("postgresql+asyncpg", "postgresql+psycopg"),
+    "postgres": ("postgresql+asyncpg", "postgresql+psycopg"),
+    "mysql": ("mysql+asyncmy",),
+    "mariadb": ("mariadb+asyncmy",),
+}
 #: By the package that defines the driver's own errors.
 BY_PACKAGE: Final[dict[str, Dialect]] = {each.package: each for each in _DRIVERS.values()}
 
@@ -42,6 +52,28 @@ def dialect_at(url: URL) -> Dialect:
     """Return our dialect for the database at *url*."""
     database, _, driver = url.drivername.partition("+")
     return _named(database, driver)
+
+
+def with_driver(url: URL) -> URL:
+    """Return *url* with an installed driver, when it names a database only: `postgresql://`.
+
+    Args:
+        url: Where the database is.
+
+    Raises:
+        ConfigError: No driver of this database is installed.
+    """
+    drivers = _OF_NO_DRIVER.get(url.drivername, ())
+    for driver in drivers:
+        if find_spec(driver.partition("+")[2]) is not None:
+            return url.set(drivername=driver)
+    if drivers:
+        packages = " or ".join(driver.partition("+")[2] for driver in drivers)
+        raise ConfigError(
+            f"{url.drivername}:// needs an async driver, and none is installed: pip install "
+            f"{packages}"
+        )
+    return url
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL, make_url
 
 from db_manager.config import FIRST_SECTION, DatabaseConfig, env_prefix
-from db_manager.dialects.known import dialect_at
+from db_manager.dialects.known import dialect_at, with_driver
 from db_manager.errors import ConfigError
 
 _SECRETS: Final = frozenset({"password", "passwd", "sslpassword"})
@@ -24,8 +24,9 @@ def database_url(config: DatabaseConfig) -> tuple[URL, str | None]:
         The URL without a password, and the password.
 
     Raises:
-        ConfigError: The URL is malformed, or its query contains a secret or an ssl option; or
-            a SQLite file is in the working directory, and not beside config.toml.
+        ConfigError: The URL is malformed, its query contains a secret or an ssl option, or no
+            driver for it is installed; or a SQLite file is in the working directory, and not
+            beside config.toml.
     """
     if config.url is not None:
         return _read(config, "url", config.url.get_secret_value())
@@ -78,7 +79,8 @@ def _read(config: DatabaseConfig, key: str, text: str) -> tuple[URL, str | None]
     """Return the URL that *key* says, and its password, which the key `password` may say.
 
     Raises:
-        ConfigError: The URL is malformed, or its query contains a secret or an ssl option.
+        ConfigError: The URL is malformed, its query contains a secret or an ssl option, or no
+            driver for it is installed.
     """
     me = f"[{config.section}] {key}"
     try:
@@ -99,6 +101,10 @@ def _read(config: DatabaseConfig, key: str, text: str) -> tuple[URL, str | None]
         )
     if "sslmode" in url.query or "ssl" in url.query:
         raise ConfigError(f"{me}: set tls = 'verify' (or require, disable) instead of ssl")
+    try:
+        url = with_driver(url)
+    except ConfigError as error:
+        raise ConfigError(f"{me}: {error}") from None
     password = str(url.password) if url.password is not None else _password(config)
     return _beside(url._replace(password=None), config), password
 

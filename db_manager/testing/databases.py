@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db_manager.base import Base
 from db_manager.dialects import classify
+from db_manager.dialects.known import with_driver
 from db_manager.dialects.safe_text import connection_text
 from db_manager.schema import create_missing_tables
 from lifecycle.errors import ConfigError
@@ -194,8 +195,10 @@ def _place(given: str | URL) -> Place:
         url = None
     if url is None:
         raise ConfigError("sandbox_url: cannot be read; write driver://user:password@host/database")
-    if url.drivername == "postgresql":  # the usual spelling, without a driver
-        url = url.set(drivername="postgresql+asyncpg")
+    try:
+        url = with_driver(url)
+    except ConfigError as error:
+        raise ConfigError(f"sandbox_url: {error}") from None
     backend: str = url.get_backend_name()
     places: dict[str, Callable[[URL], Place]] = {
         "sqlite": lambda _url: _Files(),
