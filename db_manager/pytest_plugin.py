@@ -33,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def sandbox_url(pytestconfig: pytest.Config) -> "str | URL":
     """Where sandboxes are created; override it if one of your fixtures starts the server."""
-    return os.environ.get("SANDBOX_URL") or str(pytestconfig.getini("sandbox_url"))
+    given = os.environ.get("SANDBOX_URL")  # empty means SQLite, whatever the setting says
+    return str(pytestconfig.getini("sandbox_url")) if given is None else given
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from functools import partial
+from typing import Final
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -14,6 +15,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, whose plural ends in s: `1 update`, `2 updates`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+#: Services that no plugin provides, and what to do when they are missing.
+_OF_A_BOT: Final = frozenset({"aiogram:dispatcher", "aiogram:bot", "aiogram:bots"})
+_NO_BOT: Final = (
+    "the application was started without a bot. Start it with run_polling(app, dispatcher, bot), "
+    "or call attach(app, dispatcher) before it starts; in a test write `await telegram.run(app)` "
+    "in the place of `app.start()` or `sandbox.start(...)`. A plugin that works without a bot too "
+    "asks with services.get"
+)
 
 
 class LifecycleError(Exception):
@@ -45,6 +56,8 @@ class ServiceNotFoundError(LifecycleError, KeyError):
         super().__init__(name, self.available)
 
     def __str__(self) -> str:
+        if self.name in _OF_A_BOT and "aiogram:dispatcher" not in self.available:
+            return f"no service {self.name!r}: {_NO_BOT}"
         there = ", ".join(self.available) or "none yet"
         return (
             f"no service {self.name!r}; there are: {there}. Name the plugin that provides it in "

@@ -48,6 +48,8 @@ class Traffic:
     def install(self) -> None:
         """Put everything in its place."""
         dispatcher = self.dispatcher
+        for router in dispatcher.sub_routers:  # `uninstall` has set them free
+            router._parent_router = dispatcher  # noqa: SLF001 -- aiogram refuses to set it again
         self.app.probes["updates_in_flight"] = lambda: len(self.in_flight)
         _put_first(dispatcher.update.outer_middleware, self.in_flight)
         for name, observer in dispatcher.observers.items():
@@ -60,8 +62,15 @@ class Traffic:
         dispatcher.start_polling = self.start_polling  # type: ignore[method-assign]  # see there
 
     def uninstall(self) -> None:
-        """Leave the dispatcher and the application as `install` found them."""
+        """Leave the dispatcher and the application as `install` found them.
+
+        The routers of the dispatcher can be included in another one then: a test that builds a
+        dispatcher of routers of its modules would otherwise be the only one that can.
+        """
         dispatcher = self.dispatcher
+        for router in dispatcher.sub_routers:
+            if router.parent_router is dispatcher:
+                router._parent_router = None  # noqa: SLF001 -- aiogram has no public way to detach
         dispatcher.update.outer_middleware.unregister(self.in_flight)
         for name, observer in dispatcher.observers.items():
             if name != "update":

@@ -1,7 +1,7 @@
 """The fixtures `event_bus`, `telegram` and `bot` for pytest; imports wait until one is used."""
 
 from collections.abc import AsyncIterator, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
     from lifecycle.bus import EventBus
     from lifecycle.testing.telegram.local import LocalTelegram
+
+#: What to do about a router that an earlier test included.
+_ATTACHED: Final = (
+    "An earlier test has included this router. What is included in the dispatcher of "
+    "`telegram.run(app, dispatcher)` itself is free again after the test; so include a router in "
+    "another router once, beside its handlers, or build one dispatcher for all tests."
+)
 
 
 @pytest.fixture
@@ -50,8 +57,13 @@ def bot(telegram: "LocalTelegram") -> "Bot":
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around that of `events`: its part stands below
-def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, Any]":
-    """Show beside any failure of a test what was said."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> "Generator[None, pytest.TestReport, Any]":
+    """Show beside any failure of a test what was said, and the cure of one that aiogram has not."""
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, RuntimeError) and str(error).startswith("Router is already attached"):
+        error.add_note(_ATTACHED)
     report = yield
     if report.when == "call" and report.failed:
         used = getattr(item, "funcargs", {})
