@@ -10,6 +10,7 @@ from typing import Final, NoReturn, Protocol, cast
 
 from lifecycle.errors import LifecycleError
 from lifecycle.printable import printable_lines
+from observability.commands.env_file import add_env_file, read_env_file
 
 #: Entry points of this group are subcommands: modules of the shape `Command`.
 COMMANDS: Final = "db_manager.commands"
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser(arguments).parse_args(arguments)
     command: Command = options.command
     try:
+        if options.env_file is not None:
+            read_env_file(options.env_file)
         code = command.run(options)
         sys.stdout.flush()
     except LifecycleError as error:
@@ -81,6 +84,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         purpose = (command.__doc__ or "").partition("\n")[0]
         added = parsers.add_parser(entry_point.name, help=purpose, description=purpose)
         command.add_arguments(added)
+        add_env_file(added)
         added.set_defaults(command=command)
     return parser
 
