@@ -134,6 +134,7 @@ class Bots:
             "pool_size": POOL,
             "max_overflow": 0,
             "create_tables": False,
+            "drift": "ignore",
         }
         if database:
             app = Application([DatabasePlugin], config={"database": settings})

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from db_manager.base import NAMING_CONVENTION, Base
     from db_manager.config import DatabaseConfig
     from db_manager.database.open_unit import UnitState
+    from db_manager.drift.difference import SchemaDriftError
     from db_manager.engine.create import create_engine
     from db_manager.errors import (
         BackupError,
@@ -45,6 +46,7 @@ else:
             "backups.backup": ("backup",),
             "base": ("Base", "NAMING_CONVENTION"),
             "config": ("DatabaseConfig",),
+            "drift.difference": ("SchemaDriftError",),
             "engine.create": ("create_engine",),
             "errors": (
                 "BackupError",
@@ -91,6 +93,7 @@ __all__ = [
     "PoolExhaustedError",
     "ReadOnlyUnsupportedError",
     "RetriesExhaustedError",
+    "SchemaDriftError",
     "TableNameError",
     "TransactionAbortedError",
     "TransactionEndedError",

@@ -65,13 +65,21 @@ class DatabaseConfig(BaseSettings):
         description="name of the database, or path of the SQLite file, relative to config.toml",
     )
     url: SecretStr | None = Field(
-        None, description="instead of the keys above: driver://user:password@host:port/database"
+        None,
+        description="instead of the keys above: driver://user:password@host:port/database, "
+        "or postgresql://… for an installed driver",
     )
     replica: SecretStr | None = Field(
         None, description='URL of a read replica, for units with `read_only="replica"`'
     )
 
     create_tables: bool = Field(default=True, description="create missing tables at start")
+
+    drift: Literal["refuse", "warn", "ignore"] = Field(
+        "refuse",
+        description="at start, when a table or column of a model is missing: refuse to start, "
+        "only warn as of other differences, or do not look",
+    )
 
     pool_size: int = Field(10, ge=1, le=MOST_CONNECTIONS, description="connections kept open")
     max_overflow: int = Field(

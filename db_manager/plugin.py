@@ -17,11 +17,12 @@ from db_manager.database.availability import Availability, unavailable_errors
 from db_manager.database.database import Database, UnitSettings
 from db_manager.database.ping import ping
 from db_manager.dialects.known import dialect_at
+from db_manager.drift.look import differences_at_start
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
-from db_manager.events import TablesCreated
+from db_manager.events import DatabaseDrifted, TablesCreated
 from db_manager.schema import create_missing_tables, refuse_shared
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.plugins.context import PluginContext
@@ -64,6 +65,7 @@ class DatabasePlugin(Plugin):
 
     _database: Database
     _availability: Availability
+    _is_compared: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give a subclass with a name of its own a section and deadlines of its own."""
@@ -125,12 +127,14 @@ class DatabasePlugin(Plugin):
 
         Raises:
             ConfigError: Tables of one plugin are in two databases, or two are one SQLite file.
+            SchemaDriftError: A table or a column of the models is missing.
         """
         databases = _databases(context)
         tables = {name: database.metadata for name, database in databases.items()}
         refuse_shared({name: each for name, each in tables.items() if each is not None})
         _refuse_one_file(databases)
         self._database.state = "open"
+        self._is_compared = False
         self._availability = Availability(self._database, context, partial(self._prepare, context))
         await self._availability.begin()
 
@@ -158,10 +162,18 @@ class DatabasePlugin(Plugin):
         return details
 
     async def _prepare(self, context: PluginContext) -> None:
-        if not context.config.create_tables:
-            return
-        if created := await create_missing_tables(self._database.engine, self.metadata):
+        config: DatabaseConfig = context.config
+        engine = self._database.engine
+        if config.create_tables and (created := await create_missing_tables(engine, self.metadata)):
             context.publish(TablesCreated(tables=created, database=self._name_in_events))
+        if config.drift == "ignore" or self._is_compared:
+            return
+        differences = await differences_at_start(
+            engine, self.metadata, config.section, refuse=config.drift == "refuse"
+        )
+        self._is_compared = True  # a database that was away is not looked at again
+        if differences:
+            context.publish(DatabaseDrifted(differences=differences, database=self._name_in_events))
 
     @property
     def _name_in_events(self) -> str:

@@ -33,7 +33,9 @@ def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
     return [
         str(table.name)  # a plain str, for events: SQLAlchemy's quoted_name is a subclass
         for table in metadata.sorted_tables
+        # A model of a view is no missing table, nor is one whose name differs in case on SQLite.
         if table.name not in there[table.schema]
+        and not inspector.has_table(table.name, table.schema)
     ]
 
 

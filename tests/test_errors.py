@@ -12,6 +12,7 @@ import pytest
 import db_manager
 import lifecycle
 import observability
+from db_manager.drift.difference import SchemaDriftError
 from db_manager.errors import (
     CommitOutcomeUnknownError,
     DatabaseUnavailableError,
@@ -43,6 +44,7 @@ ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     PoolExhaustedError: ((2, 0.5, ["unit 1", "unit 2"], "connections", "too many clients"), {}),
     ReadOnlyUnsupportedError: (("oracle",), {}),
     RetriesExhaustedError: ((3, 1.5), {}),
+    SchemaDriftError: ((["a has no column b"] * 9, "analytics"), {}),
     ServiceNotFoundError: (("notes:all", ["rates:all", "db_manager:engine"]), {}),
     TransactionEndedError: (("COMMIT was sent",), {"undone": True}),
     TransitionNotAllowedError: (("notes", "started", "load"), {}),

@@ -16,6 +16,7 @@ from db_manager.config import DatabaseConfig, env_prefix
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.dialects.safe_text import connection_text
+from db_manager.drift.look import differences
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, remote_hosts, replica_url
@@ -135,6 +136,7 @@ def _look(
         _tls(connection, config, url, dialect),
         _pool(None if config.pgbouncer else dialect.most_connections(connection), config),
         _tables(metadata, missing_tables(connection, metadata), config),
+        *_drift(connection, metadata),
     ]
     if dialect.clock_query:
         findings.append(_clock(connection, dialect.clock_query))
@@ -205,6 +207,16 @@ def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> F
         "tables",
         f"missing: {names}\nrun your migrations, or set [{config.section}] create_tables = true",
     )
+
+
+def _drift(connection: Connection, metadata: MetaData) -> list[Finding]:
+    """Return what differs in the tables that exist, a line for each with its cure."""
+    found = differences(connection, metadata)
+    if not found:
+        return []
+    lines = [f"{each.what}; {each.cure}" for each in found]
+    last = "run your migrations, or these statements; a backup first: db-manager backup"
+    return [Finding("problem", "drift", "\n".join([*lines, last]))]
 
 
 def _clock(connection: Connection, query: str) -> Finding:

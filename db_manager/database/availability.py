@@ -14,7 +14,7 @@ from db_manager.database.database import Database
 from db_manager.database.ping import ping
 from db_manager.dialects import classify
 from db_manager.dialects.safe_text import connection_text
-from db_manager.errors import DatabaseUnavailableError
+from db_manager.errors import DatabaseUnavailableError, DbManagerError
 from lifecycle.error_text import tell
 from lifecycle.plugins.context import PluginContext
 
@@ -50,6 +50,7 @@ class Availability:
 
         Raises:
             DBAPIError: The server refuses us, for example because of a wrong password.
+            DbManagerError: The database is not as it has to be, for example without a table.
         """
         self._database.checkout.lost.clear()
         engine = self._database.engine
@@ -86,8 +87,11 @@ class Availability:
             wait=tenacity.wait_exponential_jitter(
                 multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
             ),
-            # Retry a refusal too: the server let us in before, so somebody is likely to fix it.
-            retry=tenacity.retry_if_exception_type((OSError, sqlalchemy.exc.SQLAlchemyError)),
+            # Retry a refusal too: the server let us in before, so somebody is likely to fix it. So
+            # are tables that are missing: the migrations may have waited for the server as well.
+            retry=tenacity.retry_if_exception_type(
+                (OSError, sqlalchemy.exc.SQLAlchemyError, DbManagerError)
+            ),
             before_sleep=partial(self._still_lost, engine),
         )
         soon = loop.time() - self._recovered_at < LONGEST_WAIT

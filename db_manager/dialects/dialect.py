@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.types import TypeEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
@@ -130,6 +131,33 @@ class Dialect(InUse):
 
     def unlock_schema(self, connection: Connection) -> None:
         """Allow other replicas to create tables again."""
+
+    # -- tables that differ from their models ---------------------------------------------
+
+    #: How a column of a table gets the model's type, a further value of its enumeration, and its
+    #: NOT NULL (`how` is SET or DROP).
+    change_type: ClassVar[str] = "ALTER TABLE {table} ALTER COLUMN {column} TYPE {type}"
+    add_label: ClassVar[str] = "ALTER TYPE {type} ADD VALUE {label}"
+    change_null: ClassVar[str] = "ALTER TABLE {table} ALTER COLUMN {column} {how} NOT NULL"
+    #: What to do where columns and constraints of a table cannot be changed; empty where they can.
+    make_anew: ClassVar[str] = ""
+
+    def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
+        """Return a type as the database keeps it, the same text for types that it keeps alike.
+
+        Args:
+            kind: SQLAlchemy's type, of a model or from the inspection of a table.
+            sql: What SQLAlchemy writes for it in CREATE TABLE.
+
+        Returns:
+            The text; None when types of this kind cannot be compared.
+        """
+        del kind
+        return sql.partition(" COLLATE ")[0].casefold()
+
+    def column_key(self, name: str) -> str:
+        """Return the same text for all names of one column: by default they differ in case."""
+        return name
 
     # -- for `db-manager check` -----------------------------------------------------------
 

@@ -20,6 +20,7 @@ from db_manager.events.of_a_unit import (
 )
 from db_manager.events.of_the_database import (
     DatabaseDrained,
+    DatabaseDrifted,
     DatabaseEvent,
     PoolExhausted,
     ReplicaLost,
@@ -30,6 +31,7 @@ from db_manager.events.of_the_database import (
 __all__ = [
     "Cause",
     "DatabaseDrained",
+    "DatabaseDrifted",
     "DatabaseEvent",
     "JoinMode",
     "JoinOutcome",

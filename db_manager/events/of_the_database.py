@@ -62,6 +62,20 @@ class TablesCreated(DatabaseEvent, kw_only=True):
     tables: tuple[str, ...]
 
 
+class DatabaseDrifted(DatabaseEvent, kw_only=True):
+    """The tables differ from the models, as the start found.
+
+    Args:
+        differences: What differs, one line each; `db-manager check` has the statements, and sees
+            indexes and constraints as well.
+    """
+
+    topic: ClassVar[str] = "database.drifted"
+    level: ClassVar[Level] = "warning"
+
+    differences: tuple[str, ...]
+
+
 class ReplicaLost(DatabaseEvent, kw_only=True):
     """The read replica is refused, silent or exhausted: the database itself answers instead.
 

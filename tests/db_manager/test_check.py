@@ -104,6 +104,26 @@ async def test_missing_tables_are_named_and_not_created(database_url: URL) -> No
     await engine.dispose()
 
 
+async def test_a_table_that_differs_is_told_with_its_cure(database_url: URL) -> None:
+    """Each difference is one line with the statement against it, and a problem."""
+    engine = create_engine(config_of(database_url))
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE check_tests__checked (other integer)"))
+    await engine.dispose()
+    findings = await found(config_of(database_url))
+    assert findings["tables"].text == "1 of 1 exists"
+    assert findings["drift"].level == "problem"
+    first, *_, last = findings["drift"].text.splitlines()
+    assert first == (
+        "check_tests__checked has no column id; ALTER TABLE check_tests__checked ADD COLUMN "
+        + {"sqlite": "id INTEGER NOT NULL", "postgresql": "id SERIAL NOT NULL"}[
+            database_url.get_backend_name()
+        ]
+        + " DEFAULT … (with the value for rows that are there)"
+    )
+    assert last.startswith("run your migrations")
+
+
 async def test_a_sqlite_file_is_not_made_by_a_check(sqlite_database: URL, tmp_path: Path) -> None:
     """Without a file there is none after the check; without its folder the bot cannot start."""
     findings = await found(config_of(sqlite_database))

@@ -61,7 +61,7 @@ def shown(url: URL) -> str:
 
 def make_app(url: URL, replica_url: URL | None = None, **keys: Any) -> Application:
     """Return an application with the plugin alone."""
-    section = {"url": shown(url), "create_tables": False, **keys}
+    section = {"url": shown(url), "create_tables": False, "drift": "ignore", **keys}
     if replica_url is not None:
         section["replica"] = shown(replica_url)
     return Application([DatabasePlugin], config={"app": {"journal": "memory"}, "database": section})

@@ -63,6 +63,15 @@ async def test_only_the_missing_ones_are_created(database: Database) -> None:
         assert await connection.scalar(text("SELECT id FROM notes__note")) == 7
 
 
+async def test_a_view_is_no_missing_table(database: Database) -> None:
+    """A model of a view is there when the view is: nothing is created for it."""
+    metadata = MetaData()
+    Table("notes__view", metadata, Column("id", Integer, primary_key=True))
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CREATE VIEW notes__view AS SELECT 1 AS id"))
+    assert await create_missing_tables(database.engine, metadata) == ()
+
+
 async def test_creation_is_all_or_nothing(database: Database) -> None:
     """When one table cannot be created, none is."""
     metadata = model()

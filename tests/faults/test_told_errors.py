@@ -139,6 +139,7 @@ async def bench(url: URL, folder: Path, *plugins: type[Plugin]) -> AsyncIterator
     section = {
         "url": url.render_as_string(hide_password=False),
         "create_tables": False,
+        "drift": "ignore",
         "pool_size": 1,
         "pool_timeout": 0.5,
         "slow_unit": 0.01,

@@ -16,4 +16,5 @@ def application(sqlite_database: URL, monkeypatch: pytest.MonkeyPatch) -> Applic
         if name.upper().startswith("DATABASE__"):
             monkeypatch.delenv(name)
     url = sqlite_database.render_as_string(hide_password=False)
-    return Application([DatabasePlugin], config={"database": {"url": url, "create_tables": False}})
+    section = {"url": url, "create_tables": False, "drift": "ignore"}
+    return Application([DatabasePlugin], config={"database": section})

@@ -6,9 +6,11 @@ from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.types import TypeEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.mysql.column_types import stored_type
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
@@ -32,6 +34,7 @@ class MySQL(Dialect):
     literal = re.compile(r"(?P<text>'|\"|--|/\*|#)")
     tls_query = "SHOW SESSION STATUS LIKE 'Ssl_version'"
     clock_query = "SELECT unix_timestamp(now(6))"
+    change_type = add_label = change_null = "ALTER TABLE {table} MODIFY {definition}"
 
     dump_program = "mariadb-dump --single-transaction (or mysqldump)"
 
@@ -99,6 +102,15 @@ class MySQL(Dialect):
     def unlock_schema(self, connection: Connection) -> None:
         """Release the lock."""
         connection.execute(text(f"SELECT RELEASE_LOCK({LOCK})"))
+
+    def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
+        """Return a type as the server keeps it; None when it chooses by size."""
+        del kind
+        return stored_type(sql)
+
+    def column_key(self, name: str) -> str:
+        """Return *name* in lower case: names of columns that differ in case are the same."""
+        return name.casefold()
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

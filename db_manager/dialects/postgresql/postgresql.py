@@ -8,11 +8,13 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.types import TypeEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.postgresql.pg_dump import dump_database
+from db_manager.dialects.postgresql.stored_types import stored_type
 
 #: Milliseconds between PostgreSQL's checks of the client's connection while a statement runs.
 #: Without them a statement whose client is gone runs to its end, and keeps its locks.
@@ -102,6 +104,10 @@ class PostgreSQL(Dialect):
         CONCURRENTLY of another replica would wait for that.
         """
         return bool(scalar(connection, f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"))
+
+    def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
+        """Return a type as the server keeps it; None for a domain."""
+        return stored_type(kind, sql)
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

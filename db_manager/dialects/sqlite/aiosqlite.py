@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Final
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.types import TypeEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.sqlite.affinity import affinity
 from db_manager.dialects.sqlite.connection import SqliteConnection
 from db_manager.dialects.sqlite.copying import copy_database
 from db_manager.dialects.sqlite.file import beside, connector, path_of
@@ -45,6 +47,7 @@ class Aiosqlite(Dialect):
         | (?P<text> ' | " | -- | /\* )""",
         re.VERBOSE | re.IGNORECASE,
     )
+    make_anew = "SQLite cannot alter that: make a new table, copy the rows, rename it"
     is_read_only_query = "PRAGMA query_only"
     refuse_commit: ClassVar[tuple[str, ...]] = (
         "CREATE TEMP TABLE refused_parent (id INTEGER PRIMARY KEY)",
@@ -93,6 +96,15 @@ class Aiosqlite(Dialect):
         """Take the write lock before looking what is missing; it is waited for as any lock is."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         return True
+
+    def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
+        """Return what kind of value a column of this type keeps."""
+        del kind
+        return affinity(sql)
+
+    def column_key(self, name: str) -> str:
+        """Return *name* in lower case: names of columns that differ in case are the same."""
+        return name.casefold()
 
     # -- a connection ---------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Drift: how the tables of a database differ from the models, by SQLAlchemy's inspection."""
