@@ -54,6 +54,7 @@ PAGES = {
     "docs/aiogram.md": "docs/ru/aiogram.md",
     "docs/configuration.md": "docs/ru/configuration.md",
     "docs/testing.md": "docs/ru/testing.md",
+    "docs/recipes.md": "docs/ru/recipes.md",
 }
 
 
@@ -145,6 +146,13 @@ def rows(document: Path) -> list[tuple[str, str]]:
     """Return the rows of the tables of a document whose first cell is code, with the defaults."""
     text = document.read_text(encoding="utf-8")
     return re.findall(r"^\| (`[^|]*`) \| ((?:`[^|]*` \||\|)?)", text, re.MULTILINE)
+
+
+def test_every_recipe_is_on_its_page() -> None:
+    """Each file of examples/recipes has a row."""
+    named = {name.strip("`/") for name, _ in rows(ROOT / "docs" / "recipes.md")}
+    there = {path.name for path in (ROOT / "examples" / "recipes").iterdir()}
+    assert there - {"__init__.py", "__pycache__"} <= named
 
 
 def test_both_languages_name_every_topic() -> None:
