@@ -123,7 +123,8 @@ class DatabaseConfig(BaseSettings):
         None, description="file with the certificate of the CA, relative to config.toml"
     )
     pgbouncer: bool = Field(
-        default=False, description="connections go through PgBouncer in transaction mode"
+        default=False,
+        description="PgBouncer in transaction mode stands before the server, which sets timeouts",
     )
     application_name: str = Field("db_manager", description="shown in pg_stat_activity")
 
