@@ -1,12 +1,25 @@
-"""Fixtures for the recipes: each runs as a program, against a local Telegram."""
+"""What the recipes run on: SQLite and PostgreSQL, and a local Telegram for their bots."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy.engine import URL
 from support.programs import Run, program
 
+from db_manager.testing import Databases, Sandbox
+from lifecycle import EventBus
+from lifecycle.testing import BotApiServer
+
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
+Poll = Callable[[ModuleType, URL], AbstractAsyncContextManager[BotApiServer]]
 
 
 @pytest.fixture
@@ -15,3 +28,35 @@ def run(database_url: URL, tmp_path: Path) -> Run:
     return lambda name, *servers, **environment: program(
         RECIPES / name, tmp_path, database_url, *servers, **environment
     )
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def sandbox(request: pytest.FixtureRequest, event_bus: EventBus) -> AsyncIterator[Sandbox]:
+    """A sandbox, whatever server the sandboxes of other modules are on."""
+    is_file = request.param == "sqlite"
+    databases = Databases("sqlite://" if is_file else request.getfixturevalue("postgres_admin"))
+    async with Sandbox.open(databases, event_bus) as opened:
+        yield opened
+    await databases.close()
+
+
+@pytest.fixture
+def poll(monkeypatch: pytest.MonkeyPatch) -> Poll:
+    """Runs the `main` of a recipe, whose bot polls a local Telegram, and tells it to stop."""
+
+    @asynccontextmanager
+    async def poll(recipe: ModuleType, database: URL) -> AsyncIterator[BotApiServer]:
+        async with BotApiServer() as telegram:
+            session = AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))
+            monkeypatch.setattr(recipe, "Bot", partial(Bot, session=session))
+            monkeypatch.setenv("BOT_TOKEN", telegram.token)
+            monkeypatch.setenv("DATABASE__URL", database.render_as_string(hide_password=False))
+            running = asyncio.create_task(recipe.main())
+            try:
+                yield telegram
+            finally:
+                running.cancel()  # as good as a signal
+                with suppress(asyncio.CancelledError):
+                    await running
+
+    return poll
