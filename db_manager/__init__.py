@@ -34,6 +34,11 @@ if TYPE_CHECKING:
         WrongEventLoopError,
     )
     from db_manager.middleware import DatabaseData
+    from db_manager.migrations.failure import (
+        MigrationError,
+        MigrationsNotInstalledError,
+        MigrationsPendingError,
+    )
     from db_manager.plugin import DatabasePlugin
     from db_manager.unit.factory import UnitOfWorkFactory
     from db_manager.unit.legacy import LegacySessionWarning
@@ -69,6 +74,11 @@ else:
             "unit.factory": ("UnitOfWorkFactory",),
             "unit.legacy": ("LegacySessionWarning",),
             "middleware": ("DatabaseData",),
+            "migrations.failure": (
+                "MigrationError",
+                "MigrationsNotInstalledError",
+                "MigrationsPendingError",
+            ),
             "database.open_unit": ("UnitState",),
             "plugin": ("DatabasePlugin",),
             "unit.resolve": ("resolve",),
@@ -90,6 +100,9 @@ __all__ = [
     "EndTimeoutError",
     "LegacySessionWarning",
     "ManagerClosedError",
+    "MigrationError",
+    "MigrationsNotInstalledError",
+    "MigrationsPendingError",
     "PoolExhaustedError",
     "ReadOnlyUnsupportedError",
     "RetriesExhaustedError",

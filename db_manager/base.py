@@ -57,6 +57,16 @@ class Base(DeclarativeBase):
         super().__init_subclass__(**kwargs)
 
 
+def plugin_of(table: str) -> str:
+    """Return the plugin that a table belongs to by its name; empty for one without a prefix.
+
+    Args:
+        table: Name of the table.
+    """
+    prefix, separator, _ = table.partition("__")
+    return prefix if separator else ""
+
+
 def _table_name(model: type[Base]) -> object:
     """Return the name that SQLAlchemy will take for the table of *model*, if it makes one.
 

@@ -30,7 +30,7 @@ SHORTEST, LONGEST = 0.001, 86_400
 NUMBERS = (
     *("port", "pool_size", "max_overflow", "pool_timeout", "pool_recycle", "connect_timeout"),
     *("statement_timeout", "lock_timeout", "idle_in_transaction_timeout", "exit_timeout"),
-    "slow_unit",
+    *("slow_unit", "migrate_timeout"),
 )
 
 Seconds = Annotated[float, Field(ge=SHORTEST, le=LONGEST)]
@@ -73,6 +73,14 @@ class DatabaseConfig(BaseSettings):
         None, description='URL of a read replica, for units with `read_only="replica"`'
     )
 
+    migrate: Literal["apply", "check", "off"] = Field(
+        "apply",
+        description="at start: apply migrations; check refuses to start while one is pending",
+    )
+    migrate_timeout: Seconds = Field(
+        300.0,
+        description="longest wait for migrations of another process, and for locks of our own",
+    )
     create_tables: bool = Field(default=True, description="create missing tables at start")
 
     drift: Literal["refuse", "warn", "ignore"] = Field(

@@ -23,6 +23,8 @@ from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
 from db_manager.events import DatabaseDrifted, TablesCreated
+from db_manager.migrations.at_start import migrate
+from db_manager.migrations.history import History, find
 from db_manager.schema import create_missing_tables, refuse_shared
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.plugins.context import PluginContext
@@ -66,6 +68,7 @@ class DatabasePlugin(Plugin):
     _database: Database
     _availability: Availability
     _is_compared: bool
+    _histories: Mapping[str, History]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give a subclass with a name of its own a section and deadlines of its own."""
@@ -89,6 +92,9 @@ class DatabasePlugin(Plugin):
             from db_manager.middleware import CONTROL_FLOW  # noqa: PLC0415 -- aiogram: only for a bot
 
             control_flow = CONTROL_FLOW
+        self._histories = find(self.metadata)
+        if self._histories and config.migrate == "apply":
+            self.start_timeout = type(self).start_timeout + config.migrate_timeout
         self._database = await context.enter(_opened(self._make(context, control_flow)))
         factory = UnitOfWorkFactory(self._database)
         context.provide("engine", self._database.engine)
@@ -163,9 +169,12 @@ class DatabasePlugin(Plugin):
 
     async def _prepare(self, context: PluginContext) -> None:
         config: DatabaseConfig = context.config
-        engine = self._database.engine
-        if config.create_tables and (created := await create_missing_tables(engine, self.metadata)):
-            context.publish(TablesCreated(tables=created, database=self._name_in_events))
+        engine, name = self._database.engine, self._name_in_events
+        await migrate(engine, config, self._histories, context.publish, name)
+        if config.create_tables and (
+            created := await create_missing_tables(engine, self.metadata, self._histories)
+        ):
+            context.publish(TablesCreated(tables=created, database=name))
         if config.drift == "ignore" or self._is_compared:
             return
         differences = await differences_at_start(
@@ -173,7 +182,7 @@ class DatabasePlugin(Plugin):
         )
         self._is_compared = True  # a database that was away is not looked at again
         if differences:
-            context.publish(DatabaseDrifted(differences=differences, database=self._name_in_events))
+            context.publish(DatabaseDrifted(differences=differences, database=name))
 
     @property
     def _name_in_events(self) -> str:

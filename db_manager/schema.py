@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from db_manager.base import plugin_of
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import ConfigError, DbManagerError
 
@@ -18,12 +19,15 @@ LOCK_WAIT: Final = 30
 PAUSE: Final = 0.1
 
 
-def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
+def missing_tables(
+    connection: Connection, metadata: MetaData, migrated: Collection[str] = ()
+) -> list[str]:
     """Return the names of the tables of *metadata* that the database lacks, in creation order.
 
     Args:
         connection: SQLAlchemy's synchronous connection.
         metadata: The tables that should exist.
+        migrated: Plugins whose tables are left to their migrations.
     """
     inspector = inspect(connection)
     there = {
@@ -35,6 +39,7 @@ def missing_tables(connection: Connection, metadata: MetaData) -> list[str]:
         for table in metadata.sorted_tables
         # A model of a view is no missing table, nor is one whose name differs in case on SQLite.
         if table.name not in there[table.schema]
+        and plugin_of(table.name) not in migrated
         and not inspector.has_table(table.name, table.schema)
     ]
 
@@ -51,18 +56,20 @@ def refuse_shared(databases: Mapping[str, MetaData]) -> None:
     owners: dict[object, str] = {}
     for database, metadata in databases.items():
         for table in metadata.tables.values():
-            prefix, separator, _ = table.name.partition("__")
-            owner = owners.setdefault(prefix if separator else metadata, database)
+            prefix = plugin_of(table.name)
+            owner = owners.setdefault(prefix or metadata, database)
             if owner != database:
                 raise ConfigError(
                     f"the table {table.name} of {database!r} belongs to {owner!r}, as every table "
-                    f"that begins with {prefix + separator}: rename it. If these are all tables of "
+                    f"that begins with {prefix + '__'}: rename it. If these are all tables of "
                     f"{owner!r}, set `metadata` of the plugin {database!r} to that of its own "
                     f"base: class OtherBase(Base): __abstract__ = True; metadata = MetaData(...)"
                 )
 
 
-async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tuple[str, ...]:
+async def create_missing_tables(
+    engine: AsyncEngine, metadata: MetaData, migrated: Collection[str] = ()
+) -> tuple[str, ...]:
     """Create the tables of *metadata* that are missing, under a lock.
 
     Without the lock, two processes that start together can fail, even with IF NOT EXISTS. When no
@@ -71,6 +78,7 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
     Args:
         engine: The engine.
         metadata: The tables that should exist.
+        migrated: Plugins whose tables are left to their migrations.
 
     Returns:
         The names of the tables that this call created.
@@ -82,30 +90,36 @@ async def create_missing_tables(engine: AsyncEngine, metadata: MetaData) -> tupl
     if not metadata.tables:
         return ()
     async with engine.connect() as connection:
-        if not await connection.run_sync(missing_tables, metadata):
+        if not await connection.run_sync(missing_tables, metadata, migrated):
             return ()
-    async with _schema_locked(engine) as connection:
-        missing = await connection.run_sync(missing_tables, metadata)
+    async with schema_locked(engine, LOCK_WAIT) as connection:
+        missing = await connection.run_sync(missing_tables, metadata, migrated)
         if missing:
-            await connection.run_sync(metadata.create_all)
+            ours = [t for t in metadata.sorted_tables if plugin_of(t.name) not in migrated]
+            await connection.run_sync(lambda sync: metadata.create_all(sync, tables=ours))
     return tuple(missing)
 
 
 @asynccontextmanager
-async def _schema_locked(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection in a transaction that keeps other replicas from creating tables.
+async def schema_locked(engine: AsyncEngine, seconds: float) -> AsyncIterator[AsyncConnection]:
+    """Yield a connection in a transaction that keeps other replicas from changing the schema.
+
+    Args:
+        engine: The engine.
+        seconds: Longest wait for them.
 
     Raises:
-        DbManagerError: Another process held the lock for too long.
+        DbManagerError: Another process held the lock for longer.
     """
     dialect = dialect_of(engine.dialect)
-    deadline = time.monotonic() + LOCK_WAIT
+    deadline = time.monotonic() + seconds
     async with engine.connect() as connection:
         while not await connection.run_sync(dialect.lock_schema):
             if time.monotonic() > deadline:
                 raise DbManagerError(
-                    f"no tables were created: another process has been creating tables for "
-                    f"{LOCK_WAIT} s, or hangs while it does; look at the server's list of processes"
+                    f"the tables are as they were: another process has been changing the schema "
+                    f"for {seconds:g} s, or hangs while it does; look at the server's list of "
+                    f"processes"
                 )
             await connection.rollback()  # a transaction that waits would hold others up
             await asyncio.sleep(PAUSE)

@@ -24,6 +24,7 @@ from db_manager.errors import (
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
+from db_manager.migrations.failure import MigrationError, MigrationsPendingError
 from lifecycle.error_text import tell
 from lifecycle.errors import (
     HookTimeoutError,
@@ -40,6 +41,8 @@ ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     EndTimeoutError: ((5.0,), {}),
     HookTimeoutError: ((2.5,), {"abandoned": True}),
     IllegalHistoryError: ((4, "started twice"), {}),
+    MigrationError: (("notes", "0002_title", "it failed", 2), {}),
+    MigrationsPendingError: (({"notes": ("0002_title",)},), {}),
     PluginFailedError: (("notes", "start", ValueError("no file")), {}),
     PoolExhaustedError: ((2, 0.5, ["unit 1", "unit 2"], "connections", "too many clients"), {}),
     ReadOnlyUnsupportedError: (("oracle",), {}),

@@ -18,17 +18,17 @@ PUBLIC = {
     "db_manager": """
         BackupError Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData
         DatabasePlugin DatabaseUnavailableError DbManagerError EndTimeoutError
-        LegacySessionWarning ManagerClosedError NAMING_CONVENTION PoolExhaustedError
-        ReadOnlyUnsupportedError RetriesExhaustedError SchemaDriftError TableNameError
-        TransactionAbortedError TransactionEndedError UnitOfWork UnitOfWorkFactory
-        UnitOfWorkStateError UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine
-        resolve
+        LegacySessionWarning ManagerClosedError MigrationError MigrationsNotInstalledError
+        MigrationsPendingError NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError
+        RetriesExhaustedError SchemaDriftError TableNameError TransactionAbortedError
+        TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
+        UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
     "db_manager.events": """
-        Cause DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome Outcome
-        PoolExhausted ReplicaLost ReplicaRecovered TablesCreated UnitBegun UnitCallbackFailed
-        UnitClosed UnitCommitted UnitEvent UnitJoined UnitLeft UnitOutcomeUnknown UnitRetried
-        UnitRolledBack UnitSlow UnitStatement
+        Cause DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome Migrated Migrating
+        MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
+        TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
+        UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",
     "lifecycle": """

@@ -5,15 +5,12 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from db_manager.check.finding import Finding
 from lifecycle import config as configuration
 from lifecycle.errors import ConfigError, WiringError
 from lifecycle.printable import printable, printable_lines
-
-if TYPE_CHECKING:
-    from db_manager.plugin import DatabasePlugin
 
 _MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗", "31")}
 
@@ -93,9 +90,10 @@ def _databases(config: dict[str, Any], folder: Path, said: set[str]) -> Iterable
     import asyncio  # noqa: PLC0415 -- see above
 
     from db_manager.check.diagnosis import diagnose  # noqa: PLC0415 -- see above
+    from db_manager.configured import configured_databases  # noqa: PLC0415 -- see above
     from db_manager.schema import refuse_shared  # noqa: PLC0415 -- see above
 
-    plugins = _database_plugins(config, folder)
+    plugins = configured_databases(config, folder)
     for plugin in plugins:
         try:
             section = configuration.plugin_config(config, plugin, folder)
@@ -108,19 +106,3 @@ def _databases(config: dict[str, Any], folder: Path, said: set[str]) -> Iterable
         refuse_shared({plugin.name: plugin.metadata for plugin in plugins})
     except ConfigError as error:
         yield Finding("problem", "tables", str(error))
-
-
-def _database_plugins(config: dict[str, Any], folder: Path) -> "list[DatabasePlugin]":
-    """Return the plugins of databases; the first one also when only its section is there."""
-    from db_manager.config import FIRST_SECTION  # noqa: PLC0415 -- pydantic, see above
-    from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- SQLAlchemy, see above
-
-    try:
-        named = configuration.app_config(config).plugins
-        found = configuration.find_plugins(named, folder)
-    except WiringError:
-        found = []
-    databases = [plugin for plugin in found if issubclass(plugin, DatabasePlugin)]
-    if not databases and FIRST_SECTION in config:
-        databases = [DatabasePlugin]
-    return [plugin() for plugin in databases]

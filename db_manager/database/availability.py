@@ -15,6 +15,7 @@ from db_manager.database.ping import ping
 from db_manager.dialects import classify
 from db_manager.dialects.safe_text import connection_text
 from db_manager.errors import DatabaseUnavailableError, DbManagerError
+from db_manager.migrations.failure import MigrationError
 from lifecycle.error_text import tell
 from lifecycle.plugins.context import PluginContext
 
@@ -89,9 +90,8 @@ class Availability:
             ),
             # Retry a refusal too: the server let us in before, so somebody is likely to fix it. So
             # are tables that are missing: the migrations may have waited for the server as well.
-            retry=tenacity.retry_if_exception_type(
-                (OSError, sqlalchemy.exc.SQLAlchemyError, DbManagerError)
-            ),
+            # One of ours that failed would fail again.
+            retry=tenacity.retry_if_exception(_is_retried),
             before_sleep=partial(self._still_lost, engine),
         )
         soon = loop.time() - self._recovered_at < LONGEST_WAIT
@@ -113,6 +113,11 @@ class Availability:
             await ping(engine)
             if engine is self._database.engine:
                 await self._prepare()
+
+
+def _is_retried(error: BaseException) -> bool:
+    kinds = OSError, sqlalchemy.exc.SQLAlchemyError, DbManagerError
+    return isinstance(error, kinds) and not isinstance(error, MigrationError)
 
 
 @contextlib.contextmanager

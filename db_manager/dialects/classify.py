@@ -61,6 +61,12 @@ def is_other_task_busy(error: BaseException) -> bool:
     return dialect_behind(below).is_other_task_busy(below)
 
 
+def is_undone(error: BaseException) -> bool:
+    """Return True if the server rolled back, as for a lock that was not free, and may succeed."""
+    below = origin(error)
+    return isinstance(error, exc.DBAPIError) and dialect_behind(below).is_undone(below)
+
+
 def is_retryable(error: BaseException) -> bool:
     """Return True if the whole unit may be retried, because it wrote nothing.
 

@@ -159,6 +159,30 @@ class Dialect(InUse):
         """Return the same text for all names of one column: by default they differ in case."""
         return name
 
+    # -- migrations -----------------------------------------------------------------------
+
+    #: Whether a transaction takes back what a failed migration did to the schema.
+    undoes_ddl: ClassVar[bool] = True
+    #: Arguments for the driver's connect, for connections that migrate.
+    migration_arguments: ClassVar[dict[str, Any]] = {}
+
+    def begin_migration(self, connection: Connection, seconds: float) -> None:
+        """Prepare the transaction of a migration.
+
+        Args:
+            connection: Its connection, in the transaction.
+            seconds: Longest wait for a lock: whoever comes later waits behind it.
+        """
+
+    def end_migration(self, connection: Connection) -> str:
+        """Return what is wrong with the rows before COMMIT; empty when nothing is.
+
+        Args:
+            connection: The connection of the migration.
+        """
+        del connection
+        return ""
+
     # -- for `db-manager check` -----------------------------------------------------------
 
     #: Queries for the TLS version (the last column of the row) and for the server's clock.

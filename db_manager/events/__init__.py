@@ -18,6 +18,12 @@ from db_manager.events.of_a_unit import (
     UnitSlow,
     UnitStatement,
 )
+from db_manager.events.of_migrations import (
+    Migrated,
+    Migrating,
+    MigrationEvent,
+    MigrationFailed,
+)
 from db_manager.events.of_the_database import (
     DatabaseDrained,
     DatabaseDrifted,
@@ -35,6 +41,10 @@ __all__ = [
     "DatabaseEvent",
     "JoinMode",
     "JoinOutcome",
+    "Migrated",
+    "Migrating",
+    "MigrationEvent",
+    "MigrationFailed",
     "Outcome",
     "PoolExhausted",
     "ReplicaLost",

@@ -176,7 +176,7 @@ async def check_refusal(database: Database, lock: str) -> None:
     Table("notes__page", metadata, Column("id", Integer, primary_key=True))
     async with database.engine.connect() as other:
         await other.execute(text(lock))
-        with pytest.raises(DbManagerError, match="another process has been creating tables"):
+        with pytest.raises(DbManagerError, match="another process has been changing the schema"):
             await create_missing_tables(database.engine, metadata)
         assert await tables(database.engine) == set()
     assert await create_missing_tables(database.engine, metadata) == ("notes__page",)

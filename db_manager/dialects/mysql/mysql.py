@@ -36,6 +36,7 @@ class MySQL(Dialect):
     clock_query = "SELECT unix_timestamp(now(6))"
     change_type = add_label = change_null = "ALTER TABLE {table} MODIFY {definition}"
 
+    undoes_ddl = False
     dump_program = "mariadb-dump --single-transaction (or mysqldump)"
 
     def connect_arguments(
@@ -111,6 +112,13 @@ class MySQL(Dialect):
     def column_key(self, name: str) -> str:
         """Return *name* in lower case: names of columns that differ in case are the same."""
         return name.casefold()
+
+    def begin_migration(self, connection: Connection, seconds: float) -> None:
+        """Wait briefly for locks, those of rows and those of tables."""
+        lock = max(1, round(seconds))
+        connection.execute(
+            text(f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}")
+        )
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

@@ -103,7 +103,15 @@ class PostgreSQL(Dialect):
         Whoever waited in `pg_advisory_xact_lock` would hold a snapshot, and CREATE INDEX
         CONCURRENTLY of another replica would wait for that.
         """
-        return bool(scalar(connection, f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"))
+        locked = bool(scalar(connection, f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"))
+        # The transaction idles while migrations run on another connection. This statement also ends
+        # the snapshot of the SELECT, which asyncpg keeps until the next one.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        return locked
+
+    def begin_migration(self, connection: Connection, seconds: float) -> None:
+        """Wait briefly for locks; outside of the transaction, as CONCURRENTLY does, for long."""
+        connection.execute(text(f"SET LOCAL lock_timeout = {int(seconds * 1000)}"))
 
     def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
         """Return a type as the server keeps it; None for a domain."""

@@ -106,6 +106,23 @@ class Aiosqlite(Dialect):
         """Return *name* in lower case: names of columns that differ in case are the same."""
         return name.casefold()
 
+    #: A table is altered by making it anew: with foreign keys on, dropping the old one would delete
+    #: what refers to its rows (SQLite's documentation, ALTER TABLE, 7).
+    migration_arguments: ClassVar[dict[str, Any]] = {"foreign_keys": "OFF"}
+
+    def begin_migration(self, connection: Connection, seconds: float) -> None:
+        """Take the write lock before looking what is pending."""
+        del seconds
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def end_migration(self, connection: Connection) -> str:
+        """Return the rows that refer to nothing, by table."""
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        tables = sorted(
+            {f"{row[0]} refers to rows of {row[2]} that are not there" for row in broken}
+        )
+        return "; ".join(tables)
+
     # -- a connection ---------------------------------------------------------------------
 
     def is_closed(self, driver: Any) -> bool:

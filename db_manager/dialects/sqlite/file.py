@@ -23,12 +23,15 @@ class _Opened(sqlite3.Connection):
     isolation_level: str | None = ""  # type: ignore[assignment]  # a narrower type there
 
 
-def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], Any]:
+def connector(
+    path: str, *, synchronous: str, foreign_keys: str = "ON", **arguments: Any
+) -> Callable[[], Any]:
     """Return a function that opens *path* with settings that are safe for concurrent units.
 
     Args:
         path: File, `:memory:` or a `file:` URI.
         synchronous: `NORMAL` (survives kill -9) or `FULL` (also power loss).
+        foreign_keys: `ON`, or `OFF` for a connection that migrates.
         **arguments: For `sqlite3.connect`, for example `timeout`, the longest wait in seconds for
             the lock of another process.
 
@@ -45,7 +48,7 @@ def connector(path: str, *, synchronous: str, **arguments: Any) -> Callable[[], 
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
-            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA foreign_keys = {foreign_keys}")
         except BaseException:
             connection.close()
             raise

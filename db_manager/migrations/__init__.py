@@ -1,0 +1,1 @@
+"""Migrations: how the tables of each plugin change, and what the database is at."""

@@ -1,0 +1,87 @@
+"""Runs a command of Alembic's on a connection, with a configuration that is made in memory."""
+
+import asyncio
+import threading
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection
+
+from db_manager.migrations.failure import MigrationsNotInstalledError
+from db_manager.migrations.history import History
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+
+#: Where Alembic finds `env.py` and the template of a revision.
+ENVIRONMENT: Final = Path(__file__).parent / "environment"
+#: `op` and `context` in a revision are of the process: two upgrades at once would mix.
+_alone: Final = threading.Lock()
+#: Seconds between looks whether another one has ended.
+_PAUSE: Final = 0.01
+
+Admit = Callable[["MigrationContext"], bool]
+Finish = Callable[["MigrationContext"], None]
+
+
+@asynccontextmanager
+async def alembic() -> AsyncIterator[Any]:
+    """Yield Alembic's module of commands, for one user at a time.
+
+    Raises:
+        MigrationsNotInstalledError: Alembic is not installed.
+    """
+    try:
+        from alembic import command  # noqa: PLC0415 -- 0.3 s, and only when there is something to do
+    except ModuleNotFoundError:
+        raise MigrationsNotInstalledError from None
+    while not _alone.acquire(blocking=False):  # noqa: ASYNC110 -- of all threads, not of one loop
+        await asyncio.sleep(_PAUSE)
+    try:
+        yield command
+    finally:
+        _alone.release()
+
+
+def configured(
+    history: History,
+    connection: Connection | None = None,
+    *,
+    admit: Admit = lambda _: True,
+    finish: Finish = lambda _: None,
+    output: Any = None,
+    **options: Any,
+) -> "Config":
+    """Return what a command of Alembic's needs for *history*.
+
+    Args:
+        history: The migrations of a plugin.
+        connection: SQLAlchemy's connection, in no transaction; None to print SQL.
+        admit: Called in the transaction, before the migrations; False leaves them out.
+        finish: Called in the transaction, after them.
+        output: Where SQL is printed.
+        **options: For Alembic's `context.configure`.
+    """
+    from alembic.config import Config  # noqa: PLC0415 -- see above
+
+    quiet = Namespace(quiet=True)
+    config = Config(output_buffer=output, cmd_opts=quiet)
+    for name, value in {
+        "script_location": ENVIRONMENT,
+        "version_locations": history.folder,
+        "path_separator": "newline",
+    }.items():
+        config.set_main_option(name, str(value).replace("%", "%%"))
+    config.attributes["admit"] = admit
+    config.attributes["finish"] = finish
+    config.attributes["options"] = {
+        "connection": connection,
+        "version_table": history.version_table,
+        "transactional_ddl": None,
+        **options,
+    }
+    return config

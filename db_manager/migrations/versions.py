@@ -1,0 +1,66 @@
+"""What the database is at: one query for the version tables of all plugins."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, inspect, literal, select, union_all
+from sqlalchemy.sql.expression import ColumnClause, column, table
+
+from db_manager.migrations.history import History
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a database stands in a history.
+
+    Args:
+        history: The history.
+        at: The revision that it is at; None when it has none.
+    """
+
+    history: History
+    at: str | None
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The revisions that it lacks."""
+        return self.history.pending(self.at)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it is at a revision that this code does not know."""
+        return self.at is not None and self.at not in self.history.ids
+
+    @property
+    def state(self) -> Literal["current", "pending", "ahead"]:
+        """One word for it."""
+        if self.is_ahead:
+            return "ahead"
+        return "pending" if self.pending else "current"
+
+
+def standings(connection: Connection, histories: Iterable[History]) -> list[Standing]:
+    """Return where the database stands in each of *histories*.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection.
+        histories: The migrations of its plugins.
+    """
+    wanted = list(histories)
+    if not wanted:
+        return []
+    there = set(inspect(connection).get_table_names())
+    at = _at(connection, {h.plugin: h.version_table for h in wanted if h.version_table in there})
+    return [Standing(history, at.get(history.plugin)) for history in wanted]
+
+
+def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
+    if not tables:
+        return {}
+    version: ColumnClause[str] = column("version_num")
+    queries = [
+        select(literal(plugin).label("plugin"), version).select_from(table(name, version))
+        for plugin, name in tables.items()
+    ]
+    return {plugin: at for plugin, at in connection.execute(union_all(*queries))}  # noqa: C416 -- rows

@@ -1,0 +1,157 @@
+"""A revision is generated from the models, and is right on every database, with rows in it."""
+
+import pytest
+from support.project import Project
+
+FIRST = """
+class Item(Base):
+    __tablename__ = "shop__item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(40))
+    old: Mapped[str | None] = mapped_column(String(40), index=True)
+
+class Part(Base):
+    __tablename__ = "shop__part"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[int] = mapped_column(ForeignKey("shop__item.id", ondelete="CASCADE"), index=True)
+"""
+#: A change for each: column with a default, enumeration, nullable column, dropped column and index,
+#: wider type, check, unique, index, NOT NULL to nullable, new table with a check at a column.
+SECOND = """
+class Kind(enum.Enum):
+    TEA = 1
+    CAKE = 2
+
+class Item(Base):
+    __tablename__ = "shop__item"
+    __table_args__ = (CheckConstraint("price >= 0", name="price"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str | None] = mapped_column(String(80), index=True)
+    price: Mapped[int] = mapped_column(default=5)
+    kind: Mapped[Kind] = mapped_column(default=Kind.TEA)
+    sold: Mapped[bool] = mapped_column(default=False)
+    code: Mapped[str | None] = mapped_column(String(10), unique=True)
+
+class Part(Base):
+    __tablename__ = "shop__part"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[int] = mapped_column(ForeignKey("shop__item.id", ondelete="CASCADE"), index=True)
+
+class Box(Base):
+    __tablename__ = "shop__box"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(CheckConstraint("size > 0", name="size"))
+    part: Mapped[int] = mapped_column(ForeignKey("shop__part.id"), index=True)
+"""
+
+
+@pytest.fixture
+async def shop(project: Project) -> Project:
+    """A project with two tables, and a revision that made them."""
+    project.models(FIRST)
+    await project.revision()
+    await project.upgrade()
+    return project
+
+
+async def rows(project: Project) -> list[list[tuple[object, ...]]]:
+    """Return what the two tables hold."""
+    return [
+        await project.say("SELECT id, title FROM shop__item ORDER BY id"),
+        await project.say("SELECT id, item FROM shop__part ORDER BY id"),
+    ]
+
+
+async def test_the_first_one_makes_the_tables(shop: Project) -> None:
+    """After it there is nothing to do, and what `create_tables` made would be left alone."""
+    assert await shop.revision() is None
+    [revision] = shop.histories["shop"].revisions
+    text = revision.file.read_text(encoding="utf-8")
+    assert revision.file.name == "0001_first.py"
+    assert text.count("if_not_exists=True") == 4
+    assert "op.drop_index" not in text  # it goes with its table
+
+
+async def test_usual_changes_keep_rows_and_children(shop: Project) -> None:
+    """Up, down and up again: rows stay, also those that ON DELETE CASCADE would take."""
+    await shop.say(
+        "INSERT INTO shop__item (id, title) VALUES (1, 'tea'), (2, 'cake')",
+        "INSERT INTO shop__part (id, item) VALUES (1, 1), (2, 2)",
+    )
+    before = await rows(shop)
+    shop.models(SECOND)
+    generated = await shop.revision()
+    assert generated is not None
+    assert await shop.upgrade() == [generated.id]
+    assert await rows(shop) == before
+    kept = await shop.say("SELECT price, kind, sold FROM shop__item")
+    assert {(price, kind, bool(sold)) for price, kind, sold in kept} == {(5, "TEA", False)}
+    assert await shop.revision() is None
+    await shop.move("downgrade", "0001")
+    assert await rows(shop) == before
+    assert await shop.upgrade() == [generated.id]
+    assert await rows(shop) == before
+    assert await shop.revision() is None
+
+
+async def test_what_loses_data_or_can_fail_is_remarked(sqlite_project: Project) -> None:
+    """As a comment in the file, and in what is returned for the terminal."""
+    project = sqlite_project
+    project.models(FIRST)
+    await project.revision()
+    project.models(
+        """
+        class Item(Base):
+            __tablename__ = "shop__item"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            title: Mapped[int]
+            old: Mapped[str] = mapped_column(String(40))
+            new: Mapped[str] = mapped_column(unique=True)
+        """
+    )
+    generated = await project.revision()
+    assert generated is not None
+    text = generated.file.read_text(encoding="utf-8")
+    assert all(f"# ! {remark}" in text for remark in generated.remarks)
+    said = "\n".join(generated.remarks)
+    for part in (
+        "drops shop__part with its rows; renamed? op.rename_table keeps them",
+        "new of shop__item is NOT NULL without a default",
+        "changes the type of title of shop__item",
+        "old of shop__item becomes NOT NULL",
+        "uq_shop__item_new fails where two rows are equal",
+    ):
+        assert part in said
+    assert len(generated.remarks) == 5
+
+
+async def test_nothing_is_written_when_it_is_only_asked(sqlite_project: Project) -> None:
+    """For CI: what is due has a name, and no file."""
+    sqlite_project.models(FIRST)
+    generated = await sqlite_project.revision(write=False)
+    assert generated is not None
+    assert generated.id == "0001_first"
+    assert not generated.file.exists()
+
+
+async def test_only_the_tables_of_the_plugin_are_looked_at(sqlite_project: Project) -> None:
+    """Tables of others, in models and in the database, are neither created nor dropped."""
+    project = sqlite_project
+    project.models(
+        FIRST
+        + """
+class Visit(Base):
+    __tablename__ = "guests__visit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[int] = mapped_column(ForeignKey("shop__item.id"))
+"""
+    )
+    await project.say("CREATE TABLE legacy (id INTEGER)", "CREATE TABLE shop__legacy (id INTEGER)")
+    await project.revision()
+    generated = await project.revision("guests")
+    assert generated is not None
+    text = generated.file.read_text(encoding="utf-8")
+    assert "guests__visit" in text
+    assert "op.create_table('shop" not in text
+    assert await project.upgrade() == ["0001_first", "0001_first"]
+    assert await project.say("SELECT count(*) FROM shop__legacy") == [(0,)]

@@ -1,0 +1,135 @@
+"""What a start does about migrations: apply, check, warn, refuse; and nothing where nothing is."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from support.project import Project
+
+from db_manager import DatabasePlugin
+from db_manager.migrations.failure import MigrationError, MigrationsPendingError
+from lifecycle import Application, MemoryJournal, PluginFailedError
+from lifecycle.event import Event
+
+MODELS = """
+class Item(Base):
+    __tablename__ = "shop__item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+class Visit(Base):
+    __tablename__ = "guests__visit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+
+
+def application(project: Project, **keys: Any) -> tuple[Application, list[Event]]:
+    """Return a bot on the models of *project*, and what it publishes."""
+    plugin = type("Plugin", (DatabasePlugin,), {"metadata": project.metadata})
+    url = project.config.url
+    assert url is not None
+    section = {"url": url.get_secret_value(), **keys}
+    app = Application([plugin], config={"database": section}, journal=MemoryJournal())
+    told: list[Event] = []
+    app.bus.subscribe("database.*", told.append)
+    return app, told
+
+
+async def tables(project: Project) -> set[object]:
+    """Return the names of the tables that are there."""
+    found = await project.say("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {name for (name,) in found}
+
+
+@pytest.fixture
+async def shop(sqlite_project: Project) -> Project:
+    """Two plugins with a table each, of which one has a revision."""
+    sqlite_project.models(MODELS)
+    await sqlite_project.revision("shop")
+    return sqlite_project
+
+
+async def test_a_start_applies_and_creates(shop: Project) -> None:
+    """Tables with a history come from it, the others are created; the second start does nothing."""
+    app, told = application(shop)
+    async with app:
+        assert await tables(shop) == {"shop__item", "shop__alembic_version", "guests__visit"}
+    assert [event.as_dict().get("tables") for event in told] == [
+        None,
+        None,
+        ("guests__visit",),
+        None,
+    ]
+    assert [event.topic for event in told] == [
+        "database.migrating",
+        "database.migrated",
+        "database.tables_created",
+        "database.drained",
+    ]
+    app, told = application(shop)
+    async with app:
+        pass
+    assert [event.topic for event in told] == ["database.drained"]
+
+
+async def test_check_refuses_while_something_is_pending(shop: Project) -> None:
+    """The text names what is pending and what applies it; nothing is changed."""
+    app, _ = application(shop, migrate="check")
+    with pytest.raises(PluginFailedError) as caught:
+        await app.start()
+    await app.unload()
+    assert isinstance(caught.value.__cause__, MigrationsPendingError)
+    assert "shop: 0001_first" in str(caught.value.__cause__)
+    assert await tables(shop) == set()
+    await shop.upgrade()
+    app, _ = application(shop, migrate="check")
+    async with app:
+        pass
+
+
+async def test_off_does_not_look(shop: Project) -> None:
+    """Who migrates by other means starts on what is there."""
+    app, told = application(shop, migrate="off", drift="ignore")
+    async with app:
+        assert await tables(shop) == {"guests__visit"}
+    assert [event.topic for event in told] == ["database.tables_created", "database.drained"]
+
+
+async def test_old_code_starts_on_a_newer_database(shop: Project) -> None:
+    """An old replica that restarts during a rolling update lives, with a warning."""
+    await shop.upgrade()
+    await shop.say("UPDATE shop__alembic_version SET version_num = '0002_newer'")
+    app, told = application(shop)
+    async with app:
+        pass
+    drifted = told[0].as_dict()
+    assert drifted["topic"] == "database.drifted"
+    assert "shop is at 0002_newer, which this code does not know" in drifted["differences"][0]
+
+
+async def test_a_failing_migration_refuses_the_start(shop: Project) -> None:
+    """Nothing of it is kept, the text says where and why, and a corrected one starts."""
+    code = "def upgrade():\n    op.drop_table('no')"
+    broken = shop.write("0002_broken", code, after="0001_first")
+    app, told = application(shop)
+    with pytest.raises(PluginFailedError) as caught:
+        await app.start()
+    await app.unload()
+    assert isinstance(caught.value.__cause__, MigrationError)
+    assert "migration 0002_broken of 'shop': OperationalError" in str(caught.value.__cause__)
+    assert "nothing of it is kept" in str(caught.value.__cause__)
+    assert "database.migration_failed" in [event.topic for event in told]
+    broken.unlink()
+    app, _ = application(shop)
+    async with app:
+        pass
+
+
+async def test_a_database_in_memory_is_migrated(shop: Project) -> None:
+    """It is in the bot's own connection, so that is where it happens."""
+    plugin = type("Plugin", (DatabasePlugin,), {"metadata": shop.metadata})
+    app = Application([plugin], config={"database": {"database": ":memory:"}})
+    async with app:
+        uow_factory = app.services["db_manager:uow_factory"]
+        async with uow_factory() as uow:
+            at = await uow.session.scalar(text("SELECT version_num FROM shop__alembic_version"))
+            assert at == "0001_first"
