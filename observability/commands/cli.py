@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="db-manager",
-        description="Inspects a bot: what happened in its runs, and whether it is set up right.",
+        description="Begins a bot, and inspects it: what happened, and whether it is set up right.",
     )
     parsers = parser.add_subparsers(
         title="commands", dest="subcommand", metavar="COMMAND", required=True
