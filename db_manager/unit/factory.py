@@ -37,6 +37,11 @@ class UnitOfWorkFactory:
         self._database = Database.of(engine)
         self._engine = engine if self._database.options_of(engine) else self._database
 
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine of the units, for sessions beside them. Added in 0.2."""
+        return self._engine.engine if isinstance(self._engine, Database) else self._engine
+
     def __call__(
         self,
         *,

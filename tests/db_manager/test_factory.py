@@ -274,3 +274,11 @@ async def test_the_factory_shows_how_many_are_open(uow_factory: UnitOfWorkFactor
     """The repr of a factory says how many units are open, and nothing of the database."""
     async with uow_factory():
         assert repr(uow_factory) == "<UnitOfWorkFactory open=1>"
+
+
+async def test_a_factory_has_the_engine_of_its_units(database: Database) -> None:
+    """Its engine is the one that it was made for, with the options that are on it."""
+    assert UnitOfWorkFactory(database).engine is database.engine
+    assert UnitOfWorkFactory(database.engine).engine is database.engine
+    with_options = database.engine.execution_options(schema_translate_map={"a": "b"})
+    assert UnitOfWorkFactory(with_options).engine is with_options
