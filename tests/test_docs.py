@@ -46,6 +46,7 @@ BLOCKS = {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },
     "docs/testing.md": {"shop.py", "test_shop.py"},
+    "docs/moving.md": {"shop.py", "config.toml", "test_shop.py"},  # run by test_moving.py
 }
 #: Pages that say the same in both languages, the English one first.
 PAGES = {
@@ -54,6 +55,7 @@ PAGES = {
     "docs/aiogram.md": "docs/ru/aiogram.md",
     "docs/configuration.md": "docs/ru/configuration.md",
     "docs/testing.md": "docs/ru/testing.md",
+    "docs/moving.md": "docs/ru/moving.md",
     "docs/recipes.md": "docs/ru/recipes.md",
 }
 
@@ -69,7 +71,7 @@ SEVERAL = blocks(ROOT / "docs" / "several.md")
 README = {
     name: code
     for page in BLOCKS
-    if page not in {"docs/several.md", "docs/testing.md"}
+    if page not in {"docs/several.md", "docs/testing.md", "docs/moving.md"}
     for name, code in blocks(ROOT / page).items()
 }
 
