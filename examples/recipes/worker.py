@@ -84,7 +84,7 @@ class Worker(Plugin):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.told_to_stop.wait(), PAUSE)
 
-    async def stop(self, context: PluginContext) -> None:  # noqa: ARG002 -- a hook has it
+    async def stop(self, context: PluginContext) -> None:
         """Let the open unit finish."""
         self.told_to_stop.set()
         await self.work
