@@ -108,6 +108,7 @@ def _compare(
         include_name=is_mine,
         include_object=lambda _, name, kind, *__: is_mine(name, kind),
         render_as_batch=True,
+        render_item=mending.render,
         autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
     )
     config.set_main_option("file_template", "%%(rev)s")

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from alembic.autogenerate import renderers
@@ -92,6 +92,16 @@ class Mending:
         self.generated = Generated(script.rev_id, file, tuple(self._remarks))
         if not self._write:
             scripts.clear()
+
+    def render(self, kind: str, item: object, _context: object) -> str | Literal[False]:
+        """Return the code of a default that is a truth value: SQLite writes it as a number.
+
+        The signature is that of Alembic's `render_item`.
+        """
+        truth = getattr(item, "arg", None) if kind == "server_default" else None
+        if isinstance(truth, sa.True_ | sa.False_):
+            return "sa.true()" if isinstance(truth, sa.True_) else "sa.false()"
+        return False
 
     def _mended(self, op: MigrateOperation) -> Iterator[MigrateOperation]:
         if (text := _remark(op, first=self.first)) is not None:

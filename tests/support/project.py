@@ -56,6 +56,11 @@ class Project:
     def at(cls, folder: Path, url: URL) -> Self:
         """Return a project in the new *folder*, on the database at *url*."""
         folder.mkdir()
+        return cls.on(folder, url)
+
+    @classmethod
+    def on(cls, folder: Path, url: URL) -> Self:
+        """Return the project in *folder*, on the database at *url*."""
         where = SecretStr(url.render_as_string(hide_password=False))
         return cls(folder, DatabaseConfig(url=where))
 

@@ -1,6 +1,7 @@
 """A revision is generated from the models, and is right on every database, with rows in it."""
 
 import pytest
+from sqlalchemy.engine import URL
 from support.project import Project
 
 FIRST = """
@@ -92,6 +93,21 @@ async def test_usual_changes_keep_rows_and_children(shop: Project) -> None:
     assert await shop.upgrade() == [generated.id]
     assert await rows(shop) == before
     assert await shop.revision() is None
+
+
+async def test_what_sqlite_generates_runs_everywhere(
+    project: Project, sqlite_database: URL
+) -> None:
+    """An author with SQLite writes migrations for bots on every database."""
+    author = Project.on(project.folder, sqlite_database)
+    for models in (FIRST, SECOND):
+        author.models(models)
+        assert await author.revision() is not None
+    project.metadata = author.metadata
+    assert len(await project.upgrade()) == 2
+    assert await project.revision() is None
+    await project.move("downgrade", "base")
+    assert len(await project.upgrade()) == 2
 
 
 async def test_what_loses_data_or_can_fail_is_remarked(sqlite_project: Project) -> None:
