@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 
-.PHONY: help demo demo-faults test quick cover test-all check hooks docs pictures site faults soak \
+.PHONY: help demo demo-faults test quick cover test-all test-lowest check hooks docs pictures site faults soak \
 	foreign bench bench-quick pins clean
 
 help: ## List the targets.
@@ -37,6 +37,10 @@ cover: $(VENV)/.bench ## Run all tests, and show which lines none of them reache
 PYTHONS ?= python3.11 python3.13
 test-all: ## Run all tests on the oldest supported Python and on the newest: PYTHONS=…
 	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
+
+test-lowest: ## Run all tests on the oldest packages that pyproject.toml allows.
+	@$(MAKE) --no-print-directory .venv-lowest/.lowest VENV=.venv-lowest
+	.venv-lowest/bin/python -m pytest
 
 check: $(VENV)/.dev ## Check form, types, import directions, documents and their site.
 	$(BIN)/ruff format --check .
@@ -89,6 +93,13 @@ pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
 		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header \
 		--group foreign -c requirements/dev.txt pyproject.toml -o requirements/foreign.txt
+# The oldest of what we need, and around it what is in the other files, as far as that agrees.
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate --all-extras \
+		--resolution lowest-direct pyproject.toml -o $(VENV)/lowest.txt
+	cat requirements/dev.txt requirements/bench.txt > requirements/lowest.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate --all-extras \
+		--group test --group site --group bench -c $(VENV)/lowest.txt pyproject.toml \
+		-o requirements/lowest.txt
 
 clean: ## Remove the virtual environment.
 	rm -rf $(VENV)
@@ -110,6 +121,11 @@ $(VENV)/.dev: $(VENV)/.uv requirements/dev.txt pyproject.toml
 
 $(VENV)/.bench: $(VENV)/.dev requirements/bench.txt
 	@$(UV) pip install -q --python $(BIN)/python -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/.lowest: $(VENV)/.uv requirements/lowest.txt pyproject.toml
+	@$(UV) pip install -q --python $(BIN)/python -r requirements/lowest.txt
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 $(VENV)/.foreign: $(VENV)/.dev requirements/foreign.txt

@@ -85,9 +85,8 @@ class Availability:
     async def _wait_for_it(self, engine: AsyncEngine) -> None:
         loop = asyncio.get_running_loop()
         retrying = tenacity.AsyncRetrying(
-            wait=tenacity.wait_exponential_jitter(
-                multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
-            ),
+            wait=tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT)
+            + tenacity.wait_random(0, FIRST_WAIT),
             # Retry a refusal too: the server let us in before, so somebody is likely to fix it. So
             # are tables that are missing: the migrations may have waited for the server as well.
             # One of ours that failed would fail again.

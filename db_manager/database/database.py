@@ -98,7 +98,7 @@ class Database:
         #: The runner of the event loop of the units; set when the first unit is entered.
         self.runner: Runner
         self._make_runner = make_runner or choose_runner(
-            engine.dialect.driver, self.dialect.release
+            engine.dialect.driver, self.dialect.releases
         )
         self.began = self.bus.channel(facts.UnitBegun)
         self.committed = self.bus.channel(facts.UnitCommitted)

@@ -36,8 +36,8 @@ class Dialect(InUse):
     inside a greenlet, unless they say otherwise. *driver* is the driver's own connection.
     """
 
-    #: Release of the driver whose COMMIT was reviewed; see `db_manager.running.choose`.
-    release: ClassVar[str] = ""
+    #: Releases of the driver whose COMMIT was reviewed; see `db_manager.running.choose`.
+    releases: ClassVar[tuple[str, ...]] = ()
     #: Whether `is_closed` and `is_dead` detect a lost connection, so that the loss of one says
     #: nothing about the others.
     knows_lost_lines: ClassVar[bool] = False

@@ -220,12 +220,20 @@ def _sqlstate(error: Any) -> str:
 
 def origin(error: BaseException) -> BaseException:
     """Return the driver's own error, which SQLAlchemy wraps, in two layers for asyncpg."""
-    while isinstance(error, (exc.StatementError, exc.EmulatedDBAPIException)):
-        below = error.orig or error.__cause__
+    while isinstance(error, exc.StatementError) or _is_emulated(error):
+        below = getattr(error, "orig", None) or error.__cause__
         if below is None:
             break
         error = below
     return error
+
+
+def _is_emulated(error: BaseException) -> bool:
+    """Return True if SQLAlchemy's part for a driver raised it in place of the driver's error.
+
+    Its base class has a public name only from SQLAlchemy 2.1 on.
+    """
+    return type(error).__module__.startswith("sqlalchemy.dialects.")
 
 
 def is_silent(error: BaseException) -> bool:

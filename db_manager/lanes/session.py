@@ -1,7 +1,7 @@
 """The ORM lane of a unit: an `AsyncSession` that ends only with its unit."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
@@ -132,6 +132,10 @@ def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None
         session.unit.savepoint_undone(ended)
 
 
+#: Where a session keeps its engine: SQLAlchemy 2.1 has a property before it.
+_BIND: Final = "_async_bind" if hasattr(AsyncSession, "bind") else "bind"
+
+
 class LaneSession(AsyncSession):
     """An `AsyncSession` on the connection of a unit.
 
@@ -151,8 +155,8 @@ class LaneSession(AsyncSession):
             join_transaction_mode="control_fully",  # the session commits, whichever lane began
         )
         # As the base class does, which asks an abstract class first; guarded by a test.
-        self._async_bind = engine = unit.engine
-        self.sync_session.bind = engine.sync_engine
+        setattr(self, _BIND, unit.engine)
+        self.sync_session.bind = unit.engine.sync_engine
         self.sync_session.unit = unit
 
     if not TYPE_CHECKING:  # its many signatures are SQLAlchemy's

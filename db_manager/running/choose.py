@@ -18,14 +18,14 @@ VARIABLE: Final = "DB_MANAGER_RUNNER"
 _logger = logging.getLogger("db_manager.running")
 
 
-def choose_runner(driver: str, release: str) -> Callable[[], Runner]:
+def choose_runner(driver: str, releases: tuple[str, ...]) -> Callable[[], Runner]:
     """Return a function that makes the runner of an event loop.
 
     Args:
         driver: SQLAlchemy's name of the engine's driver.
-        release: The release of the driver whose source was reviewed: none of its code cancels the
-            running task during COMMIT, so the unit's own task may wait for it (see `in_place`).
-            Empty when no release was reviewed.
+        releases: The releases of the driver whose source was reviewed: none of their code cancels
+            the running task during COMMIT, so the unit's own task may wait for it (see
+            `in_place`). Empty when none was reviewed.
 
     Returns:
         The fast runner. The plain one when the environment asks for it, or when a precondition of
@@ -41,23 +41,23 @@ def choose_runner(driver: str, release: str) -> Callable[[], Runner]:
         return Plain
     from db_manager.running.fast.runner import Fast, supported  # noqa: PLC0415 -- the plain runner works without it
 
-    missing = _unread(driver, release)
+    missing = _unread(driver, releases)
     if not supported():
         missing = "SQLAlchemy does not recognise its greenlets"
     if missing:
         _logger.warning("units on %s use the plain runner, which is slower: %s", driver, missing)
         return Plain
-    return partial(Fast, in_place=bool(release))
+    return partial(Fast, in_place=bool(releases))
 
 
-def _unread(driver: str, read: str) -> str:
+def _unread(driver: str, read: tuple[str, ...]) -> str:
     """Return what is wrong with the installed release of *driver*; empty if nothing is."""
     if not read:
         return ""
     release = getattr(import_module(driver), "__version__", "of an unknown release")
-    if f"{release}.".startswith(f"{read}."):
+    if f"{release}.".startswith(tuple(f"{each}." for each in read)):
         return ""
-    return f"the COMMIT of {driver} {release} has not been reviewed, only that of {read}"
+    return f"the COMMIT of {driver} {release} has not been reviewed, only that of {', '.join(read)}"
 
 
 def choose_timers() -> Timers:

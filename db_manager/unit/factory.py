@@ -111,9 +111,8 @@ class UnitOfWorkFactory:
         started = time.perf_counter()
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(attempts),
-            wait=tenacity.wait_exponential_jitter(
-                multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=FIRST_WAIT
-            ),
+            wait=tenacity.wait_exponential(FIRST_WAIT, LONGEST_WAIT - FIRST_WAIT)
+            + tenacity.wait_random(0, FIRST_WAIT),
             retry=tenacity.retry_if_exception(lambda error: _may_repeat(unit, error)),
             before_sleep=lambda state: self._report(state, unit),
             retry_error_callback=lambda state: _give_up(state, started),

@@ -48,7 +48,7 @@ async def resolve(
 
     retrying = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_delay(patience),
-        wait=tenacity.wait_exponential_jitter(multiplier=0.05, max=0.5, jitter=0.05),
+        wait=tenacity.wait_exponential(0.05, 0.45) + tenacity.wait_random(0, 0.05),
         retry=tenacity.retry_if_result(lambda status: status == "in progress"),
         retry_error_callback=lambda _state: None,
     )

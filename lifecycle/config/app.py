@@ -1,6 +1,8 @@
 """The section `[app]`: which plugins there are, where the journal is, how long a stop may take."""
 
 import re
+import sys
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -61,12 +63,18 @@ def app_config(config: Config, name: str | None = None) -> AppConfig:
     if unknown := [unknown_key("app", key, known) for key in section if key not in known]:
         raise ConfigError("\n".join(unknown))
     try:
-        settings = msgspec.convert(section, AppConfig)
+        settings = msgspec.convert({**section, **_beyond_floats(section)}, AppConfig)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         raise ConfigError(f"[app] {where.rstrip('`')}: {what}") from None
     _check(settings, section)
     return settings
+
+
+def _beyond_floats(section: Config) -> dict[str, float]:
+    """Return inf for each integer that no float can hold; msgspec before 0.22 cannot refuse it."""
+    largest = sys.float_info.max
+    return {k: inf for k, v in section.items() if isinstance(v, int) and abs(v) > largest}
 
 
 def is_name(text: str) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
-import aiosqlite
 import psycopg
 import pytest
 import sqlalchemy.pool
@@ -17,6 +16,7 @@ from support.accounting import connected
 
 from db_manager.base import Base
 from db_manager.database.database import Database
+from db_manager.dialects.sqlite.stoppable import Stoppable
 from db_manager.engine.pool import FairQueuePool
 from db_manager.unit.uow import UnitOfWork
 
@@ -93,7 +93,7 @@ async def test_without_the_adapters_private_names_the_lane_still_begins(
 
 def test_names_of_aiosqlite() -> None:
     """The connection of aiosqlite has the thread, the connection and the crossing that we use."""
-    connection = aiosqlite.Connection(lambda: None, 64)  # type: ignore[arg-type, return-value]  # never opened
+    connection = Stoppable(lambda: None, 64)  # type: ignore[arg-type, return-value]  # never opened
     assert isinstance(connection._thread, Thread)
     assert connection._connection is None
     assert inspect.iscoroutinefunction(connection._execute)

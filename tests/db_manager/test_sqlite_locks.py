@@ -180,7 +180,9 @@ async def test_a_wait_is_as_long_as_it_was_told(
 
         @event.listens_for(database.engine.sync_engine, "connect")
         def say(connection: Any, _record: object) -> None:
-            connection.execute(pragma).close()
+            cursor = connection.cursor()
+            cursor.execute(pragma)
+            cursor.close()
 
     if how == "pragma":
         async with database.engine.connect() as connection:

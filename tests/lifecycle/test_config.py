@@ -143,7 +143,7 @@ def test_class_can_be_named(tmp_path: Path) -> None:
         ("[app]\ndrain = -0.1", "[app] drain: -0.1 is out of range: 0 to 86400 (seconds)"),
         (
             f"[app]\ngrace = 0x{'f' * 6000}",
-            "[app] grace: Number out of range",
+            f"[app] grace: 0x{'f' * 38}… is out of range: 0 to 86400 (seconds)",
         ),
         (
             f"[app]\ngrace = {10**30}",

@@ -31,7 +31,7 @@ class Asyncpg(PostgreSQL):
     """asyncpg: its transport reports a lost connection, and its protocol an open transaction."""
 
     package = "asyncpg"
-    release = "0.32"
+    releases = ("0.30", "0.31", "0.32")
     knows_lost_lines = True
 
     def connect_arguments(
@@ -83,7 +83,7 @@ class Asyncpg(PostgreSQL):
         start = getattr(adapter, "_start_transaction", None)
         if start is None or not hasattr(adapter, "_transaction"):
             connection.exec_driver_sql("SELECT 1")
-        elif adapter._transaction is None:  # noqa: SLF001 -- guarded by a test
+        elif not _has_begun(adapter):
             await_only(start())
 
     def is_autocommit(self, adapter: Any, driver: Any) -> bool:
@@ -95,8 +95,7 @@ class Asyncpg(PostgreSQL):
         """Return True also if the adapter has begun a transaction and the server has none open."""
         if self.ends(driver) != ends:
             return True
-        begun = getattr(adapter, "_transaction", None) is not None  # private, as above
-        return begun and not driver.is_closed() and not driver.is_in_transaction()
+        return _has_begun(adapter) and not driver.is_closed() and not driver.is_in_transaction()
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
         """Ask the server, unless our own connection reports it with the answer to COMMIT."""
@@ -147,6 +146,16 @@ class Asyncpg(PostgreSQL):
     def backend(self, driver: Any) -> int:
         """Return the process id of the connection's backend at the server."""
         return int(driver.get_server_pid())
+
+
+def _has_begun(adapter: Any) -> bool:
+    """Return True if BEGIN of SQLAlchemy's adapter was answered; private, guarded by a test.
+
+    The adapter of SQLAlchemy 2.1 has its transaction from then on. That of 2.0 has it before, and
+    a mark from then on.
+    """
+    begun = getattr(adapter, "_transaction", None) is not None
+    return bool(getattr(adapter, "_started", begun))
 
 
 def _refusal(error: Any) -> str:

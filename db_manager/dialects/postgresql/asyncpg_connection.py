@@ -7,6 +7,8 @@ from functools import wraps
 from typing import Any, Final
 
 import asyncpg
+from sqlalchemy import exc
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from db_manager.dialects.ending_sql import (
     ABORT_TRANSACTION,
@@ -60,6 +62,11 @@ class CheckedConnection(asyncpg.Connection):
         if status == "COMMIT" and not said:  # part of a script
             self.ends += 1
         return status
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- the signature of asyncpg
+        """Close; before 0.32 asyncpg waits without a limit for the end of a cancelled statement."""
+        async with asyncio.timeout(timeout):
+            await super().close(timeout=timeout)
 
     def count(self, query: str) -> str:
         """Count the transaction that *query* ends; outside one, *query* is one by itself.
@@ -190,10 +197,26 @@ async def _or_aborted(
     """
     try:
         connection = await connecting
-    except BaseException:
+    except BaseException as error:
         for transport in loop.opened:
             transport.abort()
+        _translate(error)
         raise
     finally:
         loop.opened.clear()
     return connection
+
+
+def _translate(error: BaseException) -> None:
+    """Raise the adapter's error for *error* of asyncpg, as the adapter of SQLAlchemy 2.1 does.
+
+    That of 2.0 translates errors of statements only, so that `DBAPIError` would not be raised.
+    """
+    if hasattr(exc, "EmulatedDBAPIException"):
+        return
+    classes: Any = AsyncAdapt_asyncpg_dbapi(asyncpg)._asyncpg_error_translate  # type: ignore[no-untyped-call]  # noqa: SLF001 -- guarded by a test
+    for parent in type(error).__mro__:
+        if parent in classes:
+            translated = classes[parent](f"{type(error)}: {error}")
+            translated.sqlstate = getattr(error, "sqlstate", None)
+            raise translated from error

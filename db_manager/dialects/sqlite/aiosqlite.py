@@ -33,7 +33,7 @@ class Aiosqlite(Dialect):
     """SQLite."""
 
     package = "sqlite3"
-    release = "0.22"
+    releases = ("0.20", "0.21", "0.22")
     knows_lost_lines = True
     has_server = False
     has_one_writer = True

@@ -8,7 +8,7 @@ the rows. For a unit of one statement, COMMIT is the second and last call.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Self
 
@@ -165,15 +165,12 @@ class SqliteConnection(InLine):
                 self._failed = self._begin_next = False  # it ended, whatever COMMIT did
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """Close without waiting; a second call returns the future of the first one.
-
-        aiosqlite would wait forever for a thread that has already ended.
-        """
+        """Close without waiting; a second call, after the thread has ended, waits for the first."""
         self.closed = True
         if self._stopping is None:
             self._interrupt()
             empties_log = self._begin == "BEGIN IMMEDIATE" and self.is_settled()
-            self._tx.put_nowait((None, partial(self._close_opened, empties_log=empties_log)))
+            self.call_unawaited(partial(self._close_opened, empties_log=empties_log))
             self._stopping = super().stop()
             self._end_turn_after(self._stopping)
         return self._stopping
@@ -206,6 +203,9 @@ class SqliteCursor:
     async def __aenter__(self) -> Self:
         return self
 
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self.__aenter__().__await__()  # SQLAlchemy 2.0 awaits it, 2.1 enters it
+
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> Self:
         """Execute one statement; the first one also begins the transaction."""
         return await self._run("execute", sql, parameters)
@@ -220,7 +220,7 @@ class SqliteCursor:
         cross = connection.cross
         if line is not None and line.holder is not connection and connection.must_wait(sql):
             cross = connection.cross_in_turn
-        cursor, self._rows = await cross(connection.run, method, sql, parameters)
+        cursor, self._rows = await cross(connection.run_sql, method, sql, parameters)
         self._cursor = cursor
         self._more = len(self._rows) == FIRST_ROWS
         self.description = cursor.description

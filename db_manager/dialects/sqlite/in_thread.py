@@ -9,16 +9,15 @@ from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
 
-import aiosqlite
-
 from db_manager.dialects.sqlite.locks import Patience, is_repeatable
 from db_manager.dialects.sqlite.statement import kind
+from db_manager.dialects.sqlite.stoppable import Stoppable
 
 #: Most rows that are returned with the statement; further rows are fetched on demand.
 FIRST_ROWS: Final = 1000
 
 
-class InThread(aiosqlite.Connection):
+class InThread(Stoppable):
     """The half of our connection whose methods run in the driver's thread.
 
     Args:
@@ -142,7 +141,7 @@ class InThread(aiosqlite.Connection):
 
             return self._patience.again(partial(fn, *args, **kwargs), error, may_retry)
 
-    def run(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
+    def run_sql(self, method: str, sql: str, parameters: Any) -> tuple[sqlite3.Cursor, list[Any]]:
         """Begin if needed, execute, and return the cursor and its first rows."""
         connection, what = self._conn, kind(sql)
         if what == "begin" and not connection.in_transaction:
