@@ -195,6 +195,7 @@ RANGES: dict[str, Any] = {
         (
             *("pool_timeout", "pool_recycle", "connect_timeout", "statement_timeout"),
             *("lock_timeout", "idle_in_transaction_timeout", "exit_timeout", "slow_unit"),
+            "migrate_timeout",
         ),
         (0.001, 86400),
     ),

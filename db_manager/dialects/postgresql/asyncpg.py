@@ -31,7 +31,7 @@ class Asyncpg(PostgreSQL):
     """asyncpg: its transport reports a lost connection, and its protocol an open transaction."""
 
     package = "asyncpg"
-    releases = ("0.30", "0.31", "0.32")
+    releases = ("0.32",)
     knows_lost_lines = True
 
     def connect_arguments(

@@ -63,11 +63,6 @@ class CheckedConnection(asyncpg.Connection):
             self.ends += 1
         return status
 
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- the signature of asyncpg
-        """Close; before 0.32 asyncpg waits without a limit for the end of a cancelled statement."""
-        async with asyncio.timeout(timeout):
-            await super().close(timeout=timeout)
-
     def count(self, query: str) -> str:
         """Count the transaction that *query* ends; outside one, *query* is one by itself.
 
