@@ -159,7 +159,9 @@ async def test_a_bot_waits_for_its_migrations(sandbox: Sandbox, make: Make, fold
     config = folder / "config.toml"
     config.write_text(f"{FILES['config.toml']}create_tables = false\n", encoding="utf-8")
     make()
-    told = await error_of(Application.from_config("config.toml").start())
+    app = Application.from_config("config.toml")
+    told = await error_of(app.start())
+    await app.unload()  # closes the journal
     assert "there is no table orders. Run your migrations" in told
 
 
