@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `db-manager migrate`."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("config.toml"),
-        metavar="FILE",
-        help="default: config.toml",
-    )
+    configuration.add_config_argument(parser)
     parser.add_argument(
         "--plugin", metavar="NAME", help="the plugin of the database, if the bot has several"
     )
@@ -64,9 +58,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: The configuration does not fit.
         LifecycleError: A migration failed, or the database cannot be reached.
     """
-    path: Path = options.config
-    if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; pass yours with --config")
+    path = configuration.config_file(options)
     # SQLAlchemy and pydantic are imported here so that `db-manager --help` does not load them.
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 -- see above
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lifecycle import config as configuration
-from lifecycle.errors import ConfigError, LifecycleError
+from lifecycle.errors import LifecycleError
 from lifecycle.printable import printable
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the file; with --every or --keep the time is added to its name",
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("config.toml"),
-        metavar="FILE",
-        help="default: config.toml",
-    )
+    configuration.add_config_argument(parser)
     parser.add_argument(
         "--every", type=_duration, metavar="TIME", help="repeat until SIGTERM: 30m, 6h, 1d"
     )
@@ -59,9 +53,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: The configuration file does not exist.
         LifecycleError: The copy, or the first of several, was not made.
     """
-    path: Path = options.config
-    if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; pass yours with --config")
+    path = configuration.config_file(options)
     # SQLAlchemy is imported here so that `db-manager --help` does not load it.
     from db_manager.plugin import DatabasePlugin  # noqa: PLC0415 -- see above
 

@@ -17,13 +17,7 @@ _MARKS: Final = {"ok": ("✓", "32"), "warning": ("!", "33"), "problem": ("✗",
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `db-manager check`."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("config.toml"),
-        metavar="FILE",
-        help="default: config.toml",
-    )
+    configuration.add_config_argument(parser)
     parser.epilog = (
         "Creates no table and does not open the journal. Exit code: 0 if the bot can start, "
         "1 if something is wrong, 2 if there is no configuration."
@@ -39,9 +33,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: The configuration file does not exist.
     """
-    path: Path = options.config
-    if not path.exists():
-        raise ConfigError(f"{path}: there is no such file; pass yours with --config")
+    path = configuration.config_file(options)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     worst = 0
     for finding in findings(path):

@@ -4,17 +4,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from lifecycle.config import app_config, find_plugins, read_file
+from lifecycle.config import add_config_argument, app_config, find_plugins, read_file
 from lifecycle.errors import JournalError, LifecycleError
 from lifecycle.journal import JournalReader
 from lifecycle.plugins.machine import State, to_mermaid
 from lifecycle.plugins.replay import replay
 from lifecycle.printable import printable_lines
-from observability.commands.which_run import (
-    add_config_argument,
-    add_name_argument,
-    find_journal,
-)
+from observability.commands.which_run import add_name_argument, find_journal
 from observability.views.graph_svg import to_svg
 from observability.views.graph_text import ASCII, BOX_DRAWING, Strokes, to_text
 from observability.views.plugins import plugin_graph, state_graph

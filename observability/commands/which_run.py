@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from lifecycle.config import app_config, journal_path, named_journals, read_file
+from lifecycle.config import (
+    add_config_argument,
+    app_config,
+    journal_path,
+    named_journals,
+    read_file,
+)
 from lifecycle.errors import ConfigError, JournalError
 from lifecycle.journal import JournalReader
 from lifecycle.printable import printable
@@ -23,17 +29,6 @@ class Found(NamedTuple):
 
     path: Path
     name: str = ""
-
-
-def add_config_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--config`."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path("config.toml"),
-        metavar="FILE",
-        help="default: config.toml",
-    )
 
 
 def add_name_argument(parser: argparse._ActionsContainer) -> None:

@@ -7,7 +7,6 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-import sqlalchemy
 from sqlalchemy import DDL, Sequence, event, func, insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
@@ -331,9 +330,6 @@ async def test_a_listener_that_comes_late_hears_the_commit(uow_factory: UnitOfWo
     assert heard == ["commit"]
 
 
-@pytest.mark.skipif(
-    sqlalchemy.__version__.startswith("2.0."), reason="that of 2.0 flushes before ORM statements"
-)
 async def test_core_statements_of_the_session_see_pending_objects(
     uow_factory: UnitOfWorkFactory,
 ) -> None:
