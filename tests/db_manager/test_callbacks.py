@@ -77,7 +77,7 @@ async def test_they_run_after_the_connection_is_back(
     database_url: URL, open_database: Callable[..., Database]
 ) -> None:
     """A callback finds the connection in the pool, so that it can open a unit of its own."""
-    database = open_database(database_url, pool_size=1, pool_timeout=0.5)
+    database = open_database(database_url, pool_size=1, pool_timeout=5)
     factory = UnitOfWorkFactory(database)
     seen: list[tuple[str, float, int]] = []
 
@@ -118,7 +118,7 @@ async def test_one_that_does_not_end_is_cut_off(
     database_url: URL, open_database: Callable[..., Database]
 ) -> None:
     """A callback has the time of an exit; then it is cancelled, reported, and the next one runs."""
-    database = open_database(database_url, exit_timeout=0.05)
+    database = open_database(database_url, exit_timeout=0.5)
     steps = Steps()
     with EventRecorder(database.bus) as events:
         async with UnitOfWork(database) as uow:
@@ -132,7 +132,7 @@ async def test_one_that_swallows_its_cancellation_is_told_to_be_late(
     database_url: URL, open_database: Callable[..., Database]
 ) -> None:
     """A callback that had to be cancelled did not end in time, whatever it makes of that."""
-    database = open_database(database_url, exit_timeout=0.05)
+    database = open_database(database_url, exit_timeout=0.5)
 
     async def swallow() -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -305,7 +305,7 @@ async def test_one_that_ignores_its_cancellation_is_left_behind(
     """It is reported once, the next one runs, and the last resort can name it."""
     monkeypatch.setattr("db_manager.running.plain.GRACE", 0.05)
     monkeypatch.setattr("db_manager.running.plain.LAST", 0.05)
-    database = open_database(database_url, exit_timeout=0.05)
+    database = open_database(database_url, exit_timeout=0.5)
     steps, end, ended = Steps(), asyncio.Event(), asyncio.Event()
 
     async def deaf() -> None:

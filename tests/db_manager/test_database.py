@@ -59,14 +59,14 @@ async def test_who_holds_the_connections_is_named(
     database_url: URL, open_database: Callable[..., Database]
 ) -> None:
     """A unit that waits in vain is told which unit of whom holds the connection, and since when."""
-    database = open_database(database_url, pool_size=1, pool_timeout=0.05)
+    database = open_database(database_url, pool_size=1, pool_timeout=0.3)
     where = {"plugin": "notes", "handler": "notes.save", "update_id": 7}
     with EventRecorder(database.bus) as events:
         async with held(database, **where) as holder:
             with pytest.raises(PoolExhaustedError) as caught:
                 await use(database)
     said = str(caught.value)
-    start = f"unit {holder.number}, plugin notes, handler notes.save, update 7, open 0."
+    start = f"unit {holder.number}, plugin notes, handler notes.save, update 7, open "
     assert len(caught.value.holders) == 1
     assert caught.value.holders[0].startswith(start)
     assert caught.value.holders[0].endswith("last statement 'SELECT ?'")
@@ -139,7 +139,7 @@ async def test_a_statement_without_a_text_harms_nobody(
     database_url: URL, open_database: Callable[..., Database]
 ) -> None:
     """Who waits, watches or stops is told of a statement that cannot be told by its class."""
-    database = open_database(database_url, slow_unit=0.1, pool_size=1, pool_timeout=0.05)
+    database = open_database(database_url, slow_unit=0.1, pool_size=1, pool_timeout=0.3)
     told: asyncio.Queue[UnitSlow] = asyncio.Queue()
     # Who listened to the end of units as well would have the driver's text in its place.
     database.bus.subscribe("uow.slow", told.put_nowait)

@@ -66,14 +66,14 @@ async def test_a_flush_that_takes_too_long_rolls_back(
     database_url: URL, open_database: object
 ) -> None:
     """What is not sent within exit_timeout is an EndTimeoutError, not somebody's cancellation."""
-    database: Database = open_database(database_url, exit_timeout=0.1)  # type: ignore[operator]  # the fixture's function
+    database: Database = open_database(database_url, exit_timeout=0.5)  # type: ignore[operator]  # the fixture's function
     await make_table(database)
     uow = UnitOfWork(database)
 
     def hang(_session: Session) -> None:
         await_only(asyncio.Event().wait())
 
-    with pytest.raises(EndTimeoutError, match=r"0\.1 s: COMMIT was not sent"):
+    with pytest.raises(EndTimeoutError, match=r"0\.5 s: COMMIT was not sent"):
         async with uow:
             uow.session.add(Thing(id=1))
             event.listen(uow.session.sync_session, "before_commit", hang)
@@ -93,7 +93,7 @@ async def test_a_commit_that_was_not_sent_is_not_called_unknown(
     url: URL, open_database: OpenDatabase, seen: str
 ) -> None:
     """A listener that ignores its cancellation before COMMIT: rolled back, whoever raises then."""
-    database = open_database(url, exit_timeout=0.1, slow_unit=60)
+    database = open_database(url, exit_timeout=0.5, slow_unit=60)
     await make_table(database)
     if seen != "no listener":
         event.listen(database.engine.sync_engine.pool, "invalidate", _fail)
@@ -121,7 +121,7 @@ async def test_a_listener_that_ignores_every_cancellation_is_left_behind(
     url: URL, open_database: OpenDatabase
 ) -> None:
     """What hangs after COMMIT was answered does not keep the unit, and is not asked in a loop."""
-    database = open_database(url, exit_timeout=0.1)
+    database = open_database(url, exit_timeout=0.5)
     await make_table(database)
     uow, asked = UnitOfWork(database), 0
     ends = asyncio.Event()
@@ -238,9 +238,9 @@ async def hold_all(database: Database, held: asyncio.Event, release: asyncio.Eve
 
 @pytest.fixture
 async def full_database(url: URL, open_database: object) -> AsyncIterator[Database]:
-    """A database whose one connection is taken, and in which an end may take 0.1 s."""
+    """A database whose one connection is taken, and in which an end may take 0.5 s."""
     database: Database = open_database(  # type: ignore[operator]  # the fixture's function
-        url, pool_size=1, max_overflow=0, pool_timeout=0.3, exit_timeout=0.1
+        url, pool_size=1, max_overflow=0, pool_timeout=0.7, exit_timeout=0.5
     )
     await make_table(database)
     held, release = asyncio.Event(), asyncio.Event()

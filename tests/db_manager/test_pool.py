@@ -176,7 +176,7 @@ async def test_an_error_that_cannot_be_made_again_fails_the_line_all_the_same() 
 
 async def test_the_line_ends_in_time(postgres_database: URL, open_database: Open) -> None:
     """One that waited in vain is told so, and its place is not served later."""
-    database = open_database(postgres_database, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    database = open_database(postgres_database, pool_size=1, max_overflow=0, pool_timeout=0.3)
 
     async def wait() -> None:
         async with UnitOfWork(database) as uow:

@@ -49,7 +49,7 @@ async def database(database_url: URL, open_database: Callable[..., Database]) ->
 @pytest.fixture
 async def file(sqlite_database: URL, open_database: Callable[..., Database]) -> Database:
     """The same on SQLite only, where nobody waits long."""
-    return await with_account(open_database(sqlite_database, pool_size=POOL, pool_timeout=0.2))
+    return await with_account(open_database(sqlite_database, pool_size=POOL, pool_timeout=0.5))
 
 
 async def with_account(database: Database) -> Database:
@@ -192,7 +192,7 @@ async def test_an_end_of_the_line_is_an_error_with_names(file: Database) -> None
         await session.commit()
     async with UnitOfWork(file) as uow:
         await uow.session.execute(ADD)
-        with pytest.raises(OperationalError, match=rf"unit {uow.number}.* 0.2 s"):
+        with pytest.raises(OperationalError, match=rf"unit {uow.number}.* 0.5 s"):
             await asyncio.create_task(old())
     assert await balance(file) == 2
 
@@ -289,7 +289,7 @@ async def test_what_writes_waits_however_it_is_written(file: Database, sql: str)
 
     async with UnitOfWork(file) as uow:
         await uow.session.execute(ADD)
-        with pytest.raises(OperationalError, match=rf"unit {uow.number}.* 0.2 s"):
+        with pytest.raises(OperationalError, match=rf"unit {uow.number}.* 0.5 s"):
             await asyncio.create_task(old())
 
 
@@ -303,7 +303,7 @@ async def test_a_script_of_the_driver_waits(file: Database) -> None:
 
     async with UnitOfWork(file) as uow:
         await uow.session.execute(ADD)
-        with pytest.raises(sqlite3.OperationalError, match=rf"unit {uow.number}.* 0.2 s"):
+        with pytest.raises(sqlite3.OperationalError, match=rf"unit {uow.number}.* 0.5 s"):
             await asyncio.create_task(old())
     assert await balance(file) == 1
 

@@ -180,7 +180,7 @@ async def test_a_rolled_back_outer_unit_does_not_undo_the_inner_one(pair: Pair) 
 
 async def test_every_event_of_a_unit_says_its_database(pair: Pair) -> None:
     """Retries, slow units, failed callbacks and exhausted pools are told apart, too."""
-    app = make_app(pair, slow_unit=0.001, pool_size=1, pool_timeout=0.05)
+    app = make_app(pair, slow_unit=0.001, pool_size=1, pool_timeout=0.5)
     with EventRecorder(app.bus) as events:
         async with app:
             visits = factories(app)[1]

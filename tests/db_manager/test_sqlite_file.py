@@ -119,7 +119,7 @@ async def test_vacuum_into_copies_without_a_unit(
     sqlite_database: URL, open_database: Callable[..., Database], tmp_path: Path
 ) -> None:
     """VACUUM INTO works on an AUTOCOMMIT connection of the engine, also while a unit writes."""
-    database = open_database(sqlite_database, pool_timeout=0.2)
+    database = open_database(sqlite_database, pool_timeout=0.5)
     await make(UnitOfWorkFactory(database))
     copy = tmp_path / "copy.sqlite3"
     async with UnitOfWork(database) as uow:
