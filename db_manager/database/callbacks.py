@@ -1,4 +1,4 @@
-"""Callbacks that run after a unit has ended; a savepoint that is rolled back drops its own."""
+"""Callbacks of a unit, before and after its end; a savepoint that is rolled back drops its own."""
 
 import asyncio
 import inspect
@@ -12,6 +12,8 @@ from lifecycle.bus import EventBus
 from lifecycle.error_text import tell, textless
 
 Callback = Callable[[], Awaitable[object] | object]
+#: How many there were of each kind.
+Mark = tuple[int, int, int]
 
 _logger = logging.getLogger("db_manager.uow")
 
@@ -19,30 +21,33 @@ _logger = logging.getLogger("db_manager.uow")
 class Callbacks:
     """The callbacks of one unit, in the order they were registered."""
 
-    __slots__ = ("after_commit", "after_rollback", "anyway")
+    __slots__ = ("after_commit", "after_rollback", "anyway", "before_commit")
 
     def __init__(self) -> None:
+        self.before_commit: list[Callback] = []
         self.after_commit: list[Callback] = []
         #: Each with the unit that it was registered with: this one, or one inside of it.
         self.after_rollback: list[tuple[Callback, object]] = []
         #: `after_rollback` of inner units that were rolled back, whatever becomes of the rest.
         self.anyway: list[Callback] = []
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> Mark:
         """Return the current position, for `undo_since`."""
-        return len(self.after_commit), len(self.after_rollback)
+        return len(self.before_commit), len(self.after_commit), len(self.after_rollback)
 
-    def undo_since(self, mark: tuple[int, int], units: Container[object]) -> None:
+    def undo_since(self, mark: Mark, units: Container[object]) -> None:
         """Drop callbacks registered after *mark*: what they are about was undone.
 
         Args:
             mark: The position at its begin.
             units: The inner units that were undone as a whole: their `after_rollback` will run.
         """
-        undone = self.after_rollback[mark[1] :]
+        before_commit, after_commit, after_rollback = mark
+        undone = self.after_rollback[after_rollback:]
         self.anyway += [callback for callback, unit in undone if unit in units]
-        del self.after_commit[mark[0] :]
-        del self.after_rollback[mark[1] :]
+        del self.before_commit[before_commit:]
+        del self.after_commit[after_commit:]
+        del self.after_rollback[after_rollback:]
 
 
 async def run_callbacks(

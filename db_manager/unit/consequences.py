@@ -1,5 +1,8 @@
 """Savepoints and callbacks of a unit."""
 
+import asyncio
+import inspect
+from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
 from typing import Self
 
@@ -8,7 +11,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from db_manager.database.callbacks import Callback, Callbacks, run_callbacks
 from db_manager.database.database import Database
-from db_manager.database.open_unit import COMMITTED, UnitState
+from db_manager.database.open_unit import ACTIVE, COMMITTED, UnitState
 from db_manager.lanes.lane import Unit
 from db_manager.unit.legacy import LegacyBlock
 from db_manager.unit.savepoint import Inside, Part, Savepoints
@@ -66,6 +69,26 @@ class Consequences(Unit):
         """
         return LegacyBlock(self)
 
+    def before_commit(self, callback: Callback) -> None:
+        """Call *callback* at the end of the block, as the last part of it: in the transaction.
+
+        It runs in the unit's task, in the order of registration, and may use every lane, register
+        more, and roll back. It is not called when the unit is rolled back already. What it raises
+        rolls the unit back and is raised by the block. Inside of another unit it is called at the
+        end of that one, whose transaction this is.
+
+        Added in 0.2.
+
+        Args:
+            callback: A sync or async function without arguments.
+
+        Raises:
+            UnitOfWorkStateError: The unit is not active.
+            UnitOfWorkTaskError: Another task owns it.
+        """
+        self.check()
+        self.registered().before_commit.append(callback)
+
     def after_commit(self, callback: Callback) -> None:
         """Call *callback* after the unit is committed and its connection is back in the pool.
 
@@ -100,6 +123,24 @@ class Consequences(Unit):
         if self._callbacks is None:
             self._callbacks = Callbacks()
         return self._callbacks
+
+    async def call_before_commit(self) -> None:
+        """Call what `before_commit` was given; an error becomes that of the unit."""
+        try:
+            for callback in self.registered().before_commit:  # also what is registered meanwhile
+                if self.is_decided() or asyncio.current_task() is not self.owner:
+                    break
+                called = callback()
+                if inspect.isawaitable(called):
+                    await called
+        except BaseException as wrong:
+            if self.state is not ACTIVE:  # it has rolled back by hand
+                raise
+            self.error = wrong
+
+    @abstractmethod
+    def is_decided(self) -> bool:
+        """Return True if the unit will be rolled back, whatever is called before."""
 
     async def run_callbacks(self) -> BaseException | None:
         """Run the callbacks for the outcome, each with `exit_timeout` as its deadline.

@@ -131,6 +131,11 @@ class Held(ABC):
         self._ready = True
         return connection
 
+    def has_changes(self) -> bool:
+        """Return True if the session has changes that are not written yet."""
+        session = None if self.session is None else self.session.sync_session
+        return bool(session and (session.new or session.deleted or session.dirty))
+
     # -- for the guard --------------------------------------------------------------------
 
     @abstractmethod

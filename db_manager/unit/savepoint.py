@@ -6,7 +6,7 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSessionTransaction
 from sqlalchemy.orm import SessionTransaction
 
-from db_manager.database.callbacks import Callbacks
+from db_manager.database.callbacks import Callbacks, Mark
 from db_manager.database.open_unit import ACTIVE, OpenUnit
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.lanes.lane import Unit
@@ -31,7 +31,7 @@ class Inside(Protocol):
 class _Before(NamedTuple):
     """What a unit goes back to: its callbacks, the units inside of it, its failure."""
 
-    callbacks: tuple[int, int]
+    callbacks: Mark
     inside: int
     failed: BaseException | None
 

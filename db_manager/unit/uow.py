@@ -139,7 +139,10 @@ class UnitOfWork(Nesting):
         """
         if self.block is not None:
             await self.block.leave(exc)
-        elif self.state is ACTIVE:
+            return
+        if exc is None and self._callbacks is not None:
+            await self.call_before_commit()
+        if self.state is ACTIVE:
             await self.end(exc)
         elif exc is None and self.cause != "explicit" and self.error is not None:
             raise self.error  # it was abandoned before the block was left
@@ -189,8 +192,6 @@ class UnitOfWork(Nesting):
         self.check()
         self.statement = "of the driver"
         return await self.runner.run(self.hold().drive)
-
-    # -- for the lanes --------------------------------------------------------------------
 
     def hold(self) -> Transaction:
         """Return its transaction, made at the first use: an empty unit needs none."""
@@ -261,13 +262,13 @@ class UnitOfWork(Nesting):
         if exc is None and error is not None:
             raise error
 
+    def is_decided(self) -> bool:
+        """Return True if the unit will be rolled back, whatever is called before."""
+        return bool(self.error or self.failed or self.cause or self.inner)
+
     def _must_connect(self, transaction: Transaction) -> bool:
         """Return True if the last flush has changes to write, and there is no connection yet."""
-        wrong = self.error or self.failed or self.cause
-        if wrong or self.checked_out is not None or transaction.session is None:
-            return False
-        session = transaction.session.sync_session
-        return bool(session.new or session.deleted or session.dirty)
+        return not (self.checked_out or self.is_decided()) and transaction.has_changes()
 
     async def _connect_for_flush(self, transaction: Transaction) -> None:
         """Wait for a connection as a statement does: up to `pool_timeout`, and cancellable."""
