@@ -42,6 +42,7 @@ BLOCKS = {
     },
     "docs/start.md": {"bot.py"},
     "docs/aiogram.md": {"several.py"},
+    "docs/delivery.md": {"config.toml", "survey.py"},  # run by tests/db_manager/delivery
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },
@@ -71,7 +72,7 @@ SEVERAL = blocks(ROOT / "docs" / "several.md")
 README = {
     name: code
     for page in BLOCKS
-    if page not in {"docs/several.md", "docs/testing.md", "docs/moving.md"}
+    if page not in {"docs/delivery.md", "docs/several.md", "docs/testing.md", "docs/moving.md"}
     for name, code in blocks(ROOT / page).items()
 }
 

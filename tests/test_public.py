@@ -24,6 +24,7 @@ PUBLIC = {
         TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
         UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
+    "db_manager.delivery": "DeliveryConfig DeliveryPlugin SqlStorage",
     "db_manager.events": """
         Cause DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered

@@ -3,10 +3,11 @@
 import re
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import text
+from sqlalchemy import Insert, Table, text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.types import TypeEngine
@@ -114,6 +115,21 @@ class Dialect(InUse):
         """Return False if a read-only connection does not refuse writes any more."""
         del driver
         return True
+
+    # -- rows that may be there -----------------------------------------------------------
+
+    def upsert(self, table: Table, names: Sequence[str]) -> Insert:
+        """Return an INSERT that changes the row with the same primary key, if it is there.
+
+        Args:
+            table: The table.
+            names: The columns that it changes then; the row is locked in any case.
+
+        Raises:
+            NotImplementedError: Not supported on this database.
+        """
+        del names
+        raise NotImplementedError(f"no upsert of {table.name} is known for this database")
 
     # -- creating tables ------------------------------------------------------------------
 

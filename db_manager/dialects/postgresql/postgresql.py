@@ -1,10 +1,12 @@
 """PostgreSQL with any driver."""
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import text
+from sqlalchemy import Insert, Table, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
@@ -56,6 +58,12 @@ class PostgreSQL(Dialect):
             INSERT INTO pg_temp.refused_commit VALUES (1);
         END $$""",
     )
+
+    def upsert(self, table: Table, names: Sequence[str]) -> Insert:
+        """Return an INSERT that changes the row with the same primary key, if it is there."""
+        statement, key = insert(table), [column.name for column in table.primary_key]
+        changed = {name: statement.excluded[name] for name in names or key[:1]}
+        return statement.on_conflict_do_update(index_elements=key, set_=changed)
 
     def settings(self, config: DatabaseConfig, *, read_only: bool) -> dict[str, str]:
         """Return the settings of a session.

@@ -4,9 +4,12 @@ import asyncio
 import re
 import sqlite3
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from sqlalchemy import Insert, Table
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
@@ -55,6 +58,12 @@ class Aiosqlite(Dialect):
             id INTEGER REFERENCES refused_parent DEFERRABLE INITIALLY DEFERRED)""",
         "INSERT INTO temp.refused_commit VALUES (1)",
     )
+
+    def upsert(self, table: Table, names: Sequence[str]) -> Insert:
+        """Return an INSERT that changes the row with the same primary key, if it is there."""
+        statement, key = insert(table), [column.name for column in table.primary_key]
+        changed = {name: statement.excluded[name] for name in names or key[:1]}
+        return statement.on_conflict_do_update(index_elements=key, set_=changed)
 
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
