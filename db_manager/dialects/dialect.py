@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeEngine
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.in_use import InUse
+from db_manager.dialects.migration import HalfWay, Migration
 from db_manager.errors import BackupError, ReadOnlyUnsupportedError
 
 #: Seconds after `statement_timeout`, at which the server ends the statement itself, until the
@@ -182,22 +183,38 @@ class Dialect(InUse):
     #: Arguments for the driver's connect, for connections that migrate.
     migration_arguments: ClassVar[dict[str, Any]] = {}
 
-    def begin_migration(self, connection: Connection, seconds: float) -> None:
-        """Prepare the transaction of a migration.
+    #: How it takes one migration.
+    migration: ClassVar[type[Migration]] = Migration
+
+    def loosen(self, connection: Connection) -> str:
+        """Let *connection*, of a database in memory, migrate.
 
         Args:
-            connection: Its connection, in the transaction.
-            seconds: Longest wait for a lock: whoever comes later waits behind it.
-        """
+            connection: Its one connection, in no transaction.
 
-    def end_migration(self, connection: Connection) -> str:
-        """Return what is wrong with the rows before COMMIT; empty when nothing is.
-
-        Args:
-            connection: The connection of the migration.
+        Returns:
+            The statement that undoes it; empty when there is nothing to undo.
         """
         del connection
         return ""
+
+    def half_way(self, connection: Connection, versions: str) -> HalfWay | None:
+        """Return what is known of a migration that began and did not end.
+
+        Args:
+            connection: Any connection.
+            versions: The table that says what the database is at.
+        """
+        del connection, versions
+        return None
+
+    def forget_half_way(self, connection: Connection, versions: str) -> None:
+        """Know no more of a migration that began and did not end: somebody has said what is there.
+
+        Args:
+            connection: A connection in no transaction.
+            versions: The table that says what the database is at.
+        """
 
     # -- for `db-manager check` -----------------------------------------------------------
 

@@ -60,7 +60,7 @@ def configured(
 
     Args:
         history: The migrations of a plugin.
-        connection: SQLAlchemy's connection, in no transaction; None to print SQL.
+        connection: SQLAlchemy's connection; None to print SQL.
         admit: Called in the transaction, before the migrations; False leaves them out.
         finish: Called in the transaction, after them.
         output: Where SQL is printed.
@@ -68,6 +68,10 @@ def configured(
     """
     from alembic.config import Config  # noqa: PLC0415 -- see above
 
+    # Alembic commits nothing in a transaction that somebody else began, as a listener of
+    # SQLAlchemy's that says something on each new connection.
+    if connection is not None and connection.in_transaction():
+        connection.commit()
     quiet = Namespace(quiet=True)
     config = Config(output_buffer=output, cmd_opts=quiet)
     for name, value in {

@@ -9,7 +9,7 @@ from db_manager.events import DatabaseDrifted
 from db_manager.migrations.failure import MigrationsPendingError
 from db_manager.migrations.history import History
 from db_manager.migrations.upgrade import upgrade
-from db_manager.migrations.versions import standings
+from db_manager.migrations.versions import refuse_half_way, standings
 from lifecycle.event import Event
 
 
@@ -41,6 +41,8 @@ async def migrate(
         return
     async with engine.connect() as connection:
         found = await connection.run_sync(standings, histories.values())
+        if config.migrate == "check":
+            await connection.run_sync(refuse_half_way, [each for each in found if each.pending])
     if ahead := tuple(
         f"{each.history.plugin} is at {each.at}, which this code does not know: is it older?"
         for each in found

@@ -1,5 +1,6 @@
 """What is wrong with a migration or a history, and the way out."""
 
+from db_manager.dialects.migration import HalfWay
 from db_manager.errors import DbManagerError
 
 
@@ -22,6 +23,43 @@ class MigrationError(DbManagerError):
 
     def __str__(self) -> str:
         return f"migration {self.revision} of {self.plugin!r}: {self.what}"
+
+
+class HalfWayError(MigrationError):
+    """A migration began and did not end, and a transaction did not take it back.
+
+    Args:
+        plugin: The plugin whose tables they are.
+        revision: The revision.
+        found: What is known of it.
+    """
+
+    def __init__(self, plugin: str, revision: str, found: HalfWay) -> None:
+        works = "and did not end"
+        if found.connection:
+            works = (
+                f"and connection {found.connection} of the server still works on it; when that has "
+                f"ended"
+            )
+        way = ways_out(plugin, found.before, found.after)
+        super().__init__(plugin, revision, f"it began at {found.since} {works}: {way}")
+        self.found = found
+        self.args = (plugin, revision, found)
+
+
+def ways_out(plugin: str, before: str, after: str) -> str:
+    """Return what to do about a migration of which only some statements stay.
+
+    Args:
+        plugin: The plugin whose tables they are.
+        before: What the database was at; empty when it had no revision.
+        after: What it was to be at.
+    """
+    stamp = f"db-manager migrate stamp {plugin}"
+    return (
+        f"finish it by hand and say so with `{stamp} {after or 'base'}`, or undo its statements "
+        f"and say `{stamp} {before or 'base'}`"
+    )
 
 
 class BrokenRowsError(DbManagerError):

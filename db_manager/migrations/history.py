@@ -81,6 +81,15 @@ class History:
             return self.ids
         return self.ids[self.ids.index(at) + 1 :] if at in self.ids else ()
 
+    def position(self, revision: str) -> int:
+        """Return the place of a revision in the line; one that is not in it comes after all.
+
+        Args:
+            revision: Its id; empty for none, which comes before all.
+        """
+        line = ("", *self.ids)
+        return line.index(revision) if revision in line else len(line)
+
     def next_id(self, message: str) -> str:
         """Return the id of a revision that follows the last one: a number and words.
 

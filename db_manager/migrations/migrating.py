@@ -1,15 +1,15 @@
 """The engine, the lock and the transaction in which migrations run."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import LONGEST, DatabaseConfig
-from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at, dialect_of
+from db_manager.dialects.migration import Migration
 from db_manager.engine.create import create_engine
 from db_manager.engine.url import database_url
 from db_manager.migrations.alembic_command import configured
@@ -20,9 +20,6 @@ from db_manager.schema import schema_locked
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
-
-#: Longest wait for a lock at a time, in seconds: whoever comes after us waits as long.
-LOCK_WAIT: Final = 2.0
 
 
 @asynccontextmanager
@@ -38,13 +35,14 @@ async def migrating_engine(
     url = database_url(config)[0]
     dialect = dialect_at(url)
     if engine is not None and dialect.is_in_memory(url):
-        yield engine
+        async with _loosened(engine):
+            yield engine
         return
     changed = {
         "statement_timeout": LONGEST,
         "idle_in_transaction_timeout": LONGEST,
         # CREATE INDEX CONCURRENTLY waits for locks too, and keeps nobody waiting.
-        "lock_timeout": LONGEST if dialect.has_server else LOCK_WAIT,
+        "lock_timeout": LONGEST if dialect.has_server else dialect.migration.lock_wait,
         "pool_size": 2,  # the lock has a connection of its own
         "max_overflow": 0,
         "connect_args": {**config.connect_args, **dialect.migration_arguments},
@@ -56,9 +54,25 @@ async def migrating_engine(
         await patient.dispose()
 
 
-def one_at_a_time(
+@asynccontextmanager
+async def _loosened(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Let the one connection of a database in memory migrate during the block."""
+    dialect = dialect_of(engine.dialect)
+    async with engine.connect() as connection:
+        undo = await connection.run_sync(dialect.loosen)
+    try:
+        yield
+    finally:
+        if undo:
+            async with engine.connect() as connection:
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.exec_driver_sql(undo)
+
+
+@asynccontextmanager
+async def one_at_a_time(
     engine: AsyncEngine, config: DatabaseConfig
-) -> AbstractAsyncContextManager[object]:
+) -> AsyncIterator[Connection | None]:
     """Keep other processes from migrating while the block lasts.
 
     Where there is one writer, each transaction does that by itself.
@@ -66,19 +80,23 @@ def one_at_a_time(
     Args:
         engine: An engine for migrations.
         config: The section [database].
+
+    Yields:
+        The connection that holds the lock, if one does.
     """
     if dialect_of(engine.dialect).has_one_writer:
-        return nullcontext()
-    return schema_locked(engine, config.migrate_timeout)
+        yield None
+        return
+    async with schema_locked(engine, config.migrate_timeout) as lock:
+        yield lock.sync_connection
 
 
 def in_transaction(
     connection: Connection,
     history: History,
-    dialect: Dialect,
+    migration: Migration,
     *,
-    expected: tuple[str, ...] | None = None,
-    begun: Callable[[], None] = lambda: None,
+    admits: Callable[[tuple[str, ...]], bool] = lambda _: True,
     **options: Any,
 ) -> "Config":
     """Return a configuration of Alembic's that runs a command in one transaction of *connection*.
@@ -86,31 +104,26 @@ def in_transaction(
     Args:
         connection: A connection in no transaction.
         history: The migrations of a plugin.
-        dialect: The dialect of the connection.
-        expected: What the database must be at in the transaction, else nothing is done; None is
-            anything.
-        begun: Called when it is at that, and nobody else can change it any more.
+        migration: How the database takes it.
+        admits: Called in the transaction, when nobody else can change it any more, with the
+            revisions that the database is at; nothing is done when it returns False.
         **options: For Alembic's `context.configure`.
     """
+    undoes_ddl = dialect_of(connection.dialect).undoes_ddl
 
     def admit(context: "MigrationContext") -> bool:
-        dialect.begin_migration(connection, LOCK_WAIT)
-        admitted = expected is None or context.get_current_heads() == expected
-        if not dialect.undoes_ddl:
+        migration.begin(connection)
+        admitted = admits(context.get_current_heads())
+        if not migration.may_leave:
+            context.autocommit_block = nullcontext  # type: ignore[assignment]  # guarded by a test
+        if not undoes_ddl:
             connection.rollback()  # Alembic begins a transaction of its own there
-        if admitted:
-            begun()
         return admitted
 
     def finish(_context: "MigrationContext") -> None:
-        if wrong := dialect.end_migration(connection):
+        if wrong := migration.end(connection):
             raise BrokenRowsError(wrong)
 
     return configured(
-        history,
-        connection,
-        admit=admit,
-        finish=finish,
-        transactional_ddl=dialect.undoes_ddl,
-        **options,
+        history, connection, admit=admit, finish=finish, transactional_ddl=undoes_ddl, **options
     )

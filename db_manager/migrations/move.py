@@ -1,5 +1,6 @@
 """Moves back, says what the database is at, and prints what would be done."""
 
+import time
 from typing import Any, Literal, TextIO
 
 from sqlalchemy import Connection
@@ -11,6 +12,8 @@ from db_manager.migrations.alembic_command import alembic, configured
 from db_manager.migrations.failure import MigrationError
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import in_transaction, migrating_engine, one_at_a_time
+from db_manager.migrations.moving import Moving
+from db_manager.migrations.versions import Standing, refuse_half_way, standings
 
 
 async def move(
@@ -25,22 +28,31 @@ async def move(
         target: The revision; `base` is before the first one.
 
     Raises:
-        MigrationError: There is no such revision.
-        DBAPIError: A statement failed.
+        MigrationError: There is no such revision, or one failed; the text says what is kept.
+        DBAPIError: The database cannot be reached.
     """
     name = history.find(target)
+    deadline = time.monotonic() + config.migrate_timeout
+    async with migrating_engine(config) as engine, one_at_a_time(engine, config) as lock:
+        async with engine.connect() as connection:
+            [standing] = await connection.run_sync(standings, [history])
+            if verb == "downgrade":
+                await connection.run_sync(refuse_half_way, [standing])
+        if verb == "downgrade":
+            await Moving(engine, history, deadline, lock).down(standing, name)
+            return
+        async with alembic() as command, engine.connect() as connection:
+            await connection.run_sync(_stamp, command, standing, name)
 
-    def run(connection: Connection, command: Any) -> None:
-        config = in_transaction(connection, history, dialect_of(connection.dialect))
-        getattr(command, verb)(config, name)
 
-    async with (
-        migrating_engine(config) as engine,
-        one_at_a_time(engine, config),
-        alembic() as command,
-        engine.connect() as connection,
-    ):
-        await connection.run_sync(run, command)
+def _stamp(connection: Connection, command: Any, standing: Standing, name: str) -> None:
+    history, dialect = standing.history, dialect_of(connection.dialect)
+    migration = dialect.migration(history.version_table)
+    config = in_transaction(connection, history, migration)
+    # Alembic goes from one revision to another that it knows.
+    command.stamp(config, name, purge=standing.is_ahead)
+    dialect.forget_half_way(connection, history.version_table)
+    connection.commit()
 
 
 async def print_sql(

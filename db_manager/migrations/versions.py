@@ -7,6 +7,8 @@ from typing import Literal
 from sqlalchemy import Connection, inspect, literal, select, union_all
 from sqlalchemy.sql.expression import ColumnClause, column, table
 
+from db_manager.dialects.known import dialect_of
+from db_manager.migrations.failure import HalfWayError
 from db_manager.migrations.history import History
 
 
@@ -55,6 +57,27 @@ def standings(connection: Connection, histories: Iterable[History]) -> list[Stan
     return [Standing(history, at.get(history.plugin)) for history in wanted]
 
 
+def refuse_half_way(connection: Connection, found: Iterable[Standing]) -> None:
+    """Refuse a database in which a migration began and did not end.
+
+    Where a transaction takes back what a migration did, there is none.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection.
+        found: Where the database stands.
+
+    Raises:
+        HalfWayError: There is such a migration.
+    """
+    dialect = dialect_of(connection.dialect)
+    for standing in found:
+        history, at = standing.history, standing.at or ""
+        mark = dialect.half_way(connection, history.version_table)
+        if mark is not None and mark.after != at:  # else it ended, and was killed before it said so
+            revision = max((mark.before, mark.after), key=history.position)
+            raise HalfWayError(history.plugin, revision, mark)
+
+
 def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
     if not tables:
         return {}
@@ -63,4 +86,8 @@ def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
         select(literal(plugin).label("plugin"), version).select_from(table(name, version))
         for plugin, name in tables.items()
     ]
-    return {plugin: at for plugin, at in connection.execute(union_all(*queries))}  # noqa: C416 -- rows
+    at: dict[str, str] = {}
+    for plugin, found in connection.execute(union_all(*queries)):
+        # Several are no revision of ours: somebody else has written there.
+        at[plugin] = f"{at[plugin]} and {found}" if plugin in at else str(found)
+    return at

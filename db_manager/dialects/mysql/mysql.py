@@ -10,7 +10,9 @@ from sqlalchemy.types import TypeEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.migration import HalfWay
 from db_manager.dialects.mysql.column_types import stored_type
+from db_manager.dialects.mysql.mysql_migration import MySQLMigration, half_way, put_comment
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
@@ -37,6 +39,7 @@ class MySQL(Dialect):
     change_type = add_label = change_null = "ALTER TABLE {table} MODIFY {definition}"
 
     undoes_ddl = False
+    migration = MySQLMigration
     dump_program = "mariadb-dump --single-transaction (or mysqldump)"
 
     def connect_arguments(
@@ -113,12 +116,14 @@ class MySQL(Dialect):
         """Return *name* in lower case: names of columns that differ in case are the same."""
         return name.casefold()
 
-    def begin_migration(self, connection: Connection, seconds: float) -> None:
-        """Wait briefly for locks, those of rows and those of tables."""
-        lock = max(1, round(seconds))
-        connection.execute(
-            text(f"SET SESSION innodb_lock_wait_timeout = {lock}, lock_wait_timeout = {lock}")
-        )
+    def half_way(self, connection: Connection, versions: str) -> HalfWay | None:
+        """Return what the comment of the version table says."""
+        return half_way(connection, versions)
+
+    def forget_half_way(self, connection: Connection, versions: str) -> None:
+        """Remove that comment."""
+        if half_way(connection, versions) is not None:
+            put_comment(connection, versions, "")
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

@@ -16,6 +16,7 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.postgresql.pg_dump import dump_database
+from db_manager.dialects.postgresql.postgres_migration import PostgresMigration
 from db_manager.dialects.postgresql.stored_types import stored_type
 
 #: Milliseconds between PostgreSQL's checks of the client's connection while a statement runs.
@@ -43,6 +44,7 @@ class PostgreSQL(Dialect):
     """PostgreSQL with an unknown driver."""
 
     has_reader = True
+    migration = PostgresMigration
     tls_query = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
     clock_query = "SELECT extract(epoch FROM clock_timestamp())"
     is_read_only_query = "SELECT CAST(current_setting('transaction_read_only') AS boolean)"
@@ -116,10 +118,6 @@ class PostgreSQL(Dialect):
         # the snapshot of the SELECT, which asyncpg keeps until the next one.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         return locked
-
-    def begin_migration(self, connection: Connection, seconds: float) -> None:
-        """Wait briefly for locks; outside of the transaction, as CONCURRENTLY does, for long."""
-        connection.execute(text(f"SET LOCAL lock_timeout = {int(seconds * 1000)}"))
 
     def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
         """Return a type as the server keeps it; None for a domain."""

@@ -22,6 +22,7 @@ from db_manager.dialects.sqlite.affinity import affinity
 from db_manager.dialects.sqlite.connection import SqliteConnection
 from db_manager.dialects.sqlite.copying import copy_database
 from db_manager.dialects.sqlite.file import beside, connector, path_of
+from db_manager.dialects.sqlite.sqlite_migration import SqliteMigration
 from lifecycle.error_text import Told, of_sqlite
 
 #: The log was written, but it is unknown whether it reached the disk.
@@ -119,18 +120,15 @@ class Aiosqlite(Dialect):
     #: what refers to its rows (SQLite's documentation, ALTER TABLE, 7).
     migration_arguments: ClassVar[dict[str, Any]] = {"foreign_keys": "OFF"}
 
-    def begin_migration(self, connection: Connection, seconds: float) -> None:
-        """Take the write lock before looking what is pending."""
-        del seconds
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    migration = SqliteMigration
 
-    def end_migration(self, connection: Connection) -> str:
-        """Return the rows that refer to nothing, by table."""
-        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-        tables = sorted(
-            {f"{row[0]} refers to rows of {row[2]} that are not there" for row in broken}
-        )
-        return "; ".join(tables)
+    def loosen(self, connection: Connection) -> str:
+        """Switch foreign keys off."""
+        before = scalar(connection, "PRAGMA foreign_keys")
+        connection.commit()
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        return f"PRAGMA foreign_keys = {before}"
 
     # -- a connection ---------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 from support.project import Project
 
+from db_manager.dialects.migration import Migration
 from db_manager.migrations.failure import MigrationError
 from db_manager.migrations.versions import standings
 
@@ -127,6 +128,7 @@ async def test_a_failing_one_names_what_is_kept(shop: Project) -> None:
         assert caught.value.kept == failed["kept"] == 1
         assert "db-manager migrate stamp shop 0001_first" in str(caught.value)
         await shop.say("ALTER TABLE shop__item DROP COLUMN title")
+        await shop.move("stamp", "0001")
     else:
         assert "nothing of it is kept" in str(caught.value)
     shop.write("0002_title", SECOND, after="0001_first")
@@ -176,7 +178,7 @@ async def test_a_lock_is_asked_for_briefly_and_again(
     postgres_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that holds the table is waited for in short turns; whoever comes later gets in."""
-    monkeypatch.setattr("db_manager.migrations.migrating.LOCK_WAIT", 0.2)
+    monkeypatch.setattr(Migration, "lock_wait", 0.2)
     project = Project.at(tmp_path / "project", postgres_database)
     project.models(MODEL)
     project.write("0001_first", FIRST)

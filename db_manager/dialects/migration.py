@@ -1,0 +1,164 @@
+"""One migration on its way: how a database takes its statements, and what of them stays."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+#: Statements that change nothing, by their first word.
+_READS: Final = frozenset({"SELECT", "PRAGMA", "SHOW", "DESCRIBE", "SET", "BEGIN"})
+#: SQLAlchemy's calls of the driver: events of its dialect, and methods of the same name.
+_CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
+
+
+@dataclass(frozen=True)
+class HalfWay:
+    """A migration that began and did not end, where a transaction does not take it back.
+
+    Args:
+        before: The revision that the database was at; empty when it had none.
+        after: The one that it was to be at; empty when it was to have none.
+        since: When it began, in UTC.
+        connection: The server's number of the connection that still works on it; 0 if none does.
+    """
+
+    before: str
+    after: str
+    since: str
+    connection: int
+
+
+class Migration:
+    """A revision that is being applied or taken back, once; a subclass knows its database.
+
+    By default a transaction takes back what it did, and a statement that fails ends it.
+
+    Args:
+        versions: The table that says what the database is at.
+        before: The revision that the database is at; empty when it has none.
+        after: The one that it will be at; empty when it will have none.
+        deadline: When the waiting for locks ends, by `time.monotonic`.
+        lock: The connection that holds the lock of the schema, if one does.
+    """
+
+    #: Longest wait for a lock at a time, in seconds: whoever comes after us waits as long.
+    lock_wait: ClassVar[float] = 2.0
+    #: Whether it may leave its transaction, for a statement that must run outside of one.
+    may_leave: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        versions: str,
+        before: str = "",
+        after: str = "",
+        deadline: float = 0,
+        lock: Connection | None = None,
+    ) -> None:
+        self.versions = versions
+        self.before = before
+        self.after = after
+        self.deadline = deadline
+        self.lock = lock
+        #: Number of its statements that a ROLLBACK does not take back.
+        self.kept = 0
+        self._open = self._committing = 0
+
+    # -- what a database does in its own way ----------------------------------------------
+
+    def begin(self, connection: Connection) -> None:
+        """Prepare a transaction of it.
+
+        Args:
+            connection: Its connection, in the transaction.
+        """
+
+    def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
+        """Run one statement of it.
+
+        Args:
+            send: Sends the statement, and waits for the answer; it may be called again.
+            sql: The statement.
+            connection: Its connection.
+
+        Raises:
+            DbManagerError: What the statement did is not what it says; the text has the way out.
+        """
+        del sql, connection
+        send()
+
+    def commits(self, sql: str) -> bool:
+        """Return True if *sql* stays at once, with what was before it in the transaction."""
+        del sql
+        return False
+
+    def end(self, connection: Connection) -> str:
+        """Return what is wrong with the rows before COMMIT; empty when nothing is.
+
+        Args:
+            connection: Its connection, in the transaction.
+        """
+        del connection
+        return ""
+
+    def settle(self, connection: Connection) -> None:
+        """Note that it is over: it was committed, or nothing of it stays.
+
+        Args:
+            connection: Its connection, in no transaction; it may be lost.
+        """
+
+    # -- what stays -----------------------------------------------------------------------
+
+    @contextmanager
+    def watching(self, engine: AsyncEngine) -> Iterator[None]:
+        """Run and count what is sent on *engine* while the block lasts."""
+        listeners: dict[str, Callable[..., Any]] = {
+            **{name: partial(self._run, name) for name in _CALLS},
+            "after_cursor_execute": self._sent,
+            "commit": self._commits,
+            "begin": self._begins,
+        }
+        for name, listener in listeners.items():
+            event.listen(engine.sync_engine, name, listener)
+        try:
+            yield
+        finally:
+            for name, listener in listeners.items():
+                event.remove(engine.sync_engine, name, listener)
+
+    def _run(self, call: str, cursor: object, sql: str, *rest: Any) -> bool:
+        context = rest[-1]
+        if self.commits(sql):  # what is open, even if the statement itself fails
+            self.kept += self._open
+            self._open = 0
+        send = partial(getattr(context.dialect, call), cursor, sql, *rest)
+        self.run(send, sql, context.root_connection)
+        return True
+
+    def _sent(self, connection: Connection, _cursor: object, sql: str, *_: Any) -> None:
+        first = sql.split(maxsplit=1)[:1]
+        if not first or first[0].upper() in _READS or self.versions in sql:
+            return
+        if is_autocommit(connection) or self.commits(sql):
+            self.kept += 1
+        else:
+            self._open += 1
+
+    def _commits(self, _connection: Connection) -> None:
+        self._committing, self._open = self._open, 0
+
+    def _begins(self, connection: Connection) -> None:
+        # The COMMIT before it went through, else there would be an error instead.
+        self.kept += self._committing
+        self._committing = 0
+        if self.kept and not is_autocommit(connection):
+            self.begin(connection)
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Return True if each statement on *connection* commits by itself."""
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"

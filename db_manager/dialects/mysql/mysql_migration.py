@@ -1,0 +1,144 @@
+"""How MariaDB takes a migration: each DDL statement stays at once, so a mark says what is half way.
+
+The mark is the comment of the version table, which is there after kill -9 too. It is put before the
+first statement that a repetition would not bear, and removed after the migration.
+"""
+
+import asyncio
+import datetime as dt
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.util import await_only
+
+from db_manager.dialects.ending_sql import commits_first, stays
+from db_manager.dialects.in_use import origin
+from db_manager.dialects.migration import HalfWay, Migration
+
+#: Seconds between two attempts of a statement.
+_PAUSE: Final = 0.1
+#: No lock was free in time.
+_NO_LOCK: Final = 1205
+#: What the comment of a version table is.
+_MARK: Final = re.compile(
+    r"half way from '(?P<before>[^']*)' to '(?P<after>[^']*)'"
+    r" since (?P<since>\S+) on connection (?P<connection>\d+)"
+)
+_COMMENT: Final = text(
+    "SELECT table_comment FROM information_schema.tables"
+    " WHERE table_schema = database() AND table_name = :versions"
+)
+_WORKS: Final = text(
+    "SELECT count(*) FROM information_schema.processlist WHERE id = :number AND db = database()"
+)
+#: Says of itself that it may be repeated.
+_IF_NOT_EXISTS: Final = re.compile(r"\s*CREATE\b[^(]*\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+
+
+class MySQLMigration(Migration):
+    """A migration whose DDL cannot be taken back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connection_id = 0
+        self._is_marked = False
+
+    def begin(self, connection: Connection) -> None:
+        """Wait briefly for locks, those of rows and those of tables."""
+        seconds = max(1, round(self.lock_wait))
+        connection.execute(
+            text(f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}")
+        )
+        self._connection_id = int(connection.scalar(text("SELECT connection_id()")) or 0)
+
+    def commits(self, sql: str) -> bool:
+        """Return True for DDL and the like."""
+        return commits_first(sql)
+
+    def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
+        """Run one statement, again and again while its lock is not free: it did nothing then.
+
+        Raises:
+            CancelledError: The task was cancelled, and the statement is ended at the server.
+        """
+        if self.commits(sql) and not (self._is_marked or self._bears_repetition(sql)):
+            self._mark(connection)
+        try:
+            self._patiently(send, sql, connection)
+        except asyncio.CancelledError:
+            self._end_at_server()
+            raise
+        except Exception:
+            self.kept += stays(sql, failed=True)  # as DROP TABLE of several
+            raise
+
+    def settle(self, connection: Connection) -> None:
+        """Remove the mark; where that fails, what the database is at says that it is over."""
+        if self._is_marked:
+            with suppress(SQLAlchemyError):
+                put_comment(connection, self.versions, "")
+
+    def _bears_repetition(self, sql: str) -> bool:
+        return self.versions in sql or _IF_NOT_EXISTS.match(sql) is not None
+
+    def _mark(self, connection: Connection) -> None:
+        self._is_marked = True
+        now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+        put_comment(
+            connection,
+            self.versions,
+            f"half way from '{self.before}' to '{self.after}' since {now} on connection "
+            f"{self._connection_id}",
+        )
+
+    def _patiently(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
+        while True:
+            try:
+                send()
+            except Exception as error:
+                got_no_lock = _number(error) == _NO_LOCK and self._is_whole(sql, connection)
+                if not got_no_lock or time.monotonic() >= self.deadline:
+                    raise
+            else:
+                return
+            await_only(asyncio.sleep(_PAUSE))
+
+    def _is_whole(self, sql: str, connection: Connection) -> bool:
+        """Return True if nothing but the statement itself was undone with it."""
+        if self.commits(sql):
+            return True
+        # Else the server may be one that rolls the transaction back (innodb_rollback_on_timeout).
+        return getattr(connection.connection.driver_connection, "failed", True) is False
+
+    def _end_at_server(self) -> None:
+        """End the statement that nobody waits for: DDL would go on, and keep everybody out."""
+        if self.lock is not None and self._connection_id:
+            with suppress(SQLAlchemyError):  # it has ended by itself
+                self.lock.exec_driver_sql(f"KILL QUERY {self._connection_id}")
+
+
+def half_way(connection: Connection, versions: str) -> HalfWay | None:
+    """Return what the comment of the table *versions* says of a migration that did not end."""
+    comment = connection.scalar(_COMMENT, {"versions": versions})
+    found = _MARK.fullmatch(str(comment or ""))
+    if found is None:
+        return None
+    number = int(found["connection"])
+    works = connection.scalar(_WORKS, {"number": number})
+    return HalfWay(found["before"], found["after"], found["since"], number if works else 0)
+
+
+def put_comment(connection: Connection, versions: str, comment: str) -> None:
+    """Let *comment* be the comment of the table *versions*."""
+    quoted = comment.replace("'", "''")
+    connection.exec_driver_sql(f"ALTER TABLE `{versions}` COMMENT = '{quoted}'")
+
+
+def _number(error: BaseException) -> object:
+    arguments = origin(error).args
+    return arguments[0] if arguments else 0

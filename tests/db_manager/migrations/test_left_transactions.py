@@ -1,0 +1,117 @@
+"""What a revision does that leaves its transaction, as CREATE INDEX CONCURRENTLY must."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from support.project import Project
+
+from db_manager.dialects.migration import Migration
+from db_manager.migrations.failure import MigrationError
+
+MODEL = """
+class Item(Base):
+    __tablename__ = "shop__item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+"""
+FIRST = """
+def upgrade():
+    op.create_table(
+        "shop__item", sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer)
+    )
+    op.execute("INSERT INTO shop__item (id, n) VALUES (1, 7), (2, 7)")
+"""
+LEAVES = """
+def upgrade():
+    op.add_column("shop__item", sa.Column("title", sa.String(50)))
+    with op.get_context().autocommit_block():
+        op.execute("UPDATE shop__item SET title = 'tea'")
+    op.execute("INSERT INTO shop__nothing (id) VALUES (1)")
+"""
+UNIQUE = """
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.create_index(
+            "shop_n", "shop__item", ["n"], unique=True, if_not_exists=True,
+            postgresql_concurrently=True,
+        )
+"""
+ALTERS_AFTER = """
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY shop_n ON shop__item (n)")
+    op.add_column("shop__item", sa.Column("title", sa.String(50)))
+"""
+
+
+async def shop(folder: Path, url: URL, second: str) -> Project:
+    """Return a project with a table with two rows, and a second revision."""
+    project = Project.at(folder / "project", url)
+    project.models(MODEL)
+    project.write("0001_first", FIRST)
+    project.write("0002_second", second, after="0001_first")
+    await project.upgrade("0001")
+    return project
+
+
+async def test_sqlite_has_nothing_that_must_run_outside(
+    tmp_path: Path, sqlite_database: URL
+) -> None:
+    """An `autocommit_block` keeps the one transaction, and its lock: a failure keeps nothing."""
+    project = await shop(tmp_path, sqlite_database, LEAVES)
+    with pytest.raises(MigrationError, match="nothing of it is kept"):
+        await project.upgrade()
+    names = await project.say("SELECT name FROM pragma_table_info('shop__item')")
+    assert names == [("id",), ("n",)]
+
+
+async def test_an_invalid_index_is_believed_by_nobody(
+    tmp_path: Path, postgres_database: URL
+) -> None:
+    """A failed CONCURRENTLY leaves one, over which IF NOT EXISTS would go at the next start."""
+    project = await shop(tmp_path, postgres_database, UNIQUE)
+    with pytest.raises(MigrationError, match="UniqueViolation"):
+        await project.upgrade()
+    await project.say("UPDATE shop__item SET n = id")
+    for _ in range(2):  # as an orchestrator starts it again and again
+        with pytest.raises(MigrationError, match=r"shop_n is INVALID.* DROP INDEX shop_n"):
+            await project.upgrade()
+    await project.say("DROP INDEX shop_n")
+    assert await project.upgrade() == ["0002_second"]
+    assert await project.say(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop_n'::regclass"
+    ) == [(True,)]
+
+
+async def test_after_it_locks_are_asked_for_briefly_too(
+    tmp_path: Path, postgres_database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction after the block would wait without end, and everybody behind it."""
+    monkeypatch.setattr(Migration, "lock_wait", 0.2)
+    project = await shop(tmp_path, postgres_database, ALTERS_AFTER)
+    engine = project.engine()
+    async with engine.connect() as reader:
+        # A snapshot of its own would hold CONCURRENTLY up.
+        await reader.execution_options(isolation_level="AUTOCOMMIT")
+        await reader.execute(text("LISTEN here"))
+        locked = asyncio.Event()
+
+        async def hold() -> None:
+            async with engine.begin() as holder:
+                await holder.execute(text("LOCK TABLE shop__item IN ACCESS SHARE MODE"))
+                locked.set()
+                await released.wait()
+
+        released = asyncio.Event()
+        holding = asyncio.create_task(hold())
+        await locked.wait()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(MigrationError, match="1 statement of it stayed"):
+                    await project.upgrade()
+        finally:
+            released.set()
+            await holding
+    await engine.dispose()
