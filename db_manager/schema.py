@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.base import plugin_of
 from db_manager.dialects.known import dialect_of
-from db_manager.errors import ConfigError, DbManagerError
+from db_manager.errors import ConfigError, DatabaseUnavailableError, DbManagerError
 
 #: Seconds that a replica waits while another one creates the tables.
 LOCK_WAIT: Final = 30
@@ -110,6 +110,7 @@ async def schema_locked(engine: AsyncEngine, seconds: float) -> AsyncIterator[As
 
     Raises:
         DbManagerError: Another process held the lock for longer.
+        DatabaseUnavailableError: The connection was lost, and with it the lock.
     """
     dialect = dialect_of(engine.dialect)
     deadline = time.monotonic() + seconds
@@ -125,6 +126,30 @@ async def schema_locked(engine: AsyncEngine, seconds: float) -> AsyncIterator[As
             await asyncio.sleep(PAUSE)
         try:
             yield connection
+            refuse_lost(connection)
             await connection.commit()
         finally:
-            await connection.run_sync(dialect.unlock_schema)
+            if _is_lost(connection):
+                await connection.invalidate()  # with its connection the lock is gone
+            else:
+                await connection.run_sync(dialect.unlock_schema)
+
+
+def refuse_lost(connection: AsyncConnection) -> None:
+    """Refuse to go on without the lock.
+
+    Args:
+        connection: The connection that holds it.
+
+    Raises:
+        DatabaseUnavailableError: It was lost, and others may have the lock.
+    """
+    if _is_lost(connection):
+        raise DatabaseUnavailableError("the connection with the lock of the schema was lost")
+
+
+def _is_lost(connection: AsyncConnection) -> bool:
+    sync = connection.sync_connection
+    if sync is None or sync.invalidated:
+        return True
+    return dialect_of(connection.dialect).is_closed(sync.connection.driver_connection)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.config import LONGEST, DatabaseConfig
 from db_manager.dialects.known import dialect_at, dialect_of
@@ -72,7 +72,7 @@ async def _loosened(engine: AsyncEngine) -> AsyncIterator[None]:
 @asynccontextmanager
 async def one_at_a_time(
     engine: AsyncEngine, config: DatabaseConfig
-) -> AsyncIterator[Connection | None]:
+) -> AsyncIterator[AsyncConnection | None]:
     """Keep other processes from migrating while the block lasts.
 
     Where there is one writer, each transaction does that by itself.
@@ -88,7 +88,7 @@ async def one_at_a_time(
         yield None
         return
     async with schema_locked(engine, config.migrate_timeout) as lock:
-        yield lock.sync_connection
+        yield lock
 
 
 def in_transaction(

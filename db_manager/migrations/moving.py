@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.dialects import classify
 from db_manager.dialects.known import dialect_of
@@ -19,7 +19,7 @@ from db_manager.migrations.failure import MigrationError, ways_out
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import in_transaction
 from db_manager.migrations.versions import Standing
-from db_manager.schema import PAUSE
+from db_manager.schema import PAUSE, refuse_lost
 from lifecycle.error_text import tell
 from lifecycle.errors import counted
 from lifecycle.event import Event
@@ -61,7 +61,7 @@ class Moving:
         engine: AsyncEngine,
         history: History,
         deadline: float,
-        lock: Connection | None = None,
+        lock: AsyncConnection | None = None,
         publish: Callable[[Event], None] = lambda _: None,
         database: str = "",
     ) -> None:
@@ -104,6 +104,8 @@ class Moving:
 
     async def _go(self, step: Step) -> None:
         """Go one step, again and again while its locks are not free."""
+        if self._lock is not None:
+            refuse_lost(self._lock)
         while not await self._is_gone(step):  # noqa: ASYNC110 -- the server's lock
             await asyncio.sleep(PAUSE)
         if step.began is not None:  # else another process has gone it meanwhile
@@ -119,9 +121,8 @@ class Moving:
             CancelledError: The task was cancelled.
         """
         versions = self._history.version_table
-        migration = self._dialect.migration(
-            versions, step.before, step.after, self._deadline, self._lock
-        )
+        lock = self._lock.sync_connection if self._lock is not None else None
+        migration = self._dialect.migration(versions, step.before, step.after, self._deadline, lock)
         try:
             with migration.watching(self._engine):
                 async with alembic() as command, self._engine.connect() as connection:

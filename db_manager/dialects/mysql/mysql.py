@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.types import TypeEngine
 
-from db_manager.config import DatabaseConfig
+from db_manager.config import LONGEST, DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.migration import HalfWay
 from db_manager.dialects.mysql.column_types import stored_type
@@ -101,7 +101,10 @@ class MySQL(Dialect):
 
     def lock_schema(self, connection: Connection) -> bool:
         """Take a session lock, because DDL would commit and release any other."""
-        return bool(scalar(connection, f"SELECT GET_LOCK({LOCK}, 0)"))
+        locked = bool(scalar(connection, f"SELECT GET_LOCK({LOCK}, 0)"))
+        if locked:  # the connection idles while migrations run on another one
+            connection.execute(text(f"SET SESSION wait_timeout = {LONGEST}"))
+        return locked
 
     def unlock_schema(self, connection: Connection) -> None:
         """Release the lock."""

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import await_only
 
+from db_manager.config import LONGEST
 from db_manager.dialects.ending_sql import commits_first, stays
 from db_manager.dialects.in_use import origin
 from db_manager.dialects.migration import HalfWay, Migration
@@ -49,10 +50,13 @@ class MySQLMigration(Migration):
         self._is_marked = False
 
     def begin(self, connection: Connection) -> None:
-        """Wait briefly for locks, those of rows and those of tables."""
+        """Wait briefly for locks, those of rows and those of tables, and pause for long."""
         seconds = max(1, round(self.lock_wait))
         connection.execute(
-            text(f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}")
+            text(
+                f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds},"
+                f" wait_timeout = {LONGEST}"
+            )
         )
         self._connection_id = int(connection.scalar(text("SELECT connection_id()")) or 0)
 
