@@ -50,7 +50,8 @@ class ObservabilityConfig(BaseModel):
     )
     units: bool = Field(
         default=True,
-        description="record how units ended, beside the journal, for `db-manager trace`",
+        description="record how units and migrations ended, beside the journal, for "
+        "`db-manager trace`",
     )
     metrics: bool = Field(default=False, description="Prometheus metrics (extra `metrics`)")
     traces: bool = Field(default=False, description="OpenTelemetry spans (extra `otel`)")

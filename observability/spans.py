@@ -8,6 +8,9 @@ from lifecycle.bus import EventBus
 from observability import vocabulary
 from observability.vocabulary import (
     Happened,
+    Migrated,
+    Migrating,
+    MigrationFailed,
     Statement,
     UnitBegun,
     UnitClosed,
@@ -43,11 +46,16 @@ class Spans:
         self._trace = trace
         self._context = context
         self._open: dict[int, _Open] = {}
+        #: When the migration of a plugin's tables began, seconds since the epoch.
+        self._begun: dict[tuple[str, str], float] = {}
         handlers: dict[str, Callable[[Any], None]] = {
             vocabulary.UNIT_BEGIN: self._begin,
             vocabulary.UNIT_CLOSE: self._close,
             vocabulary.UNIT_LEAVE: self._leave,
             vocabulary.UNIT_RETRY: self._retry,
+            vocabulary.MIGRATING: self._migrating,
+            vocabulary.MIGRATED: self._migrated,
+            vocabulary.MIGRATION_FAILED: self._migrated,
             "plugin.*": self._moved,
             "app.*": self._moved,
         }
@@ -181,6 +189,22 @@ class Spans:
                 "db_manager.wait": event.wait,
             },
         )
+
+    # -- a migration ----------------------------------------------------------------------
+
+    def _migrating(self, event: Migrating) -> None:
+        self._begun[event.database, event.plugin] = event.at
+
+    def _migrated(self, event: Migrated | MigrationFailed) -> None:
+        begun = self._begun.pop((event.database, event.plugin), event.at)
+        span = self._tracer.start_span(
+            "db_manager.migration",
+            start_time=_nanoseconds(begun),
+            attributes={**_where(event), "db_manager.revision": event.revision},
+        )
+        if error := getattr(event, "error", ""):
+            self._fail(span, error)
+        span.end(_nanoseconds(event.at))
 
     # -- the lifecycle --------------------------------------------------------------------
 

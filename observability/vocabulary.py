@@ -18,6 +18,12 @@ STATEMENT: Final = "database.statement"
 POOL_EXHAUSTED: Final = "pool.exhausted"
 REPLICA_LOST: Final = "replica.lost"
 REPLICA_RECOVERED: Final = "replica.recovered"
+DRIFTED: Final = "database.drifted"
+MIGRATING: Final = "database.migrating"
+MIGRATED: Final = "database.migrated"
+MIGRATION_FAILED: Final = "database.migration_failed"
+#: The begin of a migration, and its two ends.
+MIGRATIONS: Final = (MIGRATING, MIGRATED, MIGRATION_FAILED)
 
 #: Levels of the probe of a pool of connections.
 POOL_IDLE: Final = "idle"
@@ -130,6 +136,40 @@ class ReplicaRecovered(Happened, Protocol):
     database: str
 
 
+class Drifted(Happened, Protocol):
+    """Fields of `DRIFTED`."""
+
+    differences: tuple[str, ...]
+    database: str
+
+
+class Migrating(Happened, Protocol):
+    """Fields of `MIGRATING`."""
+
+    plugin: str
+    revision: str
+    database: str
+
+
+class Migrated(Happened, Protocol):
+    """Fields of `MIGRATED`."""
+
+    plugin: str
+    revision: str
+    duration: float
+    database: str
+
+
+class MigrationFailed(Happened, Protocol):
+    """Fields of `MIGRATION_FAILED`."""
+
+    plugin: str
+    revision: str
+    error: str
+    kept: int
+    database: str
+
+
 #: The fields that are known of each topic.
 EVENTS: Final[Mapping[str, type]] = {
     UNIT_BEGIN: UnitBegun,
@@ -141,4 +181,8 @@ EVENTS: Final[Mapping[str, type]] = {
     POOL_EXHAUSTED: PoolExhausted,
     REPLICA_LOST: ReplicaLost,
     REPLICA_RECOVERED: ReplicaRecovered,
+    DRIFTED: Drifted,
+    MIGRATING: Migrating,
+    MIGRATED: Migrated,
+    MIGRATION_FAILED: MigrationFailed,
 }

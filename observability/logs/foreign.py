@@ -15,9 +15,10 @@ from lifecycle.errors import counted
 from observability.logs.forms import EventDict
 from observability.logs.writer import LineWriter
 
-#: Below these levels libraries log noise: statements with their values.
+#: Below these levels libraries log noise: statements with their values, what events say already.
 _QUIET: Final = {
     "aiosqlite": logging.WARNING,
+    "alembic": logging.WARNING,
     "sqlalchemy": logging.WARNING,
 }
 #: Longer texts, in characters, are shortened in the middle.

@@ -146,7 +146,7 @@ class Metrics:
         if crowded:
             named = zip(kind.sources, values, strict=True)
             values = [value if source == DATABASE else "other" for source, value in named]
-        labels = dict(zip(kind.sources, values, strict=True), transition=kind.transition)
+        labels = dict(zip(kind.sources, values, strict=True), **kind.constant)
         counter = self._counters.setdefault(kind.counter.name, kind.counter)
         distributions = []
         for field, mine in kind.histograms:

@@ -41,7 +41,9 @@ class Look(NamedTuple):
         Raises:
             JournalError: The run is over and has no such plugin.
         """
-        known = {getattr(each.event, "plugin", "") for each in self.history} - {""}
+        known = {getattr(each.event, "plugin", "") for each in self.history}
+        known |= {each.owner for each in self.recorded}  # tables may have no plugin of their own
+        known -= {""}
         if plugin not in known and not self.live:
             raise JournalError(
                 f"run {self.head.run} has no plugin {plugin!r}{nearest(plugin, known)}; there "
@@ -49,8 +51,8 @@ class Look(NamedTuple):
             )
         return self._replace(
             entries=[each for each in self.entries if _plugin(each.event) == plugin],
-            recorded=[each for each in self.recorded if each.plugin == plugin],
-            units=[each for each in self.units if each.plugin == plugin],
+            recorded=[each for each in self.recorded if plugin in {each.plugin, each.owner}],
+            units=[each for each in self.units if plugin in {each.plugin, each.owner}],
         )
 
 

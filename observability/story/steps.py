@@ -80,6 +80,10 @@ class Steps:
                 return None
         return event
 
+    def is_open(self, plugin: str) -> bool:
+        """Return True while a hook of *plugin* has not ended."""
+        return plugin in self._open
+
     def open(self) -> list[HookRun]:
         """Return the hooks that have not ended."""
         return [

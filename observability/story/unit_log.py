@@ -10,6 +10,8 @@ from lifecycle.correlation import Correlation
 from lifecycle.event import Event
 from lifecycle.journal import encode_event
 from observability.vocabulary import (
+    DRIFTED,
+    MIGRATIONS,
     POOL_EXHAUSTED,
     REPLICA_LOST,
     REPLICA_RECOVERED,
@@ -19,10 +21,13 @@ from observability.vocabulary import (
     UNIT_SLOW,
 )
 
-#: Topics that are recorded: the end of each unit, what happened in it before, and to replicas.
+#: Topics that are recorded: the end of each unit, what happened in it before, to replicas, and to
+#: the tables at a start.
 TOPICS: Final = (
     *(UNIT_CLOSE, UNIT_LEAVE, UNIT_RETRY, UNIT_SLOW),
     *(POOL_EXHAUSTED, REPLICA_LOST, REPLICA_RECOVERED),
+    *MIGRATIONS,
+    DRIFTED,
 )
 #: Topic of a line that reports how many lines could not be written.
 RECORD_LOST: Final = "record.lost"
@@ -40,7 +45,7 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         inner: Number of the unit that was a part of it, when that is what the event is about.
         outcome: `committed`, `rolled_back` or `outcome_unknown`; of a part also `joined`, `failed`.
         error: The error that ended it, in one line.
-        duration: Seconds since it began.
+        duration: Seconds since it began, also of a migration.
         statements: Number of its statements.
         database_time: Seconds spent waiting for them.
         waited: Seconds spent waiting for a connection.
@@ -48,6 +53,10 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         size: Size of the pool that was exhausted.
         holders: Who held its connections, one line each, the longest first.
         reason: Why the replica is not used.
+        owner: The plugin whose tables were migrated; `plugin` in the file.
+        revision: The revision that is applied to them.
+        kept: Number of its statements that stay after it failed.
+        differences: How the tables differ from the models, one line each.
         lines: Number of lines that could not be written.
         correlation: Whose work it was: update, handler, plugin.
     """
@@ -68,12 +77,16 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     holders: tuple[str, ...] = ()
     reason: str = ""
+    owner: str = msgspec.field(name="plugin", default="")
+    revision: str = ""
+    kept: int = 0
+    differences: tuple[str, ...] = ()
     lines: int = 0
     correlation: Correlation = Correlation()
 
     @property
     def plugin(self) -> str:
-        """The plugin whose handler it was; empty outside of plugins."""
+        """The plugin whose handler or hook it was; empty outside of plugins."""
         return self.correlation.plugin or ""
 
     @property

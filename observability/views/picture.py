@@ -22,9 +22,11 @@ from lifecycle.events import (
 from lifecycle.journal import JournalEntry
 from lifecycle.printable import printable
 from observability import vocabulary
+from observability.story.migrations import migrations
 from observability.story.steps import HookRun, steps
 from observability.story.texts import LONG_WAIT, duration_text
 from observability.story.unit_log import UnitFact
+from observability.views.sentences import stayed
 
 #: Units that are drawn at most, so that a phone's browser can draw them.
 MAX_UNITS: Final = 10_000
@@ -35,7 +37,7 @@ _WELL: Final = ("committed", "joined")
 APP: Final = "application"
 ELSEWHERE: Final = "outside of plugins"
 
-Kind = Literal["load", "start", "stop", "unload", "unit", "moment", "degraded"]
+Kind = Literal["load", "start", "stop", "unload", "unit", "migration", "moment", "degraded"]
 ItemState = Literal["done", "failed", "open", "warned"]
 
 
@@ -44,7 +46,7 @@ class Lane(msgspec.Struct):
 
     Args:
         name: Its title.
-        rows: Rows for units, below the one for hooks.
+        rows: Rows for units and migrations, below the one for hooks.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         lane: Index of its lane.
-        row: 0 for hooks and moments, 1 and up for units.
+        row: 0 for hooks and moments, 1 and up for units and migrations.
         kind: What it is.
         state: How it ended.
         begin: Begin, in seconds since the start of the run.
@@ -126,6 +128,7 @@ def draw(
         else:
             artist.of_application(step)
     artist.still_degraded()
+    artist.migrations(units)
     artist.units(units)
     return artist.picture
 
@@ -202,11 +205,21 @@ class _Artist:
             case _:
                 self._add(APP, event.topic.replace(".", " "), at, at, [])
 
+    def migrations(self, facts: Iterable[UnitFact]) -> None:
+        for each in migrations(facts):
+            begin = each.at - self.picture.began
+            end = self.picture.length if each.duration is None else begin + each.duration
+            lines = [each.error, stayed(each.kept)] if each.outcome == "failed" else []
+            lines += ["unfinished"] * (each.outcome == "open")
+            name = f"migrate {each.owner}{each.on_database}: {each.revision}"
+            lane = each.plugin or ELSEWHERE
+            self._add(lane, name, begin, end, lines, "migration", each.outcome, row=1)
+
     def units(self, facts: Iterable[UnitFact]) -> None:
         ends = (vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE)
         closed = [fact for fact in facts if fact.topic in ends]
         for fact in facts:
-            if fact.topic not in ends:
+            if fact.topic not in {*ends, *vocabulary.MIGRATIONS}:
                 self._warning(fact)
         if len(closed) > MAX_UNITS:
             self.picture.left_out = len(closed) - MAX_UNITS
@@ -238,12 +251,13 @@ class _Artist:
 
     def _warning(self, fact: UnitFact) -> None:
         at = fact.at - self.picture.began
-        lines = [fact.error or fact.reason, *fact.where]
+        lines = [fact.error or fact.reason, *fact.where, *fact.differences]
         lines += [f"held by {holder}" for holder in fact.holders]
         name = {
             vocabulary.POOL_EXHAUSTED: f"no connection was free{fact.on_database}",
             vocabulary.UNIT_SLOW: f"{fact.name} is slow",
             vocabulary.UNIT_RETRY: f"{fact.name} is retried",
+            vocabulary.DRIFTED: f"tables differ{fact.on_database}",
             vocabulary.REPLICA_LOST: f"replica lost{fact.on_database}",
             vocabulary.REPLICA_RECOVERED: f"replica is back{fact.on_database}",
         }.get(fact.topic, fact.topic)

@@ -18,6 +18,7 @@ from lifecycle.events import (
 )
 from observability import vocabulary
 from observability.story import unit_log
+from observability.story.migrations import Migration
 from observability.story.unit_log import UnitFact
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
@@ -44,6 +45,28 @@ def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
 def whose(fact: UnitFact) -> list[str]:
     """Return what went wrong in a unit, and where."""
     return [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+
+
+def stayed(kept: int) -> str:
+    """Return what a failed migration has left in the database."""
+    return f"{counted(kept, 'statement')} of it stayed" if kept else "nothing of it is kept"
+
+
+def migrated(migration: Migration, said: str = "") -> tuple[str, list[str]]:
+    """Return the label and the details of a migration of the tables of a plugin.
+
+    Args:
+        migration: The migration.
+        said: The line above it, whose error is not told again.
+    """
+    label = f"migrate {migration.owner}{migration.on_database}"
+    if migration.outcome == "open":
+        return label, [migration.revision, "unfinished"]
+    if migration.outcome == "failed":
+        is_known = migration.error in said
+        error = "" if is_known else shorten(migration.error, _ERROR, placeholder=" …")
+        return label, [migration.revision, error, stayed(migration.kept)]
+    return label, [migration.revision]
 
 
 def _held(size: int) -> str:
@@ -74,6 +97,7 @@ TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
     ),
     vocabulary.REPLICA_LOST: lambda f: (f"replica lost{f.on_database}", [f.reason], "yellow"),
     vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
+    vocabulary.DRIFTED: lambda f: (f"tables differ{f.on_database}", [], "yellow"),
     unit_log.RECORD_LOST: lambda f: (
         "record of units",
         [f"{counted(f.lines, 'line')} could not be written"],

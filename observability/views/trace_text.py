@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime
+from itertools import chain
 from typing import Final
 
 from lifecycle.event import Event
@@ -13,17 +14,29 @@ from lifecycle.events import (
 from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability import vocabulary
+from observability.story.migrations import Migration, Migrations
 from observability.story.outcome import Outcome, failures
 from observability.story.steps import HookRun, Steps, steps
 from observability.story.texts import LONG_WAIT, duration_text, summary
 from observability.story.unit_log import UnitFact
-from observability.views.sentences import TOLD, TROUBLES, Style, Told, fields_told, whose
+from observability.views.sentences import (
+    TOLD,
+    TROUBLES,
+    Style,
+    Told,
+    fields_told,
+    migrated,
+    whose,
+)
 
 _COLOURS: Final[dict[Style, str]] = {"red": "31", "green": "32", "yellow": "33"}
 _CODES: Final = {"bold": "1", "dim": "2", **_COLOURS}
 _LABEL: Final = 26  # width of the column with the step
 _DURATION: Final = 13
 _INDENT: Final = 2
+#: How a step that went well, failed or has no end is marked.
+_MARKS: Final = {"done": "", "failed": "✗", "open": "…"}
+_STYLES: Final[dict[str, Style]] = {"done": "", "failed": "red", "open": "yellow"}
 #: Seconds from which a unit that committed gets a line, too.
 SLOW_UNIT: Final = 1.0
 
@@ -47,6 +60,9 @@ class TraceText:
         self._whose = f" of {printable(name)}" if name else ""
         self._slow: set[int] = set()  # units reported as slow that have not ended yet
         self._steps = Steps()
+        self._migrations = Migrations()
+        #: What happened to the tables in a hook that has not ended, by plugin.
+        self._held: dict[str, list[Migration | UnitFact]] = {}
         self._day: date | None = None
 
     def lines(
@@ -71,7 +87,7 @@ class TraceText:
         happened: tuple[Iterable[Event | UnitFact], ...] = ((e.event for e in entries), units)
         for each in heapq.merge(*happened, key=lambda each: each.at):
             if isinstance(each, UnitFact):
-                yield from self._unit(each)
+                yield from self._recorded(each)
                 continue
             if self._follow and isinstance(each, PluginEvent) and each.topic.endswith("ing"):
                 trigger = each.topic.removeprefix("plugin.")
@@ -97,8 +113,12 @@ class TraceText:
             ended: How it ended.
             units: All records of its units.
         """
+        for migration in self._migrations.open():
+            self._held.setdefault(migration.plugin, []).append(migration)
         for hook in self._steps.open():
             yield from self._hook(hook)
+        for left in chain.from_iterable(self._held.values()):
+            yield from self._of_the_tables(left, depth=1)
         seen = [each[-1].at for each in ([e.event for e in entries], units) if each]
         now = head.ended_at or max(seen, default=head.started_at)
         yield ""
@@ -127,12 +147,15 @@ class TraceText:
         self, entries: Sequence[JournalEntry], ended: Outcome, units: Sequence[UnitFact]
     ) -> Iterator[str]:
         """Yield what was unfinished when the run died, or is unfinished now."""
+        was = "was" if ended is Outcome.DIED else "is"
         if ended is Outcome.DIED and (left := _last_steps(entries)):
             yield f"  its plugins: {left}"
         for step in steps(entry.event for entry in entries):
             if isinstance(step, HookRun) and step.outcome == "open":
-                was = "was" if ended is Outcome.DIED else "is"
                 yield f"  plugin {step.plugin!r} {was} in its {step.hook} hook"
+        for migration in self._migrations.open():
+            which = printable(f"migration {migration.revision} of {migration.owner!r}")
+            yield f"  {which} {was} being applied"
         if ended is Outcome.DIED:
             for unit in sorted(self._slow):
                 (*_, where) = (each.where for each in units if each.unit == unit)
@@ -140,18 +163,15 @@ class TraceText:
 
     def _hook(self, hook: HookRun) -> Iterator[str]:
         label = f"{hook.hook:<7} {hook.plugin}"
-        if hook.outcome == "failed":
-            yield from self._line(
-                hook.begun, 1, label, hook.duration, hook.error, mark="✗", style="red"
-            )
-        elif hook.outcome == "open":
-            yield from self._line(
-                hook.begun, 1, label, None, "unfinished", mark="…", style="yellow"
-            )
-        else:
-            yield from self._line(hook.begun, 1, label, hook.duration)
-        for fact in hook.facts:
-            yield from self._event(fact, depth=2)
+        detail = "unfinished" if hook.outcome == "open" else hook.error
+        mark, style = _MARKS[hook.outcome], _STYLES[hook.outcome]
+        yield from self._line(hook.begun, 1, label, hook.duration, detail, mark=mark, style=style)
+        happened = (hook.facts, self._held.pop(hook.plugin, ()))
+        for fact in heapq.merge(*happened, key=lambda each: each.at):
+            if isinstance(fact, Event):
+                yield from self._event(fact, depth=2)
+            else:
+                yield from self._of_the_tables(fact, depth=2, said=detail)
         for error in hook.cleanup_errors:
             yield from self._line(None, 2, "cleanup", None, error, mark="✗", style="red")
 
@@ -163,6 +183,37 @@ class TraceText:
         yield from self._line(event.at, depth, label, duration, detail, mark=mark, style=style)
         for update in event.cancelled if isinstance(event, AppDrained) else ():
             yield from self._line(None, 1, "cancelled", None, update, mark="!", style="yellow")
+
+    def _recorded(self, fact: UnitFact) -> Iterator[str]:
+        """Yield the lines for a record; those of tables stand below the hook that they are of."""
+        if self._follow and fact.topic == vocabulary.MIGRATING:
+            label = f"migrating {fact.owner}{fact.on_database} …"
+            yield from self._line(fact.at, 2, label, None, fact.revision, style="dim")
+        step = self._migrations.feed(fact)
+        if isinstance(step, UnitFact) and step.topic != vocabulary.DRIFTED:
+            yield from self._unit(step)
+        elif step is not None:
+            is_part = self._steps.is_open(step.plugin)
+            if is_part and not self._follow:
+                self._held.setdefault(step.plugin, []).append(step)
+            else:
+                yield from self._of_the_tables(step, depth=1 + is_part)
+
+    def _of_the_tables(
+        self, step: Migration | UnitFact, *, depth: int, said: str = ""
+    ) -> Iterator[str]:
+        """Yield the lines for a migration, or for tables that differ from the models."""
+        if isinstance(step, UnitFact):
+            label, _, style = TROUBLES[step.topic](step)
+            first, *others = step.differences or ("",)
+            yield from self._line(step.at, depth, label, None, first, mark="!", style=style)
+            for other in others:
+                yield from self._line(None, depth, "", None, other, style=style)
+            return
+        label, details = migrated(step, said)
+        detail = "; ".join(filter(None, details))
+        mark, style = _MARKS[step.outcome], _STYLES[step.outcome]
+        yield from self._line(step.at, depth, label, step.duration, detail, mark=mark, style=style)
 
     def _unit(self, fact: UnitFact) -> Iterator[str]:
         """Yield the lines for a unit, unless it simply committed."""

@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from db_manager.errors import DatabaseUnavailableError, UnitOfWorkTaskError
-from db_manager.events import UnitBegun
+from db_manager.events import Migrated, Migrating, MigrationFailed, UnitBegun
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.application import Application
@@ -278,6 +278,27 @@ async def test_transitions_are_spans(memory: Memory) -> None:
     failed = memory.only("plugin.start")
     assert failed.status.description == "ValueError: failing"
     assert (failed.attributes or {})["db_manager.plugin"] == "failing"
+
+
+def test_migrations_are_spans(memory: Memory) -> None:
+    """Each is as long as it took, and says whose tables it changed, to what, and how it failed."""
+    bus = EventBus()
+    of_notes: dict[str, Any] = {"plugin": "notes", "revision": "0002_add_done"}
+    with spans.attach(bus, tracer_provider=memory.provider):
+        bus.publish(Migrating(at=1.0, previous="0001_first", **of_notes))
+        bus.publish(MigrationFailed(at=3.0, error="ValueError: no", kept=0, **of_notes))
+        bus.publish(Migrating(at=5.0, previous="0001_first", **of_notes))
+        bus.publish(Migrated(at=5.5, duration=0.5, **of_notes))
+    failed, applied = memory.spans
+    assert {span.name for span in memory.spans} == {"db_manager.migration"}
+    assert (failed.start_time, failed.end_time) == (10**9, 3 * 10**9)
+    assert (applied.start_time, applied.end_time) == (5 * 10**9, 5_500_000_000)
+    assert failed.status.description == "ValueError: no"
+    assert applied.status.is_ok
+    assert applied.attributes == {
+        "db_manager.plugin": "notes",
+        "db_manager.revision": "0002_add_done",
+    }
 
 
 async def test_a_unit_that_another_task_ends(

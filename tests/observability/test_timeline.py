@@ -4,7 +4,7 @@ import zlib
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from support.browser import Browser, find_browser
@@ -226,6 +226,37 @@ def test_databases_and_replicas_are_in_the_picture() -> None:
     assert "replica is back" in texts
 
 
+def test_migrations_are_bars_below_the_hook_that_they_are_of() -> None:
+    """One that failed says what it left; one without an end lasts as long as the run."""
+    error = f"OperationalError: {EVIL}"
+    happened: list[tuple[float, str, str, dict[str, Any]]] = [
+        (100.2, "database.migrating", "0001_first", {}),
+        (100.3, "database.migrated", "0001_first", {"duration": 0.1}),
+        (100.3, "database.migrating", "0002_b", {}),
+        (100.5, "database.migration_failed", "0002_b", {"error": error, "kept": 1}),
+        (100.6, "database.migrating", "0002_b", {}),
+    ]
+    hook = Correlation(plugin="db")
+    facts = [
+        UnitFact(
+            run=2, at=at, topic=topic, owner="notes", revision=name, correlation=hook, **fields
+        )
+        for at, topic, name, fields in happened
+    ]
+    picture = draw(history(GOOD), facts, began=100.0)
+    bars = [each for each in picture.items if each.kind == "migration"]
+    assert [(each.name, each.state, each.row) for each in bars] == [
+        ("migrate notes: 0001_first", "done", 1),
+        ("migrate notes: 0002_b", "failed", 1),
+        ("migrate notes: 0002_b", "open", 1),
+    ]
+    assert {picture.lanes[each.lane].name for each in bars} == {"db"}
+    assert [each.begin for each in bars] == pytest.approx([0.2, 0.3, 0.6])
+    assert [each.end for each in bars] == pytest.approx([0.3, 0.5, picture.length])
+    assert bars[1].lines == (printable(error), "1 statement of it stayed")
+    assert set(bars) <= set(picture.listed())
+
+
 def test_hooks_are_told_with_what_happened_in_them() -> None:
     """A hook goes from its begin to the event that ends it, and has the facts between."""
     hooks = [each for each in steps(GOOD) if isinstance(each, HookRun)]
@@ -411,7 +442,7 @@ def test_the_label_of_every_bar_can_be_read(scheme: str, state: str) -> None:
     grounds = [rgb(style.variables["--paper"]), style.fill("#picture .odd")]
     degraded = style.fill(".degraded")
     behind = [*grounds, *(mixed(degraded, g, style.opacity(".degraded")) for g in grounds)]
-    labelled = set(get_args(pictures.Kind)) - {"unit", "moment", "degraded"}
+    labelled = set(get_args(pictures.Kind)) - {"unit", "migration", "moment", "degraded"}
     seen = {
         (kind, index): contrast(label, style.bar(kind, state, ground))
         for kind in labelled

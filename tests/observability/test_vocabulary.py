@@ -48,7 +48,7 @@ def test_a_line_of_the_record_has_fields_of_the_recorded_events() -> None:
     for topic in TOPICS:
         recorded |= get_type_hints(vocabulary.EVENTS[topic])
     recorded["outcome"] = str  # a record of another version may have another one
-    mine = {field.name: field.type for field in msgspec.structs.fields(UnitFact)}
+    mine = {field.encode_name: field.type for field in msgspec.structs.fields(UnitFact)}
     assert {n: t for n, t in mine.items() if n not in OF_THE_RECORD}.items() <= recorded.items()
 
 

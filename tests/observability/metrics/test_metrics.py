@@ -172,6 +172,21 @@ async def test_the_state_of_each_plugin() -> None:
             "uow_slow_duration_seconds_count",
             {},
         ),
+        (
+            facts.Migrated(plugin="notes", revision="0001_first", duration=0.2),
+            "db_manager_migrations_total",
+            {"plugin": "notes", "outcome": "applied"},
+        ),
+        (
+            facts.Migrated(plugin="notes", revision="0001_first", duration=0.2),
+            "db_manager_migration_duration_seconds_count",
+            {"plugin": "notes"},
+        ),
+        (
+            facts.MigrationFailed(plugin="notes", revision="0001_first", error="x", kept=0),
+            "db_manager_migrations_total",
+            {"plugin": "notes", "outcome": "failed"},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -404,6 +419,7 @@ async def scraped(application: Application) -> dict[str, list[dict[str, str]]]:
             bus.publish(facts.UnitRetried(unit=1, attempt=1, error="x", wait=0.1))
             bus.publish(facts.UnitSlow(unit=1, duration=2.0, holds_connection=True))
             bus.publish(facts.PoolExhausted(size=1, holders=()))
+            bus.publish(facts.Migrated(plugin="notes", revision="0001_first", duration=0.1))
             bus.publish(SubscriberFailed(subscriber="s", failed_topic="uow.close", error="x"))
             output = measured.render()[0].decode()
             openmetrics = measured.render("application/openmetrics-text; version=1.0.0")[0].decode()
