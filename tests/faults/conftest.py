@@ -44,6 +44,7 @@ _CRITERIA: Final = {
     "U25": "no state that differs from its rows; no connection lost; who was not disturbed commits",
     "U26": "all of an inner unit or nothing, as its state says; joined and failed: 0 rows",
     "U24": "before COMMIT: rolled back with its error; after it: committed, and reported",
+    "O19": "state, data and rows of a step are there together, or none of them",
     "B1": "the sum is exact at every sample; acknowledged ⊆ there ⊆ acknowledged + unknown",
     "B2": "the sum is exact; acknowledged ⊆ there; each start within 2 s",
     "B3": "nothing acknowledged is lost; first acknowledgement within 3 s",

@@ -1,18 +1,14 @@
 """A program that is killed with SIGKILL loses nothing that it had acknowledged: B2."""
 
-import asyncio
-import os
 import random
-import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
+from support.lives import Program, lives
 
 from db_manager.config import DatabaseConfig
 from db_manager.engine.create import create_engine
@@ -23,42 +19,11 @@ ACCOUNTS, TASKS, START_BALANCE = 20, 8, 1000
 START_LIMIT = 2.0
 
 
-class Program:
-    """transferring.py, which lives once for each `begin`."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._pid = 0
-
-    async def begin(self, url: str, journal: Path, first_key: int) -> None:
-        """Begin a life."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{url} {journal} {first_key}\n".encode())
-        self._pid = int(await self.read())
-
-    async def read(self) -> str:
-        """Return the next line."""
-        assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), 30)
-        return line.decode().strip()
-
-    async def kill(self) -> list[str]:
-        """Kill it and return what it had still said."""
-        os.kill(self._pid, signal.SIGKILL)
-        lines = []
-        while (line := await self.read()) != "dead":
-            lines.append(line)
-        return lines
-
-
 @pytest.fixture
 async def program() -> AsyncIterator[Program]:
     """Yield the program; it ends with the test."""
-    file = Path(__file__).parent / "transferring.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, file, stdin=PIPE, stdout=PIPE)
-    yield Program(process)
-    process.kill()
-    await process.communicate()
+    async with lives(Path(__file__).parent / "transferring.py") as program:
+        yield program
 
 
 async def kill_again_and_again(
@@ -69,7 +34,7 @@ async def kill_again_and_again(
     starts: list[float] = []
     crashes = 0
     for number in range(kills):
-        await program.begin(url, journal, (number + 1) * 1_000_000)
+        await program.begin(url, str(journal), str((number + 1) * 1_000_000))
         begun = time.perf_counter()
         line = await program.read()
         if line.startswith("crashed"):
