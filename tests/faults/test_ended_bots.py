@@ -221,7 +221,6 @@ async def test_a_told_bot_ends_in_time_at_any_moment(
         moment = MOMENTS[number % 3]
         await reach(postgres_bots, moment)
         begun = time.perf_counter()
-        code = None
         postgres_bots.signal(signal.SIGTERM)
         if number % 2:
             await asyncio.sleep(random.uniform(0, 0.05))
@@ -233,7 +232,8 @@ async def test_a_told_bot_ends_in_time_at_any_moment(
             assert code in {0, -signal.SIGTERM}
             moments["before it listened"] += 1
             continue
-        assert code == 0
+        # The second one may come when all is done and the process listens no more: it ends that.
+        assert code == 0 or (number % 2 and code == -signal.SIGTERM)
         assert run is not None
         assert run.ended_at is not None
         with SqliteJournal.read(journal) as reader:
