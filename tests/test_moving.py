@@ -1,4 +1,7 @@
-"""The page on moving a bot: its bot runs half-way, a forgotten step gives the error shown."""
+"""The page on moving a bot: its bot runs half-way, a forgotten step gives the error shown.
+
+Python is forked for its programs, so that the libraries are imported already.
+"""
 
 import asyncio
 import re
@@ -12,7 +15,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy.engine import URL
-from support.commands import LONGEST, polling, said_by
+from support.forks import forked
+from support.programs import LONGEST, polling, said_by
 
 import db_manager
 from db_manager.testing import Databases, Sandbox
@@ -221,25 +225,22 @@ def test_the_bot_half_way_passes_its_test(
     settings = "[tool.pytest.ini_options]\nasyncio_mode = 'auto'\n"
     settings += "asyncio_default_fixture_loop_scope = 'function'\n"
     (folder / "pyproject.toml").write_text(settings, encoding="utf-8")
-    command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+    command = forked("-m", "pytest", "-p", "no:cacheprovider")
     said = said_by(*command, cwd=folder, SANDBOX_URL=url, PYTHONPATH=str(folder))
     assert "1 passed" in said
     assert not list(folder.glob("shop.sqlite3*"))
 
 
-async def test_it_goes_on_with_its_data(folder: Path, tmp_path: Path) -> None:
+async def test_it_goes_on_with_its_data(folder: Path) -> None:
     """Its program, with the database that it had before, answers from it and stops well."""
     with closing(sqlite3.connect(folder / "shop.sqlite3")) as old:
         old.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, what VARCHAR NOT NULL)")
         old.execute("INSERT INTO orders (what) VALUES ('from before')")
         old.commit()
-    local = tmp_path / "local"
-    local.mkdir()
     async with BotApiServer() as telegram:
         ada = telegram.user(7, "Ada")
-        async with polling(
-            "shop.py", cwd=folder, telegram=telegram, local=local, BOT_TOKEN=telegram.token
-        ):
+        command = forked("shop.py")
+        async with polling(*command, cwd=folder, telegram=telegram, BOT_TOKEN=telegram.token):
             for said, answered in (("/order tea", "Ordered."), ("/orders", "Orders: 2")):
                 await ada.say(said)
                 assert (await ada.reply(LONGEST)).text == answered

@@ -1,11 +1,14 @@
-"""The bot that `db-manager init` writes: it is whole, its tests pass, it runs as it is deployed."""
+"""The bot that `db-manager init` writes: it is whole, its tests pass, it runs as it is deployed.
+
+`test_it_runs_beside_its_files` starts a fresh Python for it; the other tests fork one, in which the
+libraries are imported already.
+"""
 
 import asyncio
 import io
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import tarfile
@@ -19,7 +22,8 @@ from typing import Any
 import pytest
 import yaml
 from sqlalchemy.engine import URL
-from support.commands import LONGEST, environment, polling, said_by
+from support.forks import forked
+from support.programs import LONGEST, ended, free_port, polling, said_by
 from uv import find_uv_bin
 
 from db_manager.new_bot.new_files import TEMPLATE, template_files
@@ -27,7 +31,7 @@ from lifecycle.testing import BotApiServer
 from observability.commands.cli import main
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(sys.executable).with_name("db-manager")
+COMMANDS = "observability.commands.cli"
 pytestmark = pytest.mark.timeout(2 * LONGEST)
 
 
@@ -195,7 +199,7 @@ def test_its_tests_pass(database: str, folder: Path, request: pytest.FixtureRequ
     if database == "postgres":
         admin: URL = request.getfixturevalue("postgres_admin")
         url = admin.render_as_string(hide_password=False)
-    command = (sys.executable, "-W", "error", "-m", "pytest")
+    command = forked("-W", "error", "-m", "pytest")
     assert "3 passed" in said_by(*command, cwd=folder, SANDBOX_URL=url)
     assert not list(folder.glob("*.sqlite3*"))
 
@@ -271,14 +275,6 @@ def test_the_stop_fits_into_the_time_that_docker_gives(folder: Path) -> None:
     assert volumes.keys() == named
 
 
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def command_of(folder: Path) -> list[str]:
     """Return what Python runs in the container."""
     program, *arguments = json.loads(dict(dockerfile(folder))["CMD"])
@@ -301,7 +297,7 @@ def seen_by_git(folder: Path) -> list[str]:
     return sorted(shown.splitlines())
 
 
-async def test_it_runs_beside_its_files(folder: Path, tmp_path: Path) -> None:
+async def test_it_runs_beside_its_files(folder: Path) -> None:
     """With the token in .env it answers and stops well; git sees nothing of what appears."""
     said_by("git", "init", "--quiet", cwd=folder)
     before = seen_by_git(folder)
@@ -310,14 +306,15 @@ async def test_it_runs_beside_its_files(folder: Path, tmp_path: Path) -> None:
         example = (folder / ".env.example").read_text(encoding="utf-8")
         filled = example.replace("BOT_TOKEN=", f"BOT_TOKEN={telegram.token}")
         (folder / ".env").write_text(filled, encoding="utf-8")
-        async with polling(*command_of(folder), cwd=folder, telegram=telegram, local=tmp_path):
+        command = (sys.executable, *command_of(folder))
+        async with polling(*command, cwd=folder, telegram=telegram):
             await talk(telegram)
             assert "lifecycle.sqlite3-lock" in entries(folder)
             assert seen_by_git(folder) == before
     assert {"bot.sqlite3", "lifecycle.sqlite3", "lifecycle.units.jsonl"} < entries(folder).keys()
     assert seen_by_git(folder) == before
-    said_by(PROGRAM, "check", cwd=folder)
-    assert "ended well" in said_by(PROGRAM, "trace", cwd=folder)
+    said_by(*forked("-m", COMMANDS, "check"), cwd=folder)
+    assert "ended well" in said_by(*forked("-m", COMMANDS, "trace"), cwd=folder)
 
 
 async def test_it_runs_as_in_its_image(folder: Path, tmp_path: Path) -> None:
@@ -328,8 +325,8 @@ async def test_it_runs_as_in_its_image(folder: Path, tmp_path: Path) -> None:
     async with BotApiServer() as telegram:
         said = image_environment(folder, data)
         said["BOT_TOKEN"] = telegram.token
-        arguments = command_of(folder)
-        async with polling(*arguments, cwd=folder, telegram=telegram, local=tmp_path, **said):
+        command = forked(*command_of(folder))
+        async with polling(*command, cwd=folder, telegram=telegram, **said):
             await talk(telegram)
     assert entries(folder) == before
     assert {"bot.sqlite3", "lifecycle.sqlite3"} < entries(data).keys()
@@ -354,22 +351,15 @@ async def test_it_runs_as_compose_says(
         assert (kind, program) == ("CMD", "python")
         assert told in health[-1]
         health[-1] = health[-1].replace(told, address)
-        arguments = command_of(folder)
-        async with polling(*arguments, cwd=folder, telegram=telegram, local=tmp_path, **said):
+        command = forked(*command_of(folder))
+        async with polling(*command, cwd=folder, telegram=telegram, **said):
             await talk(telegram)
-            await asyncio.to_thread(said_by, sys.executable, *health, cwd=folder)
+            await asyncio.to_thread(said_by, *forked(*health), cwd=folder)
     assert entries(folder) == before
 
 
 def test_without_a_token_it_says_where_to_write_it(folder: Path) -> None:
     """The first start without .env is one line, with the fix, and exit code 1."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "bot"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "There is no BOT_TOKEN: write the one from @BotFather into .env\n"
+    run = ended(*forked("-m", "bot"), cwd=folder)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "There is no BOT_TOKEN: write the one from @BotFather into .env\n"

@@ -12,22 +12,35 @@ from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy.engine import URL
-from support.programs import Run, program
+from support.forks import forked
+from support.programs import Program, Run, local, running
 
 from db_manager.testing import Databases, Sandbox
 from lifecycle import EventBus
 from lifecycle.testing import BotApiServer
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
+#: What a slow machine needs more of than a bot.
+MORE_TIME = {"APP__DRAIN": "40", "APP__GRACE": "60", "DATABASE__EXIT_TIMEOUT": "40"}
 Poll = Callable[[ModuleType, URL], AbstractAsyncContextManager[BotApiServer]]
 
 
 @pytest.fixture
 def run(database_url: URL, tmp_path: Path) -> Run:
     """Run a recipe by name, in a folder and on a database of the test's own."""
-    return lambda name, *servers, **environment: program(
-        RECIPES / name, tmp_path, database_url, *servers, **environment
-    )
+    url = database_url.render_as_string(hide_password=False)
+
+    def run(
+        name: str, *telegrams: BotApiServer, **variables: str
+    ) -> AbstractAsyncContextManager[Program]:
+        tokens = [each.token for each in telegrams]
+        given = {"BOT_TOKEN": tokens[0], "BOT_TOKENS": " ".join(tokens), "DATABASE__URL": url}
+        command = forked("-W", "error", RECIPES / name)
+        return running(
+            *command, cwd=tmp_path, **MORE_TIME, **given, **local(*telegrams), **variables
+        )
+
+    return run
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -1,21 +1,18 @@
 """The recipe of a bot in a container: what can be said of it without a container engine.
 
 The bot runs as its image would run it: its files in a folder of their own, the command, the health
-check and the environment of Dockerfile and compose.yaml.
+check and the environment of Dockerfile and compose.yaml. Python is forked for them, so that the
+libraries are imported already.
 """
 
 import asyncio
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import ZipFile
@@ -23,6 +20,8 @@ from zipfile import ZipFile
 import pytest
 import yaml
 from sqlalchemy.engine import URL
+from support.forks import forked
+from support.programs import PATIENCE, Program, ended, free_port, local, running
 from uv import find_uv_bin
 
 from db_manager import DatabaseConfig
@@ -41,11 +40,6 @@ STEPS = [
     if line and not line.startswith("#")
 ]
 PORT = "9100"
-#: Leads aiogram to the local Telegram of the test; nothing else of the program is touched.
-SITE = """
-from aiogram.client.telegram import PRODUCTION
-object.__setattr__(PRODUCTION, "base", "{url}/bot{{token}}/{{method}}")
-"""
 
 
 def step(name: str) -> str:
@@ -71,10 +65,11 @@ def seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
-def command(text: str) -> list[str]:
+def command(text: str) -> tuple[str, ...]:
     """Return a command that is given as a list; one for a shell is none."""
-    listed: list[str] = json.loads(text.removeprefix("CMD "))
-    return listed
+    program, *arguments = json.loads(text.removeprefix("CMD "))
+    assert program == "python"
+    return forked(*arguments)
 
 
 def files(folder: Path) -> set[str]:
@@ -155,48 +150,29 @@ class Container:
     """
 
     def __init__(self, folder: Path, telegram: BotApiServer, database: dict[str, str]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = str(listener.getsockname()[1])
+        self.port = str(free_port())
         self.folder = folder
         (folder / "data").mkdir(parents=True)
         for name in copied()["/bot"]:
             text = (ROOT / name).read_text("utf-8").replace(PORT, self.port)
             (folder / Path(name).name).write_text(text, "utf-8")
         self.made = files(folder)
-        site = folder.parent / "site"
-        site.mkdir()
-        (site / "sitecustomize.py").write_text(SITE.format(url=telegram.url), "utf-8")
         secrets = {"BOT_TOKEN": telegram.token, "POSTGRES_PASSWORD": "secret"}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         given: dict[str, Any] = {
             key: re.sub(r"\$\{(\w+):\?[^}]*\}", lambda found: secrets[found[1]], value)
             for key, value in BOT["environment"].items()
         }
-        self.environment = {**given, **database, "PATH": path, "PYTHONPATH": str(site)}
+        self.environment = {**given, **database, **local(telegram)}
 
-    async def run(self, *line: str) -> Process:
-        """Start a command of the Dockerfile."""
-        return await asyncio.create_subprocess_exec(
-            *line, cwd=self.folder, env=self.environment, stderr=PIPE
-        )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Process]:
+    def running(self) -> AbstractAsyncContextManager[Program]:
         """Run the bot."""
-        process = await self.run(*command(step("CMD")))
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+        return running(*command(step("CMD")), cwd=self.folder, **self.environment)
 
     async def is_healthy(self) -> bool:
         """Return what the health check says."""
         check = step("HEALTHCHECK").replace(PORT, self.port)
-        process = await self.run(*command(check[check.index("CMD ") :]))
-        await process.communicate()
-        return process.returncode == 0
+        line = command(check[check.index("CMD ") :])
+        return (await asyncio.to_thread(ended, *line, cwd=self.folder)).returncode == 0
 
     def written(self) -> set[str]:
         """Return the files that the bot has written."""
@@ -225,17 +201,16 @@ async def test_it_runs_and_leaves_nothing_outside_of_its_volume(
     record = {"data/lifecycle.units.jsonl", "data/lifecycle.sqlite3-lock"}
     async with BotApiServer() as telegram:
         container = Container(tmp_path / "bot", telegram, database)
-        async with container.running() as process:
+        async with container.running() as bot:
             ada = telegram.user(7, "Ada")
             await ada.say("hello")
-            assert (await ada.reply(timeout=100)).text == "You have said 1."
+            assert (await ada.reply(timeout=PATIENCE)).text == "You have said 1."
             assert await container.is_healthy()
             assert await asyncio.to_thread(container.written) == open_files | record
-            process.terminate()
-            _, log = await process.communicate()
-            assert process.returncode == 0, log.decode()
+            bot.terminate()
+            await bot.ends()
         assert not await container.is_healthy()
         assert not {name for name in container.written() if name.endswith(("-wal", "-shm"))}
         async with container.running():
             await ada.say("again")
-            assert (await ada.reply(timeout=100)).text == "You have said 2."
+            assert (await ada.reply(timeout=PATIENCE)).text == "You have said 2."

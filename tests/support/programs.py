@@ -1,60 +1,89 @@
-"""Programs that run as their user runs them: a process, its log, and a signal that ends it.
+"""Programs as their users start them: a command that ends well, a bot that runs until it is told.
 
-The imports take seconds. So one process imports the libraries, and is forked for each program.
+Their command line begins with `forked` (`support.forks`) or, where the start of Python is a part of
+what is tested, with `sys.executable`.
 """
 
 import asyncio
-import multiprocessing
 import os
 import re
 import socket
+import subprocess
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
-
-from sqlalchemy.engine import URL
-from support.as_program import run
 
 from lifecycle.testing import BotApiServer
 from lifecycle.testing.telegram.calls import ApiCall
 
-_FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *("support.as_program", "db_manager", "lifecycle.bot", "aiogram.webhook.aiohttp_server"),
-        *("aiosqlite", "asyncpg", "sqlalchemy.ext.asyncio", "sqlalchemy.orm"),
-        *("aiogram_dialog", "apscheduler.schedulers.asyncio", "dishka.integrations.aiogram"),
-        *("fastapi", "sqladmin", "uvicorn"),
-    ]
-)
-#: Seconds for a line of the log, and for the end; the first program waits for the imports.
+#: Seconds for a line of the log, and for the end; the first forked one waits for the imports.
 PATIENCE: Final = 60.0
-#: What a slow machine needs more of than a bot.
-_MORE_TIME: Final = {
-    "APP__DRAIN": "40",
-    "APP__GRACE": "60",
-    "DATABASE__EXIT_TIMEOUT": "40",
-}
+#: Seconds until a command is taken for hanging.
+LONGEST: Final = 240
+#: What is said to bots, tests and this test's own run; no program that is started here hears it.
+SAID: Final = ("APP__", "BOT_", "COV_", "DATABASE__", "OBSERVABILITY__", "PYTEST_", "SANDBOX_")
+#: Its `sitecustomize.py` leads bots to the local Telegrams.
+LOCAL_BOTS: Final = Path(__file__).parent / "local_bots"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of this process without what is said in it, and with *variables*."""
+    return {**{k: v for k, v in os.environ.items() if not k.startswith(SAID)}, **variables}
+
+
+def local(*telegrams: BotApiServer) -> dict[str, str]:
+    """Return the variables that lead a program's bots, by their tokens, to local Telegrams."""
+    urls = " ".join(f"{each.token}={each.url}" for each in telegrams)
+    return {"PYTHONPATH": str(LOCAL_BOTS), "LOCAL_TELEGRAMS": urls}
+
+
+def ended(*command: str | Path, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end.
+
+    Args:
+        *command: The program and its arguments.
+        cwd: Where it runs.
+        **variables: Of its environment.
+
+    Returns:
+        Its exit code, and what it said.
+    """
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LONGEST,
+        check=False,
+    )
+
+
+def said_by(*command: str | Path, cwd: Path, code: int = 0, **variables: str) -> str:
+    """Return what a command says, output and errors, after it has ended with exit code *code*."""
+    run = ended(*command, cwd=cwd, **variables)
+    assert run.returncode == code, run.stdout + run.stderr
+    return run.stdout + run.stderr
 
 
 class Program:
     """A process that runs.
 
     Args:
-        process: The process, which is started.
-        log: The lines that it writes to standard error.
+        process: The process.
 
     Attributes:
-        log: What it has written, as lines.
+        log: The lines that it has written to standard error.
     """
 
-    def __init__(self, process: BaseProcess, log: asyncio.StreamReader) -> None:
+    def __init__(self, process: Process) -> None:
+        assert process.stderr is not None
         self._process = process
         self.log: list[str] = []
         self._news = asyncio.Condition()
-        self._reading = asyncio.create_task(self._read(log))
+        self._reading = asyncio.create_task(self._read(process.stderr))
 
     async def _read(self, log: asyncio.StreamReader) -> None:
         while line := await log.readline():
@@ -84,65 +113,58 @@ class Program:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self._reading
-                await asyncio.to_thread(self._process.join)
+                await self._process.wait()
         except TimeoutError:
             raise AssertionError(f"it does not end:\n{self}") from None
-        assert self._process.exitcode == code, f"exit code {self._process.exitcode}:\n{self}"
+        assert self._process.returncode == code, f"code {self._process.returncode}:\n{self}"
         assert code or "Traceback" not in str(self), str(self)
 
     async def kill(self) -> None:
         """End it, if it has not ended."""
-        self._process.kill()
+        if self._process.returncode is None:
+            self._process.kill()
         await self._reading
-        await asyncio.to_thread(self._process.join)
-        self._process.close()
+        await self._process.wait()
 
     def __str__(self) -> str:
         return "\n".join(self.log)
 
 
-#: Runs a program by name, with a bot for each server, and with variables of the environment.
-Run = Callable[..., AbstractAsyncContextManager[Program]]
+@asynccontextmanager
+async def running(*command: str | Path, cwd: Path, **variables: str) -> AsyncIterator[Program]:
+    """Run a program for the time of a block.
+
+    Args:
+        *command: The program and its arguments.
+        cwd: Where it runs, and leaves its files.
+        **variables: Of its environment; see `local`.
+
+    Yields:
+        The program.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, env=environment(**variables), stderr=PIPE
+    )
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        await program.kill()
 
 
 @asynccontextmanager
-async def program(
-    file: Path, folder: Path, database: URL, *servers: BotApiServer, **environment: str
+async def polling(
+    *command: str | Path, cwd: Path, telegram: BotApiServer, **variables: str
 ) -> AsyncIterator[Program]:
-    """Run a file as a program, for the time of a block.
+    """Run a bot on a local Telegram for a block; then SIGTERM stops it, and it has to end well."""
+    async with running(*command, cwd=cwd, **local(telegram), **variables) as program:
+        yield program
+        program.terminate()
+        await program.ends()
 
-    Args:
-        file: The file.
-        folder: Where it is run, and leaves its files.
-        database: Its `DATABASE__URL`.
-        *servers: Local Telegrams, whose tokens are `BOT_TOKEN` and `BOT_TOKENS`.
-        **environment: More of the environment.
 
-    Yields:
-        The process.
-    """
-    url = database.render_as_string(hide_password=False)
-    given = {"PWD": str(folder), "DATABASE__URL": url, **_MORE_TIME}
-    if servers:
-        given["BOT_TOKEN"] = servers[0].token
-        given["BOT_TOKENS"] = " ".join(server.token for server in servers)
-    urls = {server.token: server.url for server in servers}
-    reader, writer = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(
-        target=run, args=(writer, file, {**os.environ, **given, **environment}, urls)
-    )
-    with reader, writer:
-        await asyncio.to_thread(process.start)
-        read_end = os.fdopen(os.dup(reader.fileno()), "rb")
-    log = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(log), read_end
-    )
-    running = Program(process, log)
-    try:
-        yield running
-    finally:
-        await running.kill()
+#: Runs a recipe by name, with a bot for each server, and with variables of the environment.
+Run = Callable[..., AbstractAsyncContextManager[Program]]
 
 
 def free_port() -> int:
