@@ -1,11 +1,8 @@
 """The documents say what the code says, and the code in them runs."""
 
 import ast
-import asyncio
 import importlib.util
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -13,13 +10,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
 
-import aiogram
 import pytest
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy.engine import URL
 from support.accounting import connected
+from support.forks import forked
 from support.postgres import Databases
+from support.programs import LONGEST, local, running, said_by
 
 from db_manager import Base, DatabaseConfig, DatabasePlugin
 from lifecycle import Application
@@ -35,6 +31,8 @@ PROGRAMS = {
     "existing.py": ("20 + 22", "It is 42.", 1),
     "several.py": ("hello", "At most 42.", 2),
 }
+#: The one for which a fresh Python is started; for the others one is forked.
+FRESH = "existing.py"
 BLOCKS = {
     "README.md": {
         *("existing.py", "unit.py", "greeter.py", "config.toml", "test_greeter.py"),
@@ -195,33 +193,23 @@ def test_the_short_bot_is_short() -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_programs_of_the_readme_answer(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_programs_of_the_readme_answer(name: str, folder: Path) -> None:
     """The bots of the README, run as they are against a local Telegram, answer and stop."""
     said, answered, number = PROGRAMS[name]
-    running: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as stack:
         servers = [BotApiServer(f"{40 + each}:local") for each in range(number)]
-        urls = {each.token: (await stack.enter_async_context(each)).url for each in servers}
-
-        class LocalBot(aiogram.Bot):
-            def __init__(self, token: str) -> None:
-                super().__init__(
-                    token, AiohttpSession(api=TelegramAPIServer.from_base(urls[token]))
-                )
-
-        monkeypatch.setenv("BOT_TOKEN", servers[0].token)
-        monkeypatch.setenv("BOT_TOKENS", " ".join(urls))
-        monkeypatch.setattr(aiogram, "Bot", LocalBot)
-        monkeypatch.setattr(asyncio, "run", lambda main: running.append(asyncio.create_task(main)))
-        program = imported(folder / name)
+        for each in servers:
+            await stack.enter_async_context(each)
+        tokens = [each.token for each in servers]
+        given = {"BOT_TOKEN": tokens[0], "BOT_TOKENS": " ".join(tokens), **local(*servers)}
+        command = (sys.executable, name) if name == FRESH else forked(name)
+        program = await stack.enter_async_context(running(*command, cwd=folder, **given))
         for telegram in servers:
             ada = telegram.user(7, "Ada")
             await ada.say(said)
-            assert (await ada.reply()).text == answered
-        await program.dispatcher.stop_polling()
-        await running[0]
+            assert (await ada.reply(LONGEST)).text == answered
+        program.terminate()
+        await program.ends()
     assert (folder / "bot.sqlite3").exists()
 
 
@@ -281,17 +269,9 @@ async def test_the_report_of_the_page_reads_from_the_replica(
 
 
 def said_by_pytest(folder: Path, sandbox_url: str) -> str:
-    """Return what pytest says of the tests in a folder."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider"],
-        cwd=folder,
-        env={**os.environ, "SANDBOX_URL": sandbox_url, "PYTHONPATH": str(folder)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=100,
-        check=False,
-    )
-    return ended.stdout
+    """Return what pytest says of the tests in a folder, which pass."""
+    command = forked("-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
+    return said_by(*command, cwd=folder, SANDBOX_URL=sandbox_url, PYTHONPATH=str(folder))
 
 
 def test_the_shop_of_the_page_of_tests_passes_its_tests(tmp_path: Path) -> None:
@@ -300,21 +280,12 @@ def test_the_shop_of_the_page_of_tests_passes_its_tests(tmp_path: Path) -> None:
     for name in ("shop.py", "test_shop.py"):
         (tmp_path / name).write_text(files[name], encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(README["pyproject.toml"], encoding="utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider"],
-        cwd=tmp_path,
-        env={**os.environ, "SANDBOX_URL": "sqlite://", "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=100,
-        check=False,
-    )
-    assert "2 passed" in ended.stdout, ended.stdout
+    assert "2 passed" in said_by_pytest(tmp_path, "sqlite://")
 
 
 def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:
     """The pictures are what the demo's bot does now, but for the times."""
-    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", tmp_path], check=True)
+    said_by(*forked(ROOT / "docs" / "picture.py", tmp_path), cwd=tmp_path)
     drawn = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
     there = {path.name: path.read_text("utf-8") for path in ROOT.glob("docs/pictures/demo-*")}
     assert len(drawn) == 4
