@@ -1,4 +1,7 @@
-"""The kit as users have it: in an installed wheel, in a project that is not ours."""
+"""The kit as users have it: in an installed wheel, in a project that is not ours.
+
+On SQLite a fresh Python runs the tests; on PostgreSQL it is forked, with the libraries imported.
+"""
 
 import asyncio
 import os
@@ -12,6 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 from support.accounting import connected
+from support.forks import forked
+from support.programs import ended
 from uv import find_uv_bin
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +62,7 @@ async def write(message: Message, uow_factory: UnitOfWorkFactory) -> None:
         await message.answer("Not now.")
 '''
 
+#: Of a fresh Python: the plugin of pytest imports none of these before a test needs them.
 CONFTEST = """
 import sys
 
@@ -142,7 +148,6 @@ def make_project(folder: Path, mode: str, url: str = "") -> Path:
     files = {
         "pyproject.toml": PYPROJECT.format(mode=mode, url=url),
         "bot.py": BOT,
-        "conftest.py": CONFTEST,
         "test_bot.py": tests,
     }
     for name, content in files.items():
@@ -150,30 +155,18 @@ def make_project(folder: Path, mode: str, url: str = "") -> Path:
     return folder
 
 
-def run(project: Path, installed: Path) -> tuple[int, str]:
+def run(project: Path, installed: Path, *python: str) -> tuple[int, str]:
     """Run the tests of the project; return the exit code and what was printed."""
     temporary = Path(tempfile.mkdtemp(dir=project))
-    ended = subprocess.run(
-        [sys.executable, "-m", "pytest"],
+    run = ended(
+        *(*python, "-m", "pytest"),
         cwd=project,
-        env={
-            **{
-                k: v
-                for k, v in os.environ.items()
-                if not k.startswith(("COV_", "PYTEST_", "SANDBOX_"))
-            },
-            "PYTHONPATH": os.pathsep.join([str(installed), str(project)]),
-            "DATABASE__URL": "postgresql+asyncpg://nobody@192.0.2.1/precious",
-            "TMPDIR": str(temporary),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=100,
-        check=False,
+        PYTHONPATH=os.pathsep.join([str(installed), str(project)]),
+        DATABASE__URL="postgresql+asyncpg://nobody@192.0.2.1/precious",
+        TMPDIR=str(temporary),
     )
     assert [path.name for path in temporary.iterdir() if path.name.startswith("sandbox")] == []
-    return ended.returncode, ended.stdout
+    return run.returncode, run.stdout + run.stderr
 
 
 def check(code: int, shown: str) -> None:
@@ -191,7 +184,8 @@ def check(code: int, shown: str) -> None:
 def test_a_project_tests_its_bot_on_sqlite(tmp_path: Path, installed: Path) -> None:
     """Without any setting sandboxes are SQLite files, and none is left."""
     project = make_project(tmp_path, "auto")
-    check(*run(project, installed))
+    (project / "conftest.py").write_text(CONFTEST)
+    check(*run(project, installed, sys.executable))
     assert not list(project.glob("*.sqlite3*"))
 
 
@@ -203,7 +197,7 @@ def test_projects_run_at_the_same_time_on_postgresql(
     project = make_project(tmp_path, "strict", url)
     before = asyncio.run(databases(postgres_admin))
     with ThreadPoolExecutor(2) as threads:
-        runs = [threads.submit(run, project, installed) for _ in range(2)]
+        runs = [threads.submit(run, project, installed, *forked()) for _ in range(2)]
     for each in runs:
         check(*each.result())
     assert asyncio.run(databases(postgres_admin)) == before

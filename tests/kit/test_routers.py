@@ -1,8 +1,5 @@
 """Routers in tests: those of a module serve one test after the other, and mistakes have a cure."""
 
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +7,8 @@ from typing import Any
 import pytest
 from aiogram import Dispatcher, Router
 from aiogram.types import Message, TelegramObject
+from support.forks import forked
+from support.programs import ended
 
 from db_manager.testing import Databases, Sandbox
 from lifecycle.application import Application
@@ -149,15 +148,7 @@ def test_what_a_project_of_somebody_is_told(tmp_path: Path) -> None:
     """An empty SANDBOX_URL means SQLite, also against the setting; a router twice has a cure."""
     for name, content in PROJECT.items():
         (tmp_path / name).write_text(content)
-    others = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "PYTEST_"))}
-    ended = subprocess.run(
-        [sys.executable, "-m", "pytest"],
-        cwd=tmp_path,
-        env={**others, "SANDBOX_URL": ""},
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        check=False,
-    )
-    assert "1 failed, 1 passed" in ended.stdout, ended.stdout
-    assert "Router is already attached" in ended.stdout
-    assert "An earlier test has included this router." in ended.stdout
+    run = ended(*forked("-m", "pytest"), cwd=tmp_path, SANDBOX_URL="")
+    assert "1 failed, 1 passed" in run.stdout, run.stdout
+    assert "Router is already attached" in run.stdout
+    assert "An earlier test has included this router." in run.stdout
