@@ -1,4 +1,8 @@
-"""The demo shows what it promises, and leaves its history behind, and nothing else."""
+"""The demo shows what it promises, and leaves its history behind, and nothing else.
+
+`make demo` is run once as it is, with a fresh Python; for the other runs one is forked, in which
+the libraries are imported already.
+"""
 
 import asyncio
 import os
@@ -13,6 +17,8 @@ import pytest
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from support.forks import forked
+from support.programs import ended
 
 from db_manager import DatabasePlugin
 from examples.notes_bot.audit import AuditPlugin
@@ -47,22 +53,14 @@ def repository(tmp_path: Path) -> Path:
 
 def run_in(repository: Path, *command: str) -> "subprocess.CompletedProcess[str]":
     """Run a program in a repository, with a URL in the environment that must not be used."""
-    environment = {k: v for k, v in os.environ.items() if k != "BOT_TOKEN"}
-    environment |= {"COLUMNS": "120", "DATABASE__URL": "postgresql+asyncpg://nobody@localhost/bot"}
-    return subprocess.run(
-        command,
-        cwd=repository,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    url = "postgresql+asyncpg://nobody@localhost/bot"
+    return ended(*command, cwd=repository, COLUMNS="120", DATABASE__URL=url)
 
 
-def demo(repository: Path) -> str:
+def demo(repository: Path, *python: str) -> str:
     """Return what the demo shows; it must end well."""
-    run = run_in(repository, sys.executable, "-W", "error", "-m", "examples.notes_bot")
+    command = (*(python or forked()), "-W", "error", "-m", "examples.notes_bot")
+    run = run_in(repository, *command)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
 
@@ -74,7 +72,7 @@ def files(repository: Path) -> set[str]:
 
 def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop(repository: Path) -> None:
     """`python -m examples.notes_bot` ends well and shows every promise; its history stays."""
-    shown = demo(repository)
+    shown = demo(repository, sys.executable)
     assert "\033" not in shown
     assert "subscriber.failed" not in shown
     chat = re.findall(r"^ *[\d.]+  (.{1,40})", shown, re.MULTILINE)
