@@ -1,21 +1,39 @@
-"""docs/debugging.md: what it shows is what the commands say after real nights."""
+"""docs/debugging.md: what it shows is what the commands say after real nights.
 
+Python is forked for the bots and the commands, so that the libraries are imported already.
+"""
+
+import asyncio
 import re
+import sys
+from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.forks import forked
 
 from examples.night.__main__ import masked, rendered
-from examples.night.office import Answer
+from examples.night.office import Answer, Office
 from examples.night.scenes import play_all
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "debugging.md"
 
 
+async def started(office: Office, program: str, *arguments: str, **streams: Any) -> Process:
+    """Start what an office starts in a process that is forked."""
+    command = () if program == sys.executable else ("-m", "observability.commands.cli")
+    return await asyncio.create_subprocess_exec(
+        *forked(*command, *arguments), cwd=office.folder, env=office._environment, **streams
+    )
+
+
 @pytest.fixture(scope="module")
 async def shown() -> dict[str, list[Answer]]:
     """What the commands show after three nights in which a bot breaks."""
-    return await play_all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Office, "_started", started)
+        return await play_all()
 
 
 @pytest.mark.timeout(300)
