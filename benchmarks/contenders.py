@@ -13,9 +13,6 @@ from typing import Any, Final
 
 import aiosqlite
 import asyncpg
-import nonebot
-from advanced_alchemy.config import AsyncSessionConfig, SQLAlchemyAsyncConfig
-from loguru import logger
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import event
 from sqlalchemy.engine import URL
@@ -63,6 +60,12 @@ def by_hand(engine: AsyncEngine) -> dict[str, Units]:
 
 def toolkits(stack: AsyncExitStack, engine: AsyncEngine) -> dict[str, Units]:
     """Return the sessions of other toolkits, on the same engine."""
+    # Half of what all contenders together take to import, and few settings have toolkits.
+    from advanced_alchemy.config import (  # noqa: PLC0415 -- see above
+        AsyncSessionConfig,
+        SQLAlchemyAsyncConfig,
+    )
+
     config = SQLAlchemyAsyncConfig(
         engine_instance=engine, session_config=AsyncSessionConfig(expire_on_commit=False)
     )
@@ -75,6 +78,9 @@ def toolkits(stack: AsyncExitStack, engine: AsyncEngine) -> dict[str, Units]:
 
 def _nonebot(stack: AsyncExitStack, engine: AsyncEngine) -> Callable[[], Any]:
     """Return nonebot's `get_session`; it has one engine in a process, which is this one."""
+    import nonebot  # noqa: PLC0415 -- see above
+    from loguru import logger  # noqa: PLC0415 -- see above
+
     logger.remove()  # nonebot's
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     nonebot.init(

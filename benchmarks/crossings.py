@@ -22,12 +22,13 @@ NAME = "crossings"
 
 _COUNTED: Final = (EMPTY, SELECT, INSERT, THREE)
 #: Units before counting (statements get prepared, by psycopg after the fifth use), and counted.
-_BEFORE, _UNITS = 20, 20
+_TURNS: Final = (20, 20)
+_QUICK: Final = (8, 4)
 
 _TEXT = (
     "Round trips were counted by a TCP proxy between client and server, thread hops by wrapping "
     "what hands work to a thread; nothing here is a time. One round trip is one burst of the "
-    f"client that the server answers. Each number is the mean of {_UNITS} units, one after the "
+    "client that the server answers. Each number is the mean of {units} units, one after the "
     "other, on connections that had done the same work before."
 )
 _NO_CHECK, _PING = "uow.session, liveness check off", "uow.session, pre_ping"
@@ -38,8 +39,9 @@ async def measure(scale: Scale) -> Section:
     facts: dict[str, float] = {}
     tables = []
     server = make_url(scale.urls[0])
+    turns = _QUICK if scale.quick else _TURNS
     for driver in ("asyncpg", "psycopg"):
-        counts = await _round_trips(server, driver)
+        counts = await _round_trips(server, driver, turns)
         tables.append(_table(f"Round trips, PostgreSQL ({driver})", counts))
         if driver == "asyncpg":
             session = counts[ours.SESSION_LANE]
@@ -47,13 +49,15 @@ async def measure(scale: Scale) -> Section:
             facts["round trips | read_only session"] = counts["read_only session"][SELECT]
             facts["round trips | uow.session"] = session[INSERT]
             facts["round trips | liveness check"] = session[INSERT] - counts[_NO_CHECK][INSERT]
-    counts = await _hops()
+    counts = await _hops(turns)
     tables.append(_table("Thread hops, SQLite", counts))
     facts["thread hops | uow.session"] = counts[ours.SESSION_LANE][INSERT]
-    return Section("Round trips and thread hops", _TEXT, tables, facts=facts)
+    text = _TEXT.format(units=turns[1])
+    return Section("Round trips and thread hops", text, tables, facts=facts)
 
 
 Counts = dict[str, dict[str, float]]
+Turns = tuple[int, int]
 
 
 def _table(title: str, counts: Counts) -> Table:
@@ -68,20 +72,23 @@ def _whole(value: float) -> float | int:
     return int(value) if value == int(value) else value
 
 
-async def _count(units: contenders.Units, count: Callable[[], int]) -> dict[str, float]:
-    return {work: await _mean(units[work], count) for work in _COUNTED if work in units}
+async def _count(
+    units: contenders.Units, count: Callable[[], int], turns: Turns
+) -> dict[str, float]:
+    return {work: await _mean(units[work], count, turns) for work in _COUNTED if work in units}
 
 
-async def _mean(case: Case, count: Callable[[], int]) -> float:
-    for _ in range(_BEFORE):
+async def _mean(case: Case, count: Callable[[], int], turns: Turns) -> float:
+    warm_up, counted = turns
+    for _ in range(warm_up):
         await case()
     before = count()
-    for _ in range(_UNITS):
+    for _ in range(counted):
         await case()
-    return (count() - before) / _UNITS
+    return (count() - before) / counted
 
 
-async def _round_trips(server: URL, driver: str) -> Counts:
+async def _round_trips(server: URL, driver: str, turns: Turns) -> Counts:
     async with AsyncExitStack() as stack:
         direct = contenders.engine(stack, server)
         await prepare(direct)
@@ -101,15 +108,16 @@ async def _round_trips(server: URL, driver: str) -> Counts:
         ):
             field[name] = ours.session_lane(UnitOfWorkFactory(database))
         return {
-            name: await _count(units, lambda: proxy.round_trips) for name, units in field.items()
+            name: await _count(units, lambda: proxy.round_trips, turns)
+            for name, units in field.items()
         }
 
 
-async def _hops() -> Counts:
+async def _hops(turns: Turns) -> Counts:
     async with AsyncExitStack() as stack:
         field = await on_sqlite(stack)
         with _counting() as count:
-            return {name: await _count(units, count) for name, units in field.items()}
+            return {name: await _count(units, count, turns) for name, units in field.items()}
 
 
 @contextmanager

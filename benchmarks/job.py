@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,12 +20,13 @@ import msgspec
 from benchmarks.report import Scale, Section
 
 
-def run_apart(module: str, scale: Scale) -> Section:
+def run_apart(module: str, scale: Scale, python: Sequence[str] = (sys.executable,)) -> Section:
     """Return what *module* measures, in a new process.
 
     Args:
         module: Name of a module of this folder.
         scale: How much it measures.
+        python: What starts Python.
 
     Raises:
         RuntimeError: It failed; the text is what it said.
@@ -32,7 +34,7 @@ def run_apart(module: str, scale: Scale) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "section.json"
         done = subprocess.run(  # noqa: S603 -- this very program
-            [sys.executable, "-m", "benchmarks.job", module, str(answer)],
+            [*python, "-m", "benchmarks.job", module, str(answer)],
             input=json.dumps(asdict(scale)),
             text=True,
             capture_output=True,

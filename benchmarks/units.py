@@ -55,7 +55,7 @@ _SQLITE_METHOD: Final = (
 async def measure(scale: Scale) -> Section:
     """Measure one setting: `asyncpg`, `psycopg`, `sqlite`, `uvloop` or `durable`."""
     setting = scale.setting or "sqlite"
-    if setting == "sqlite":
+    if setting == "sqlite" and not scale.quick:
         scale = replace(scale, units=max(MODES["50 tasks"], scale.units // 2))  # they are slow
     async with AsyncExitStack() as stack:
         if setting == "sqlite":

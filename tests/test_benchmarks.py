@@ -1,8 +1,12 @@
-"""The benchmarks run, say what they say in good form, and judge by what was measured."""
+"""The benchmarks run, say what they say in good form, and judge by what was measured.
+
+Python is forked for the bot's benchmark, so that aiogram is imported already.
+"""
 
 import dataclasses
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support.forks import forked
 
 from benchmarks import goals
 from benchmarks.__main__ import JOBS, Job
@@ -47,7 +52,8 @@ def measured(postgres_admin: URL) -> dict[Job, Section]:
 
     def run(job: Job) -> Section:
         scale = Scale(1, 10, True, (url,), job.loop, job.setting, "A note.")  # noqa: FBT003 -- quick
-        return run_apart(job.module, scale)
+        python = forked() if job.module == "bot" else (sys.executable,)
+        return run_apart(job.module, scale, python)
 
     with ThreadPoolExecutor(2) as threads:
         return dict(zip(JOBS, threads.map(run, JOBS), strict=True))
