@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from typing import Final
 
 import sqlalchemy.exc
 import tenacity
@@ -21,6 +22,8 @@ from lifecycle.plugins.context import PluginContext
 
 #: Seconds before the second attempt, and longest pause between two.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+#: Why units are refused before the first preparation of a start has ended.
+_UNPREPARED: Final = "its tables are being prepared"
 
 
 class Availability:
@@ -30,6 +33,9 @@ class Availability:
     units of that engine fail at once with `DatabaseUnavailableError`, and a task retries with
     growing pauses. If the database is lost again soon after it came back, the first pause grows as
     well, so that a flapping server does not fill the journal.
+
+    Units of every kind are refused until the tables were prepared once; for good, if a migration
+    failed.
 
     Args:
         database: The database.
@@ -54,6 +60,7 @@ class Availability:
             DbManagerError: The database is not as it has to be, for example without a table.
         """
         self._database.checkout.lost.clear()
+        self._database.checkout.unprepared = _UNPREPARED
         engine = self._database.engine
         try:
             await self._try(engine)
@@ -89,14 +96,19 @@ class Availability:
             + tenacity.wait_random(0, FIRST_WAIT),
             # Retry a refusal too: the server let us in before, so somebody is likely to fix it. So
             # are tables that are missing: the migrations may have waited for the server as well.
-            # One of ours that failed would fail again.
             retry=tenacity.retry_if_exception(_is_retried),
             before_sleep=partial(self._still_lost, engine),
         )
         soon = loop.time() - self._recovered_at < LONGEST_WAIT
         self._pause = min(2 * self._pause, LONGEST_WAIT) if soon else FIRST_WAIT
         await asyncio.sleep(self._pause)
-        await retrying(self._try, engine)
+        try:
+            await retrying(self._try, engine)
+        except MigrationError as error:  # it would fail again
+            reason = " ".join(str(error).split())
+            self._database.checkout.lost[engine] = reason
+            self._context.degraded(reason)
+            return
         self._recovered_at = loop.time()
         del self._database.checkout.lost[engine]
         if not self._database.checkout.lost:
@@ -112,6 +124,7 @@ class Availability:
             await ping(engine)
             if engine is self._database.engine:
                 await self._prepare()
+                self._database.checkout.unprepared = ""
 
 
 def _is_retried(error: BaseException) -> bool:

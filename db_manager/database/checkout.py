@@ -67,6 +67,8 @@ class Checkout:
         self._replica_refuses = replica is not None and make_reader is not None
         #: The engines that have no connection and cannot open one, with the reason.
         self.lost: dict[AsyncEngine, str] = {}
+        #: Why no unit may begin although there are connections; empty when one may.
+        self.unprepared = ""
         #: Called when an engine has no connection and the server is unavailable.
         self.on_lost: Callable[[AsyncEngine, str], None] = lambda _engine, _reason: None
         #: The unit of each checked-out connection.
@@ -132,6 +134,9 @@ class Checkout:
         unit.holds_writer = True
 
     def _check_out(self, unit: OpenUnit) -> Connection:
+        if self.unprepared:
+            reason = self.lost.get(self._engine) or self.unprepared
+            raise DatabaseUnavailableError(reason, self._units.database)
         connection: Connection | None = None
         if unit.read_only == "replica" and self.replica is not None:
             connection = self.replica.connect()

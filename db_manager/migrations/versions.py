@@ -81,13 +81,13 @@ def refuse_half_way(connection: Connection, found: Iterable[Standing]) -> None:
 def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
     if not tables:
         return {}
-    version: ColumnClause[str] = column("version_num")
-    queries = [
-        select(literal(plugin).label("plugin"), version).select_from(table(name, version))
-        for plugin, name in tables.items()
-    ]
+    queries = []
+    for plugin, name in tables.items():
+        version: ColumnClause[str] = column("version_num")  # a column belongs to one table
+        found = select(literal(plugin).label("plugin"), version)
+        queries.append(found.select_from(table(name, version)))
     at: dict[str, str] = {}
-    for plugin, found in connection.execute(union_all(*queries)):
+    for owner, revision in connection.execute(union_all(*queries)):
         # Several are no revision of ours: somebody else has written there.
-        at[plugin] = f"{at[plugin]} and {found}" if plugin in at else str(found)
+        at[owner] = f"{at[owner]} and {revision}" if owner in at else str(revision)
     return at

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support.programs import environment
 from support.postgres import Databases
 
 REPLICAS = 8
@@ -19,7 +20,13 @@ Replicas = Callable[[URL, str], Awaitable[list[str]]]
 async def replicas() -> AsyncIterator[Replicas]:
     """Yield a function that lets replicas create tables together and returns what they say."""
     program = Path(__file__).parent / "creating.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, program, stdin=PIPE, stdout=PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        program,
+        stdin=PIPE,
+        stdout=PIPE,
+        env=environment(PYTHONPATH=str(Path(__file__).parents[1])),
+    )
 
     async def create_together(url: URL, way: str) -> list[str]:
         assert process.stdin is not None

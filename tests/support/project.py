@@ -68,6 +68,11 @@ class Project:
         """Let the models be *code*."""
         path = self.folder / "models.py"
         path.write_text(_HEAD + dedent(code), encoding="utf-8")
+        self.load()
+
+    def load(self) -> None:
+        """Take the models as they are in the folder."""
+        path = self.folder / "models.py"
         name = f"{PREFIX}{next(_numbers)}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None

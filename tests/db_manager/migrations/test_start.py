@@ -71,6 +71,16 @@ async def test_a_start_applies_and_creates(shop: Project) -> None:
     assert [event.topic for event in told] == ["database.drained"]
 
 
+async def test_two_plugins_with_migrations_start_again(shop: Project) -> None:
+    """What each of them is at is one question."""
+    await shop.revision("guests")
+    for applied in (["guests", "shop"], []):
+        app, told = application(shop)
+        async with app:
+            pass
+        assert [e.as_dict()["plugin"] for e in told if e.topic == "database.migrated"] == applied
+
+
 async def test_check_refuses_while_something_is_pending(shop: Project) -> None:
     """The text names what is pending and what applies it; nothing is changed."""
     app, _ = application(shop, migrate="check")
