@@ -1,10 +1,12 @@
 """One migration on its way: how a database takes its statements, and what of them stays."""
 
+import datetime as dt
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,21 +17,59 @@ _READS: Final = frozenset({"SELECT", "PRAGMA", "SHOW", "DESCRIBE", "SET", "BEGIN
 _CALLS: Final = ("do_execute", "do_execute_no_params", "do_executemany")
 
 
+#: How the comment of a version table says that a migration is half way.
+_MARK: Final = re.compile(
+    r"half way from '(?P<before>[^']*)' to '(?P<after>[^']*)'"
+    r" since (?P<since>\S+) on connection (?P<connection>\d+)"
+)
+
+
 @dataclass(frozen=True)
 class HalfWay:
     """A migration that began and did not end, where a transaction does not take it back.
+
+    It is kept as the comment of the version table, which is there after kill -9 too.
 
     Args:
         before: The revision that the database was at; empty when it had none.
         after: The one that it was to be at; empty when it was to have none.
         since: When it began, in UTC.
-        connection: The server's number of the connection that still works on it; 0 if none does.
+        connection: The server's number of the connection that works on it; 0 if none does.
     """
 
     before: str
     after: str
     since: str
     connection: int
+
+    @classmethod
+    def now(cls, before: str, after: str, connection: int) -> Self:
+        """Return what is half way from now on."""
+        return cls(
+            before, after, dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"), connection
+        )
+
+    @classmethod
+    def read(cls, comment: object, is_there: Callable[[int], bool]) -> Self | None:
+        """Return what *comment* of a version table says; None if that is something else.
+
+        Args:
+            comment: The comment.
+            is_there: Tells whether the server still has the connection of a number.
+        """
+        found = _MARK.fullmatch(str(comment or ""))
+        if found is None:
+            return None
+        number = int(found["connection"])
+        number = number if is_there(number) else 0
+        return cls(found["before"], found["after"], found["since"], number)
+
+    def __str__(self) -> str:
+        """Return the comment."""
+        return (
+            f"half way from '{self.before}' to '{self.after}' since {self.since} on connection "
+            f"{self.connection}"
+        )
 
 
 class Migration:
@@ -74,6 +114,13 @@ class Migration:
 
         Args:
             connection: Its connection, in the transaction.
+        """
+
+    def leave(self, connection: Connection) -> None:
+        """Note that it leaves its transaction, and will not be taken back as a whole.
+
+        Args:
+            connection: Its connection, in the transaction, which is committed now.
         """
 
     def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:

@@ -1,7 +1,7 @@
 """The engine, the lock and the transaction in which migrations run."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
@@ -114,8 +114,7 @@ def in_transaction(
     def admit(context: "MigrationContext") -> bool:
         migration.begin(connection)
         admitted = admits(context.get_current_heads())
-        if not migration.may_leave:
-            context.autocommit_block = nullcontext  # type: ignore[assignment]  # guarded by a test
+        context.autocommit_block = _marked(context, migration)  # type: ignore[method-assign]  # guarded by a test
         if not undoes_ddl:
             connection.rollback()  # Alembic begins a transaction of its own there
         return admitted
@@ -127,3 +126,19 @@ def in_transaction(
     return configured(
         history, connection, admit=admit, finish=finish, transactional_ddl=undoes_ddl, **options
     )
+
+
+def _marked(context: "MigrationContext", migration: Migration) -> Callable[[], Any]:
+    """Return what stands in for Alembic's block outside of the transaction."""
+    if not migration.may_leave:
+        return nullcontext
+    left = context.autocommit_block
+
+    @contextmanager
+    def marked() -> Iterator[None]:
+        if context.connection is not None:
+            migration.leave(context.connection)
+        with left():
+            yield
+
+    return marked

@@ -22,6 +22,10 @@ def upgrade():
     getattr(__import__("__main__"), "say", str)("third")
     op.execute("{third}")
 """
+#: The same, the third outside of the transaction.
+OUTSIDE = THREE.replace(
+    "    getattr", "    with op.get_context().autocommit_block():\n        getattr"
+).replace("    op.execute", "        op.execute")
 FAILS = "UPDATE shop__nothing SET n = 8"
 REPAIRED = """
 def upgrade():
@@ -42,6 +46,7 @@ RUNNING = {
     "mysql": "SELECT id FROM information_schema.processlist"
     " WHERE db = database() AND info LIKE 'UPDATE shop__item%'",
 }
+END = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
 
 Row = Callable[..., None]
 
@@ -66,11 +71,12 @@ async def break_off(bots: Migrators, project: Project, url: URL, how: str) -> No
     """Let a bot start whose migration fails in its third statement, or is killed there."""
     backend = url.get_backend_name()
     third = FAILS if how == "fails" else LONG[backend]
-    project.write("0002_three", THREE.format(third=third), after="0001_first")
+    code = OUTSIDE if how == "outside" else THREE
+    project.write("0002_three", code.format(third=third), after="0001_first")
     await bots.begin(url, project.folder)
     assert await bots.said() == "migrated shop 0001_first"
     assert await bots.said() == "third"
-    if how == "killed":
+    if how != "fails":
         while backend in RUNNING and not await project.say(RUNNING[backend]):  # noqa: ASYNC110 -- the server's
             await asyncio.sleep(0.01)
         bots.kill()
@@ -93,12 +99,26 @@ async def assert_refused(bots: Migrators, project: Project, url: URL) -> None:
         assert "migration 0002_three of 'shop': it began at" in said
         assert "db-manager migrate stamp shop 0002_three" in said
         assert "db-manager migrate stamp shop 0001_first" in said
-    for (number,) in await project.say(RUNNING["mysql"]):
+    backend = url.get_backend_name()
+    for (number,) in await project.say(RUNNING[backend]):
         assert f"connection {number} of the server still works on it" in said
-        await project.say(f"KILL {number}")
+        await project.say(END[backend].format(number))
     await project.say("ALTER TABLE shop__item DROP COLUMN n, DROP COLUMN m")
     await project.move("stamp", "0001")
     await assert_as_before(bots, project, url)
+
+
+async def break_off_and_repair(
+    bots: Migrators, folder: Path, url: URL, how: str, *, marked: bool
+) -> None:
+    """Let a migration break off, and start repaired code."""
+    project = shop_at(folder, url)
+    (project.folder / "migrations" / "shop" / "0002_second.py").unlink()
+    await break_off(bots, project, url, how)
+    project.write("0002_three", REPAIRED, after="0001_first")
+    await (assert_refused if marked else assert_as_before)(bots, project, url)
+    await project.say("DROP TABLE shop__item")
+    await project.say("DROP TABLE shop__alembic_version")
 
 
 @pytest.mark.timeout(600)
@@ -110,13 +130,7 @@ async def test_one_that_breaks_off(
     rounds = 5 if full else 1
     marked = url.get_backend_name() == "mysql"
     for number in range(rounds):
-        project = shop_at(tmp_path / str(number), url)
-        (project.folder / "migrations" / "shop" / "0002_second.py").unlink()
-        await break_off(bots, project, url, how)
-        project.write("0002_three", REPAIRED, after="0001_first")
-        await (assert_refused if marked else assert_as_before)(bots, project, url)
-        await project.say("DROP TABLE shop__item")
-        await project.say("DROP TABLE shop__alembic_version")
+        await break_off_and_repair(bots, tmp_path / str(number), url, how, marked=marked)
     row(
         "M2",
         load=f"{url.drivername}: the third of three statements "
@@ -124,6 +138,22 @@ async def test_one_that_breaks_off(
         result="repaired code is refused by name until it is undone and stamped, and applies then"
         if marked
         else "nothing left, repaired code applies",
+    )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("url", ["asyncpg", "psycopg", "mariadb"], indirect=True)
+async def test_one_that_is_killed_outside_of_its_transaction(
+    bots: Migrators, tmp_path: Path, url: URL, row: Row, *, full: bool
+) -> None:
+    """M2: what was committed before an `autocommit_block` is there; repaired code does not run."""
+    rounds = 5 if full else 1
+    for number in range(rounds):
+        await break_off_and_repair(bots, tmp_path / str(number), url, "outside", marked=True)
+    row(
+        "M2",
+        load=f"{url.drivername}: killed with SIGKILL in an autocommit_block, {rounds} ×",
+        result="repaired code is refused by name until it is undone and stamped, and applies then",
     )
 
 

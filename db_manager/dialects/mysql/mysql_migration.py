@@ -5,7 +5,6 @@ first statement that a repetition would not bear, and removed after the migratio
 """
 
 import asyncio
-import datetime as dt
 import re
 import time
 from collections.abc import Callable
@@ -25,16 +24,11 @@ from db_manager.dialects.migration import HalfWay, Migration
 _PAUSE: Final = 0.1
 #: No lock was free in time.
 _NO_LOCK: Final = 1205
-#: What the comment of a version table is.
-_MARK: Final = re.compile(
-    r"half way from '(?P<before>[^']*)' to '(?P<after>[^']*)'"
-    r" since (?P<since>\S+) on connection (?P<connection>\d+)"
-)
 _COMMENT: Final = text(
     "SELECT table_comment FROM information_schema.tables"
     " WHERE table_schema = database() AND table_name = :versions"
 )
-_WORKS: Final = text(
+_IS_THERE: Final = text(
     "SELECT count(*) FROM information_schema.processlist WHERE id = :number AND db = database()"
 )
 #: Says of itself that it may be repeated.
@@ -90,15 +84,15 @@ class MySQLMigration(Migration):
     def _bears_repetition(self, sql: str) -> bool:
         return self.versions in sql or _IF_NOT_EXISTS.match(sql) is not None
 
+    def leave(self, connection: Connection) -> None:
+        """Mark it: outside of a transaction rows stay at once too."""
+        if not self._is_marked:
+            self._mark(connection)
+
     def _mark(self, connection: Connection) -> None:
         self._is_marked = True
-        now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-        put_comment(
-            connection,
-            self.versions,
-            f"half way from '{self.before}' to '{self.after}' since {now} on connection "
-            f"{self._connection_id}",
-        )
+        mark = HalfWay.now(self.before, self.after, self._connection_id)
+        put_comment(connection, self.versions, str(mark))
 
     def _patiently(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
         while True:
@@ -129,12 +123,9 @@ class MySQLMigration(Migration):
 def half_way(connection: Connection, versions: str) -> HalfWay | None:
     """Return what the comment of the table *versions* says of a migration that did not end."""
     comment = connection.scalar(_COMMENT, {"versions": versions})
-    found = _MARK.fullmatch(str(comment or ""))
-    if found is None:
-        return None
-    number = int(found["connection"])
-    works = connection.scalar(_WORKS, {"number": number})
-    return HalfWay(found["before"], found["after"], found["since"], number if works else 0)
+    return HalfWay.read(
+        comment, lambda number: bool(connection.scalar(_IS_THERE, {"number": number}))
+    )
 
 
 def put_comment(connection: Connection, versions: str, comment: str) -> None:

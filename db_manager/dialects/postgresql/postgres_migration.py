@@ -1,12 +1,18 @@
-"""How PostgreSQL takes a migration: in a transaction, but for what it refuses to run in one."""
+"""How PostgreSQL takes a migration: in a transaction, but for what it refuses to run in one.
+
+Before a migration leaves its transaction, a mark says that it is half way. It is the comment of the
+version table: committed with what was before, and removed with what is after.
+"""
 
 import re
 from collections.abc import Callable
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from db_manager.dialects.migration import Migration
+from db_manager.dialects.migration import HalfWay, Migration
 from db_manager.errors import DbManagerError
 
 #: Locks are waited for briefly. Where PgBouncer stands before the server, the timeouts of
@@ -19,6 +25,14 @@ _BEGIN: Final = text(
 _IS_VALID: Final = text(
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(CAST(:name AS text))"
 )
+_COMMENT: Final = text("SELECT obj_description(to_regclass(:versions), 'pg_class')")
+#: Another client of PgBouncer may have the connection now.
+_WORKS: Final = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE pid = :number AND datname = current_database()"
+    " AND state <> 'idle' AND pid <> pg_backend_pid()"
+)
+#: A statement that leaves an INVALID index behind when it fails.
+_CONCURRENTLY: Final = re.compile(r"\s*(?:CREATE|REINDEX)\b.*\bCONCURRENTLY\b", re.IGNORECASE)
 #: A statement that does nothing when there is an index of that name, also an invalid one.
 _IF_NOT_EXISTS: Final = re.compile(
     r"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+"
@@ -30,9 +44,33 @@ _IF_NOT_EXISTS: Final = re.compile(
 class PostgresMigration(Migration):
     """A migration that may leave its transaction, for CREATE INDEX CONCURRENTLY."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._is_marked = False
+
     def begin(self, connection: Connection) -> None:
         """Wait briefly for locks; outside of a transaction, as CONCURRENTLY does, for long."""
         connection.execute(_BEGIN, {"milliseconds": str(int(self.lock_wait * 1000))})
+
+    def leave(self, connection: Connection) -> None:
+        """Mark it."""
+        if not self._is_marked:
+            number = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+            put_comment(connection, self.versions, HalfWay.now(self.before, self.after, number))
+            self._is_marked = True
+
+    def end(self, connection: Connection) -> str:
+        """Remove the mark, in the transaction that says what the database is at."""
+        if self._is_marked:
+            put_comment(connection, self.versions, None)
+        return ""
+
+    def settle(self, connection: Connection) -> None:
+        """Remove the mark of one of which nothing stays."""
+        if self._is_marked and not self.kept:
+            with suppress(SQLAlchemyError):  # what it was lost with is no reason to remove it
+                put_comment(connection, self.versions, None)
+                connection.commit()
 
     def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
         """Run one statement, and believe in no index that a failed attempt has left behind.
@@ -40,13 +78,27 @@ class PostgresMigration(Migration):
         Raises:
             DbManagerError: The index that should not be made again is none.
         """
-        send()
+        try:
+            send()
+        except Exception:
+            self.kept += _CONCURRENTLY.match(sql) is not None
+            raise
         found = _IF_NOT_EXISTS.match(sql)
-        if found is None:
-            return
-        name = found["name"]
-        if connection.scalar(_IS_VALID, {"name": name}) is False:
+        if found is not None and connection.scalar(_IS_VALID, {"name": found["name"]}) is False:
+            name = found["name"]
             raise DbManagerError(
                 f"the index {name} is INVALID: an attempt to build it has failed, and IF NOT "
                 f"EXISTS goes over it; DROP INDEX {name}, and start again"
             )
+
+
+def half_way(connection: Connection, versions: str) -> HalfWay | None:
+    """Return what the comment of the table *versions* says of a migration that did not end."""
+    comment = connection.scalar(_COMMENT, {"versions": f'"{versions}"'})
+    return HalfWay.read(comment, lambda number: bool(connection.scalar(_WORKS, {"number": number})))
+
+
+def put_comment(connection: Connection, versions: str, mark: HalfWay | None) -> None:
+    """Let *mark* be the comment of the table *versions*."""
+    said = str(mark).replace("'", "''") if mark is not None else ""
+    connection.exec_driver_sql(f"COMMENT ON TABLE \"{versions}\" IS '{said}'")

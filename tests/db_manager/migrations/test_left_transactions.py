@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from support.project import Project
 
 from db_manager.dialects.migration import Migration
-from db_manager.migrations.failure import MigrationError
+from db_manager.migrations.failure import HalfWayError, MigrationError
 
 MODEL = """
 class Item(Base):
@@ -38,6 +38,7 @@ def upgrade():
             postgresql_concurrently=True,
         )
 """
+VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop_n'::regclass"
 ALTERS_AFTER = """
 def upgrade():
     with op.get_context().autocommit_block():
@@ -67,22 +68,55 @@ async def test_sqlite_has_nothing_that_must_run_outside(
     assert names == [("id",), ("n",)]
 
 
+async def test_one_that_failed_outside_is_not_repeated_at_the_next_start(
+    tmp_path: Path, postgres_database: URL
+) -> None:
+    """What was committed before is there, and an INVALID index: somebody has to look first."""
+    project = await shop(tmp_path, postgres_database, UNIQUE)
+    with pytest.raises(MigrationError, match=r"UniqueViolation.*\n1 statement of it stayed"):
+        await project.upgrade()
+    await project.say("UPDATE shop__item SET n = id")
+    for _ in range(2):  # as an orchestrator starts it again and again
+        with pytest.raises(HalfWayError, match="migration 0002_second of 'shop': it began at"):
+            await project.upgrade()
+    await project.say("DROP INDEX shop_n")
+    await project.move("stamp", "0001")
+    assert await project.upgrade() == ["0002_second"]
+    await project.move("stamp", "0001")
+    assert await project.upgrade() == ["0002_second"]  # nothing is known of the first attempt
+
+
 async def test_an_invalid_index_is_believed_by_nobody(
     tmp_path: Path, postgres_database: URL
 ) -> None:
-    """A failed CONCURRENTLY leaves one, over which IF NOT EXISTS would go at the next start."""
+    """IF NOT EXISTS goes over one that an attempt before has left behind."""
     project = await shop(tmp_path, postgres_database, UNIQUE)
     with pytest.raises(MigrationError, match="UniqueViolation"):
         await project.upgrade()
     await project.say("UPDATE shop__item SET n = id")
-    for _ in range(2):  # as an orchestrator starts it again and again
+    await project.move("stamp", "0001")
+    for _ in range(2):
         with pytest.raises(MigrationError, match=r"shop_n is INVALID.* DROP INDEX shop_n"):
             await project.upgrade()
     await project.say("DROP INDEX shop_n")
     assert await project.upgrade() == ["0002_second"]
-    assert await project.say(
-        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop_n'::regclass"
-    ) == [(True,)]
+    assert await project.say(VALID) == [(True,)]
+
+
+async def test_rows_outside_are_half_way_too(tmp_path: Path, mariadb_database: URL) -> None:
+    """On MariaDB an UPDATE in the block stays although it is no DDL."""
+    update = "op.execute('UPDATE shop__item SET n = n + 1')"
+    project = await shop(
+        tmp_path,
+        mariadb_database,
+        f"def upgrade():\n    with op.get_context().autocommit_block():\n        {update}\n"
+        "    op.execute('UPDATE shop__nothing SET n = 1')",
+    )
+    with pytest.raises(MigrationError, match="1 statement of it stayed"):
+        await project.upgrade()
+    with pytest.raises(HalfWayError):
+        await project.upgrade()
+    assert await project.say("SELECT n FROM shop__item") == [(8,), (8,)]
 
 
 async def test_after_it_locks_are_asked_for_briefly_too(
@@ -92,26 +126,10 @@ async def test_after_it_locks_are_asked_for_briefly_too(
     monkeypatch.setattr(Migration, "lock_wait", 0.2)
     project = await shop(tmp_path, postgres_database, ALTERS_AFTER)
     engine = project.engine()
-    async with engine.connect() as reader:
-        # A snapshot of its own would hold CONCURRENTLY up.
-        await reader.execution_options(isolation_level="AUTOCOMMIT")
-        await reader.execute(text("LISTEN here"))
-        locked = asyncio.Event()
-
-        async def hold() -> None:
-            async with engine.begin() as holder:
-                await holder.execute(text("LOCK TABLE shop__item IN ACCESS SHARE MODE"))
-                locked.set()
-                await released.wait()
-
-        released = asyncio.Event()
-        holding = asyncio.create_task(hold())
-        await locked.wait()
-        try:
-            async with asyncio.timeout(20):
-                with pytest.raises(MigrationError, match="1 statement of it stayed"):
-                    await project.upgrade()
-        finally:
-            released.set()
-            await holding
+    async with engine.begin() as holder:
+        # It has no snapshot, which would hold CONCURRENTLY up.
+        await holder.execute(text("LOCK TABLE shop__item IN ACCESS SHARE MODE"))
+        async with asyncio.timeout(30):
+            with pytest.raises(MigrationError, match="1 statement of it stayed"):
+                await project.upgrade()
     await engine.dispose()
