@@ -43,8 +43,8 @@ async def migrating_engine(
         "idle_in_transaction_timeout": LONGEST,
         # CREATE INDEX CONCURRENTLY waits for locks too, and keeps nobody waiting.
         "lock_timeout": LONGEST if dialect.has_server else dialect.migration.lock_wait,
-        "pool_size": 2,  # the lock has a connection of its own
-        "max_overflow": 0,
+        # The lock has a connection of its own.
+        "engine_options": {**config.engine_options, "pool_size": 2, "max_overflow": 0},
         "connect_args": {**config.connect_args, **dialect.migration_arguments},
     }
     patient = create_engine(config.model_copy(update=changed))

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from db_manager.dialects.migration import Migration
 
@@ -16,7 +17,7 @@ class SqliteMigration(Migration):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._broken_before: Counter[tuple[str, str]] = Counter()
+        self._broken_before: Counter[str] = Counter()
 
     def begin(self, connection: Connection) -> None:
         """Take the write lock before looking what is pending, and look which rows are broken."""
@@ -25,14 +26,14 @@ class SqliteMigration(Migration):
 
     def end(self, connection: Connection) -> str:
         """Return which rows refer to nothing that did before, by table."""
-        broken = _broken(connection) - self._broken_before
-        return "; ".join(
-            f"{table} refers to rows of {other} that are not there"
-            for table, other in sorted(broken)
-        )
+        return "; ".join(sorted(_broken(connection) - self._broken_before))
 
 
-def _broken(connection: Connection) -> Counter[tuple[str, str]]:
-    """Return how many rows of a table refer to rows of another that are not there."""
-    found = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-    return Counter((str(row[0]), str(row[2])) for row in found)
+def _broken(connection: Connection) -> Counter[str]:
+    """Return what is wrong with foreign keys: how many rows, of what they have in common."""
+    try:
+        with connection.begin_nested():  # a statement that fails would end the transaction
+            found = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    except OperationalError:
+        return Counter({"a foreign key refers to columns that are not unique": 1})
+    return Counter(f"{row[0]} refers to rows of {row[2]} that are not there" for row in found)

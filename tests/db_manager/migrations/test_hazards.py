@@ -13,12 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from support.accounting import connected
 from support.pgbouncer import PgBouncer
 from support.project import Project
+from support.shop import application
 
-from db_manager import DatabasePlugin
 from db_manager.dialects.migration import Migration
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.migrations.failure import MigrationError
-from lifecycle import Application, MemoryJournal
 
 MODEL = """
 class Item(Base):
@@ -168,15 +167,11 @@ async def test_rows_that_were_broken_before_are_no_fault_of_a_migration(
         await project.upgrade()
 
 
-async def test_in_memory_children_are_kept_too(tmp_path: Path, sqlite_database: URL) -> None:
+async def test_in_memory_children_are_kept_too(tmp_path: Path) -> None:
     """There the connection is the bot's own: its foreign keys are off meanwhile, and on after."""
-    project = shop(tmp_path, sqlite_database, ROWS, ANEW)
-    plugin = type("Plugin", (DatabasePlugin,), {"metadata": project.metadata})
-    app = Application(
-        [plugin],
-        config={"database": {"database": ":memory:", "drift": "ignore"}},
-        journal=MemoryJournal(),
-    )
+    memory = URL.create("sqlite+aiosqlite", database=":memory:")
+    project = shop(tmp_path, memory, ROWS, ANEW)
+    app = application(project, drift="ignore")
     async with app, app.services["db_manager:uow_factory"]() as uow:
         assert await uow.session.scalar(text("SELECT count(*) FROM shop__part")) == 1
         assert await uow.session.scalar(text("PRAGMA foreign_keys")) == 1
@@ -291,3 +286,68 @@ async def test_without_the_lock_no_further_migration_begins(
             await migrating
     await engine.dispose()
     assert await project.upgrade() == ["0003_step"]
+
+
+#: A statement of half a second, on each database.
+SLOW = {
+    "postgresql": "SELECT pg_sleep(0.5)",
+    "mysql": "DO SLEEP(0.5)",
+    "sqlite": "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000)"
+    " SELECT count(*) FROM n",
+}
+
+
+async def test_timeouts_of_units_are_none_of_migrations(tmp_path: Path, server_url: URL) -> None:
+    """A migration may take as long as it takes, and think between two statements."""
+    code = (
+        "def upgrade():\n"
+        f"    op.execute('{SLOW[server_url.get_backend_name()]}')\n"
+        "    __import__('sqlalchemy').util.await_only(__import__('asyncio').sleep(0.5))\n"
+        "    op.execute('INSERT INTO shop__item (id) VALUES (1)')"
+    )
+    project = shop(tmp_path, server_url, code)
+    short = dict.fromkeys(("statement_timeout", "idle_in_transaction_timeout"), 0.1)
+    project.config = project.config.model_copy(update=short)
+    assert await project.upgrade() == ["0001_step", "0002_step"]
+
+
+@pytest.mark.parametrize("options", [{"isolation_level": "SERIALIZABLE"}, {"pool_size": 1}])
+async def test_options_of_the_engine_are_no_obstacle(
+    tmp_path: Path, server_url: URL, options: dict[str, object]
+) -> None:
+    """The lock has its own connection, and each transaction sees what those before it did."""
+    project = shop(tmp_path, server_url, ROWS)
+    project.config = project.config.model_copy(update={"engine_options": options})
+    done = await asyncio.gather(*(project.upgrade() for _ in range(3)))
+    assert len(done) == 3
+    applied = [e.as_dict()["revision"] for e in project.events if e.topic == "database.migrated"]
+    assert sorted(applied) == ["0001_step", "0002_step"]
+
+
+async def test_a_start_with_nothing_to_do_needs_no_writer(
+    tmp_path: Path, sqlite_database: URL
+) -> None:
+    """What the database is at is read while another process writes."""
+    project = shop(tmp_path, sqlite_database)
+    await project.upgrade()
+    app = application(project, lock_timeout=0.1, drift="ignore")
+    with closing(sqlite3.connect(sqlite_database.database or "")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with app:
+            pass
+
+
+async def test_a_foreign_key_without_its_key_can_be_mended(
+    tmp_path: Path, sqlite_database: URL
+) -> None:
+    """SQLite cannot check one that refers to what is not unique; a migration may make it so."""
+    project = shop(tmp_path, sqlite_database)
+    await project.upgrade()
+    by_hand(sqlite_database, "CREATE TABLE shop__x (n INTEGER REFERENCES shop__item (n))")
+    unique = "def upgrade():\n    op.create_index('n', 'shop__item', ['n'], unique=True)"
+    project.write("0002_step", unique, after="0001_step")
+    assert await project.upgrade() == ["0002_step"]
+    broken = "def upgrade():\n    op.drop_index('n')"
+    project.write("0003_step", broken, after="0002_step")
+    with pytest.raises(MigrationError, match="refers to columns that are not unique"):
+        await project.upgrade()
