@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
-from support.programs import environment
 from support.postgres import Databases
+from support.programs import environment
 
 REPLICAS = 8
 

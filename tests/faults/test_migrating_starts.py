@@ -54,19 +54,10 @@ class Quick(DatabasePlugin):
     start_timeout = 0.3
 
 
-@pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg", "asyncmy"])
-def server_url(request: pytest.FixtureRequest) -> URL:
-    """URL of a database of this test's own, once for every driver."""
-    backends = {"aiosqlite": "sqlite", "asyncmy": "mariadb"}
-    backend = backends.get(request.param, "postgres")
-    url: URL = request.getfixturevalue(f"{backend}_database")
-    return url.set(drivername=f"postgresql+{request.param}") if backend == "postgres" else url
-
-
 @pytest.fixture
-def shop(tmp_path: Path, server_url: URL) -> Project:
+def shop(tmp_path: Path, url: URL) -> Project:
     """A project with two revisions, the second of which waits at a gate; on each database."""
-    return shop_at(tmp_path / "shop", server_url, WAITING)
+    return shop_at(tmp_path / "shop", url, WAITING)
 
 
 @pytest.fixture
@@ -103,9 +94,7 @@ async def assert_refused(factory: UnitOfWorkFactory, reason: str) -> None:
 # -- M15 ----------------------------------------------------------------------------------
 
 
-async def test_a_long_migration_is_not_cut(
-    shop: Project, server_url: URL, gate: Gate, row: Row
-) -> None:
+async def test_a_long_migration_is_not_cut(shop: Project, url: URL, gate: Gate, row: Row) -> None:
     """M15: the deadline of the start grows; meanwhile the bot is starting and refuses units."""
     app = application(shop, base=Quick, migrate_timeout=60)
     async with starting(app, gate) as start:
@@ -120,7 +109,7 @@ async def test_a_long_migration_is_not_cut(
             assert await uow.session.scalar(text("SELECT n FROM shop__item")) == 7
     row(
         "M15",
-        load=f"{server_url.drivername}: a migration twice as long as the deadline of a start",
+        load=f"{url.drivername}: a migration twice as long as the deadline of a start",
         result="not cut; health says starting, units of every kind are refused",
     )
 
@@ -162,7 +151,7 @@ async def assert_as_before(project: Project, url: URL) -> str:
 @pytest.mark.parametrize("where", ["between two statements", "in a statement"])
 async def test_a_cancelled_start_ends_at_once(
     shop: Project,
-    server_url: URL,
+    url: URL,
     gate: Gate,
     where: str,
     row: Row,
@@ -173,7 +162,7 @@ async def test_a_cancelled_start_ends_at_once(
     """M9: no hook is abandoned, the lock is free, and what was begun is taken back or marked."""
     monkeypatch.setattr(tasks, "PATIENCE", 10.0)
     if where == "in a statement":
-        code = IN_IT.format(long=LONG[server_url.get_backend_name()])
+        code = IN_IT.format(long=LONG[url.get_backend_name()])
         shop.write("0002_second", code, after="0001_first")
     app = application(shop)
     async with starting(app, gate) as start:
@@ -184,10 +173,10 @@ async def test_a_cancelled_start_ends_at_once(
         seconds = time.perf_counter() - begun
     assert tasks.abandoned() == []
     assert seconds <= (1 if full else 5)
-    left = await assert_as_before(shop, server_url)
+    left = await assert_as_before(shop, url)
     row(
         "M9",
-        load=f"{server_url.drivername}: a start is cancelled {where} of a migration",
+        load=f"{url.drivername}: a start is cancelled {where} of a migration",
         result=f"ended after {seconds:.2f} s; {left}",
     )
 
@@ -210,22 +199,49 @@ def telling(
 
 
 async def test_a_told_bot_ends_in_the_middle_of_a_migration(
-    tmp_path: Path, server_url: URL, row: Row
+    tmp_path: Path, url: URL, row: Row
 ) -> None:
     """M9: SIGTERM to a process during its start, inside of a migration."""
-    project = shop_at(tmp_path / "shop", server_url, WAITING)
-    code = IN_IT.format(long=LONG[server_url.get_backend_name()])
+    project = shop_at(tmp_path / "shop", url, WAITING)
+    code = IN_IT.format(long=LONG[url.get_backend_name()])
     project.write("0002_second", code, after="0001_first")
     file = Path(__file__).parent / "migrating_bot.py"
-    async with BotApiServer() as api, telling(file, project, server_url, api) as bot:
+    async with BotApiServer() as api, telling(file, project, url, api) as bot:
         await bot.says("in the middle")
         begun = time.perf_counter()
         bot.terminate()
         await bot.ends()
         seconds = time.perf_counter() - begun
-    left = await assert_as_before(project, server_url)
+    left = await assert_as_before(project, url)
     row(
         "M9",
-        load=f"{server_url.drivername}: SIGTERM in a statement of a migration",
+        load=f"{url.drivername}: SIGTERM in a statement of a migration",
         result=f"ended well after {seconds:.2f} s; {left}",
+    )
+
+
+async def test_a_start_that_waits_for_the_lock_can_be_cancelled(
+    shop: Project, url: URL, gate: Gate, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """M9: one that waits for another replica's migration ends, and that one goes on."""
+    monkeypatch.setattr(tasks, "PATIENCE", 10.0)
+    migrating = asyncio.create_task(shop.upgrade())
+    await gate.reached.wait()
+    app = application(shop)
+    waiting = asyncio.create_task(app.start())
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    begun = time.perf_counter()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    seconds = time.perf_counter() - begun
+    await app.unload()
+    assert tasks.abandoned() == []
+    gate.opened.set()
+    assert await migrating == ["0001_first", "0002_second"]
+    row(
+        "M9",
+        load=f"{url.drivername}: a start is cancelled that waits for another one's migration",
+        result=f"ended after {seconds:.2f} s; the other one went on",
     )
