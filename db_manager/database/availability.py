@@ -106,7 +106,8 @@ class Availability:
             await retrying(self._try, engine)
         except MigrationError as error:  # it would fail again
             reason = " ".join(str(error).split())
-            self._database.checkout.lost[engine] = reason
+            checkout = self._database.checkout
+            checkout.lost[engine] = checkout.unprepared = reason
             self._context.degraded(reason)
             return
         self._recovered_at = loop.time()

@@ -35,6 +35,7 @@ class Step:
         before: What the database is at; empty when it has none.
         after: What it will be at; empty when it will have none.
         began: When it began to run here, by `time.monotonic`.
+        committed: It is done, whatever happens to the connection now.
     """
 
     verb: Literal["upgrade", "downgrade"]
@@ -42,6 +43,7 @@ class Step:
     before: str
     after: str
     began: float | None = None
+    committed: bool = False
 
 
 class Moving:
@@ -106,11 +108,13 @@ class Moving:
         """Go one step, again and again while its locks are not free."""
         if self._lock is not None:
             refuse_lost(self._lock)
-        while not await self._is_gone(step):  # noqa: ASYNC110 -- the server's lock
-            await asyncio.sleep(PAUSE)
-        if step.began is not None:  # else another process has gone it meanwhile
-            took = time.monotonic() - step.began
-            self._publish(Migrated(revision=step.revision, duration=took, **self._about))
+        try:
+            while not await self._is_gone(step):  # noqa: ASYNC110 -- the server's lock
+                await asyncio.sleep(PAUSE)
+        finally:
+            if step.committed and step.began is not None:  # else another process has gone it
+                took = time.monotonic() - step.began
+                self._publish(Migrated(revision=step.revision, duration=took, **self._about))
 
     async def _is_gone(self, step: Step) -> bool:
         """Go one step; return False if a lock was not free and nothing happened.
@@ -128,9 +132,12 @@ class Moving:
                 async with alembic() as command, self._engine.connect() as connection:
                     await connection.run_sync(self._run, command, step, migration)
         except asyncio.CancelledError:
-            self._tell_failure(step, "cancelled", migration.kept)
+            if not step.committed:
+                self._tell_failure(step, "cancelled", migration.kept)
             raise
         except Exception as error:
+            if step.committed:
+                return True
             if not migration.kept:
                 if classify.is_undone(error) and time.monotonic() < self._deadline:
                     return False
@@ -158,6 +165,7 @@ class Moving:
                 connection.rollback()
                 migration.settle(connection)
             raise
+        step.committed = True
         migration.settle(connection)
 
     def _refuse_stray(self, step: Step, heads: tuple[str, ...]) -> None:

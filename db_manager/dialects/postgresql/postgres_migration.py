@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db_manager.dialects.migration import HalfWay, Migration
+from db_manager.dialects.migration import HalfWay, Migration, is_autocommit
 from db_manager.errors import DbManagerError
 
 #: Locks are waited for briefly. Where PgBouncer stands before the server, the timeouts of
@@ -31,11 +31,10 @@ _WORKS: Final = text(
     "SELECT count(*) FROM pg_stat_activity WHERE pid = :number AND datname = current_database()"
     " AND state <> 'idle' AND pid <> pg_backend_pid()"
 )
-#: A statement that leaves an INVALID index behind when it fails.
-_CONCURRENTLY: Final = re.compile(r"\s*(?:CREATE|REINDEX)\b.*\bCONCURRENTLY\b", re.IGNORECASE)
-#: A statement that does nothing when there is an index of that name, also an invalid one.
-_IF_NOT_EXISTS: Final = re.compile(
-    r"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+IF\s+NOT\s+EXISTS\s+"
+#: A statement that leaves an INVALID index behind when it fails, over which the next IF NOT EXISTS
+#: goes.
+_CONCURRENTLY: Final = re.compile(
+    r"\s*CREATE\s+(?:UNIQUE\s+)?INDEX\s+CONCURRENTLY\s+(?P<if_not_exists>IF\s+NOT\s+EXISTS\s+)?"
     r"(?P<name>(?:\"(?:[^\"]|\"\")+\"|[^\s\".]+)+)",
     re.IGNORECASE,
 )
@@ -78,18 +77,26 @@ class PostgresMigration(Migration):
         Raises:
             DbManagerError: The index that should not be made again is none.
         """
+        found = _CONCURRENTLY.match(sql) if is_autocommit(connection) else None
         try:
             send()
         except Exception:
-            self.kept += _CONCURRENTLY.match(sql) is not None
+            self.kept += found is not None and _is_invalid(connection, found["name"])
             raise
-        found = _IF_NOT_EXISTS.match(sql)
-        if found is not None and connection.scalar(_IS_VALID, {"name": found["name"]}) is False:
+        if found is not None and found["if_not_exists"] and _is_invalid(connection, found["name"]):
             name = found["name"]
             raise DbManagerError(
                 f"the index {name} is INVALID: an attempt to build it has failed, and IF NOT "
                 f"EXISTS goes over it; DROP INDEX {name}, and start again"
             )
+
+
+def _is_invalid(connection: Connection, index: str) -> bool:
+    """Return True if *index* is there and INVALID, or if that cannot be known."""
+    try:
+        return connection.scalar(_IS_VALID, {"name": index}) is False
+    except SQLAlchemyError:  # the connection is lost
+        return True
 
 
 def half_way(connection: Connection, versions: str) -> HalfWay | None:

@@ -15,6 +15,7 @@ from support.pgbouncer import PgBouncer
 from support.project import Project
 from support.shop import application
 
+from db_manager.dialects.known import dialect_at
 from db_manager.dialects.migration import Migration
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.migrations.failure import MigrationError
@@ -351,3 +352,22 @@ async def test_a_foreign_key_without_its_key_can_be_mended(
     project.write("0003_step", broken, after="0002_step")
     with pytest.raises(MigrationError, match="refers to columns that are not unique"):
         await project.upgrade()
+
+
+async def test_what_is_committed_is_told_as_done(
+    tmp_path: Path, server_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation after the COMMIT makes no failed migration of it."""
+    project = shop(tmp_path, server_url, ROWS)
+    await project.upgrade("0001")
+
+    def cancel(_self: Migration, _connection: Connection) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    monkeypatch.setattr(dialect_at(server_url).migration, "settle", cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await project.upgrade()
+    assert project.events[-1].topic == "database.migrated"
+    assert await project.upgrade() == []

@@ -103,6 +103,18 @@ async def test_an_invalid_index_is_believed_by_nobody(
     assert await project.say(VALID) == [(True,)]
 
 
+async def test_concurrently_in_the_transaction_keeps_nothing(
+    tmp_path: Path, postgres_database: URL
+) -> None:
+    """Who forgot the block is told so by the server, and corrects the file."""
+    code = "def upgrade():\n    op.execute('CREATE INDEX CONCURRENTLY shop_n ON shop__item (n)')"
+    project = await shop(tmp_path, postgres_database, code)
+    with pytest.raises(MigrationError, match="nothing of it is kept"):
+        await project.upgrade()
+    project.write("0002_second", UNIQUE.replace("unique=True, ", ""), after="0001_first")
+    assert await project.upgrade() == ["0002_second"]
+
+
 async def test_rows_outside_are_half_way_too(tmp_path: Path, mariadb_database: URL) -> None:
     """On MariaDB an UPDATE in the block stays although it is no DDL."""
     update = "op.execute('UPDATE shop__item SET n = n + 1')"
