@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import MetaData
+from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.base import Base
 from db_manager.config import FIRST_SECTION, DatabaseConfig, config_of
 from db_manager.database.availability import Availability, unavailable_errors
 from db_manager.database.database import Database, UnitSettings
-from db_manager.database.ping import ping
+from db_manager.database.ping import PING, ask, ping
 from db_manager.dialects.known import dialect_at
 from db_manager.drift.look import differences_at_start
 from db_manager.engine.create import create_engine
@@ -25,7 +25,13 @@ from db_manager.errors import ConfigError
 from db_manager.events import DatabaseDrifted, TablesCreated
 from db_manager.migrations.at_start import migrate
 from db_manager.migrations.history import History, find
-from db_manager.schema import create_missing_tables, refuse_shared
+from db_manager.migrations.versions import (
+    Standing,
+    refuse_half_way,
+    refuse_unshipped,
+    standings,
+)
+from db_manager.schema import create_missing_tables, missing_tables, refuse_shared
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
@@ -170,8 +176,9 @@ class DatabasePlugin(Plugin):
     async def _prepare(self, context: PluginContext) -> None:
         config: DatabaseConfig = context.config
         engine, name = self._database.engine, self._name_in_events
-        await migrate(engine, config, self._histories, context.publish, name)
-        if config.create_tables and (
+        found, missing = await ask(engine, partial(self._look, mode=config.migrate))
+        await migrate(engine, config, self.metadata, found, context.publish, name)
+        if (missing and config.create_tables) and (
             created := await create_missing_tables(engine, self.metadata, self._histories)
         ):
             context.publish(TablesCreated(tables=created, database=name))
@@ -183,6 +190,27 @@ class DatabasePlugin(Plugin):
         self._is_compared = True  # a database that was away is not looked at again
         if differences:
             context.publish(DatabaseDrifted(differences=differences, database=name))
+
+    def _look(self, connection: Connection, mode: str) -> tuple[list[Standing], list[str]]:
+        """Return what the database is at, and which tables are missing.
+
+        The first query shows that the database answers: no other one is sent for that.
+        """
+        found = []
+        if mode != "off" and self._histories:
+            found = standings(connection, self._histories.values())
+        else:
+            connection.execute(PING)
+        if mode == "check":
+            refuse_half_way(connection, [each for each in found if each.pending])
+        if not self.metadata.tables:
+            return found, []
+        inspector = inspect(connection)
+        if mode != "off":
+            refuse_unshipped(
+                connection, inspector.get_table_names(), self.metadata, self._histories
+            )
+        return found, missing_tables(connection, self.metadata, inspector=inspector)
 
     @property
     def _name_in_events(self) -> str:

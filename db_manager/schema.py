@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, MetaData, inspect
+from sqlalchemy import Connection, MetaData, Table, inspect
+from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.base import plugin_of
@@ -20,28 +22,65 @@ PAUSE: Final = 0.1
 
 
 def missing_tables(
-    connection: Connection, metadata: MetaData, migrated: Collection[str] = ()
+    connection: Connection,
+    metadata: MetaData,
+    *,
+    among: Collection[Table] | None = None,
+    inspector: Inspector | None = None,
 ) -> list[str]:
     """Return the names of the tables of *metadata* that the database lacks, in creation order.
 
     Args:
         connection: SQLAlchemy's synchronous connection.
         metadata: The tables that should exist.
-        migrated: Plugins whose tables are left to their migrations.
+        among: Look for these only.
+        inspector: What has looked at the database just now; it asks nothing twice.
     """
-    inspector = inspect(connection)
+    inspector = inspector or inspect(connection)
     there = {
         schema: set(inspector.get_table_names(schema))
         for schema in {table.schema for table in metadata.tables.values()}
     }
     return [
         str(table.name)  # a plain str, for events: SQLAlchemy's quoted_name is a subclass
-        for table in metadata.sorted_tables
+        for table in (metadata.sorted_tables if among is None else among)
         # A model of a view is no missing table, nor is one whose name differs in case on SQLite.
         if table.name not in there[table.schema]
-        and plugin_of(table.name) not in migrated
         and not inspector.has_table(table.name, table.schema)
     ]
+
+
+def unmigrated(
+    metadata: MetaData, migrated: Collection[str], *, alone: bool = False
+) -> list[Table]:
+    """Return the tables that no migration makes, in creation order.
+
+    Args:
+        metadata: The tables that should exist.
+        migrated: Plugins whose tables are left to their migrations.
+        alone: Only those that can be there before any migration: they refer to no table that one
+            makes, and neither do those that they refer to.
+    """
+    found: list[Table] = []
+    for table in metadata.sorted_tables:
+        referred = {key.column.table for key in table.foreign_keys} - {table} if alone else set()
+        if plugin_of(table.name) not in migrated and referred.issubset(found):
+            found.append(table)
+    return found
+
+
+def stands_on(plugin: str, metadata: MetaData) -> set[str]:
+    """Return the plugins to whose tables those of *plugin* refer, or those that they refer to."""
+    referred: dict[str, set[str]] = {}
+    for table in metadata.tables.values():
+        others = {plugin_of(key.column.table.name) for key in table.foreign_keys}
+        referred.setdefault(plugin_of(table.name), set()).update(others)
+    found: set[str] = set()
+    fresh = referred.get(plugin, set()) - {plugin}
+    while fresh:
+        found |= fresh
+        fresh = set().union(*(referred.get(each, set()) for each in fresh)) - found
+    return found
 
 
 def refuse_shared(databases: Mapping[str, MetaData]) -> None:
@@ -68,7 +107,11 @@ def refuse_shared(databases: Mapping[str, MetaData]) -> None:
 
 
 async def create_missing_tables(
-    engine: AsyncEngine, metadata: MetaData, migrated: Collection[str] = ()
+    engine: AsyncEngine,
+    metadata: MetaData,
+    migrated: Collection[str] = (),
+    *,
+    alone: bool = False,
 ) -> tuple[str, ...]:
     """Create the tables of *metadata* that are missing, under a lock.
 
@@ -79,6 +122,7 @@ async def create_missing_tables(
         engine: The engine.
         metadata: The tables that should exist.
         migrated: Plugins whose tables are left to their migrations.
+        alone: Only those that can be there before any migration, which may refer to them.
 
     Returns:
         The names of the tables that this call created.
@@ -87,15 +131,15 @@ async def create_missing_tables(
         DBAPIError: The role may not create tables, or SQLite's file stayed locked.
         DbManagerError: Another process held the lock for too long.
     """
-    if not metadata.tables:
+    if not (ours := unmigrated(metadata, migrated, alone=alone)):
         return ()
+    look = partial(missing_tables, metadata=metadata, among=ours)
     async with engine.connect() as connection:
-        if not await connection.run_sync(missing_tables, metadata, migrated):
+        if not await connection.run_sync(look):
             return ()
     async with schema_locked(engine, LOCK_WAIT) as connection:
-        missing = await connection.run_sync(missing_tables, metadata, migrated)
+        missing = await connection.run_sync(look)
         if missing:
-            ours = [t for t in metadata.sorted_tables if plugin_of(t.name) not in migrated]
             await connection.run_sync(lambda sync: metadata.create_all(sync, tables=ours))
     return tuple(missing)
 

@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.base import Base
 from db_manager.check.finding import Finding
+from db_manager.check.schema_state import SchemaState
 from db_manager.config import DatabaseConfig, env_prefix
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.dialects.safe_text import connection_text
-from db_manager.drift.look import differences
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
 from db_manager.engine.url import database_url, remote_hosts, replica_url
@@ -43,13 +43,15 @@ async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -
         engine = create_engine(config, read_only=read_only)
     except ConfigError as error:
         return [Finding("problem", config.section, str(error))]
-    found = [Finding("ok", config.section, dialect.place(url))]
+    state = SchemaState(config, metadata)
+    found = [Finding("ok", config.section, dialect.place(url)), *state.broken]
     try:
-        if (nothing := _no_file_yet(config, dialect.file(url), metadata)) is not None:
-            return found + nothing
-        async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
-            found += await _connected(engine, config, url, metadata)
-        found += await _replica(engine, config, metadata)
+        nothing = _no_file_yet(config, dialect.file(url), state)
+        if nothing is None:
+            async with asyncio.timeout(config.connect_timeout + config.statement_timeout):
+                found += await _connected(engine, config, url, state)
+            found += await _replica(engine, config, metadata)
+        found += [*(nothing or ()), *await state.due()]
     except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         found.append(Finding("problem", "connect", _refusal(error, dialect, config)))
     finally:
@@ -58,7 +60,7 @@ async def diagnose(config: DatabaseConfig, metadata: MetaData = Base.metadata) -
 
 
 def _no_file_yet(
-    config: DatabaseConfig, file: Path | None, metadata: MetaData
+    config: DatabaseConfig, file: Path | None, state: SchemaState
 ) -> list[Finding] | None:
     """Return the findings for a file that the first start will create; None if it exists."""
     if file is None or file.is_file():
@@ -68,7 +70,7 @@ def _no_file_yet(
         fix = f"there is no directory {file.parent}: create it, or change {key}"
         return [Finding("problem", "connect", fix)]
     findings = [Finding("ok", "connect", "the file does not exist yet; the first start creates it")]
-    return [*findings, _tables(metadata, [str(name) for name in metadata.tables], config)]
+    return findings + state.before_the_first_start()
 
 
 def _refusal(error: BaseException, dialect: Dialect, config: DatabaseConfig) -> str:
@@ -115,7 +117,7 @@ async def _missing(engine: AsyncEngine, metadata: MetaData) -> list[str]:
 
 
 async def _connected(
-    engine: AsyncEngine, config: DatabaseConfig, url: URL, metadata: MetaData
+    engine: AsyncEngine, config: DatabaseConfig, url: URL, state: SchemaState
 ) -> list[Finding]:
     begun = time.perf_counter()
     async with engine.connect() as connection:
@@ -123,20 +125,19 @@ async def _connected(
         took = time.perf_counter() - begun
         return [
             Finding("ok", "connect", f"in {took * 1000:.0f} ms"),
-            *await connection.run_sync(_look, config, url, metadata),
+            *await connection.run_sync(_look, config, url, state),
         ]
 
 
 def _look(
-    connection: Connection, config: DatabaseConfig, url: URL, metadata: MetaData
+    connection: Connection, config: DatabaseConfig, url: URL, state: SchemaState
 ) -> list[Finding]:
     dialect = dialect_of(connection.dialect)
     findings = [
         Finding("ok", "server", dialect.server(connection)),
         _tls(connection, config, url, dialect),
         _pool(None if config.pgbouncer else dialect.most_connections(connection), config),
-        _tables(metadata, missing_tables(connection, metadata), config),
-        *_drift(connection, metadata),
+        *state.look(connection),
     ]
     if dialect.clock_query:
         findings.append(_clock(connection, dialect.clock_query))
@@ -186,37 +187,6 @@ def _pool(limit: int | None, config: DatabaseConfig) -> Finding:
             )
         said += f", and as many again for reading; the server allows {limit} in total"
     return Finding("ok", "pool", f"{said}; a unit waits {config.pool_timeout:g} s for one")
-
-
-def _tables(metadata: MetaData, missing: list[str], config: DatabaseConfig) -> Finding:
-    there = len(metadata.tables) - len(missing)
-    exist = "exists" if there == 1 else "exist"
-    if not missing:
-        return Finding(
-            "ok", "tables", f"{there} of {there} {exist}" if there else "no plugin has any"
-        )
-    names = ", ".join(missing)
-    if config.create_tables:
-        return Finding(
-            "ok",
-            "tables",
-            f"{there} of {len(metadata.tables)} {exist}; the next start creates: {names}",
-        )
-    return Finding(
-        "problem",
-        "tables",
-        f"missing: {names}\nrun your migrations, or set [{config.section}] create_tables = true",
-    )
-
-
-def _drift(connection: Connection, metadata: MetaData) -> list[Finding]:
-    """Return what differs in the tables that exist, a line for each with its cure."""
-    found = differences(connection, metadata)
-    if not found:
-        return []
-    lines = [f"{each.what}; {each.cure}" for each in found]
-    last = "run your migrations, or these statements; a backup first: db-manager backup"
-    return [Finding("problem", "drift", "\n".join([*lines, last]))]
 
 
 def _clock(connection: Connection, query: str) -> Finding:

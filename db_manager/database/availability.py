@@ -40,7 +40,7 @@ class Availability:
     Args:
         database: The database.
         context: The context of the plugin's start.
-        prepare: Called when the database is available, for example to create its tables.
+        prepare: Asks whether the database is available, and creates its tables, for example.
     """
 
     def __init__(
@@ -122,10 +122,11 @@ class Availability:
 
     async def _try(self, engine: AsyncEngine) -> None:
         with unavailable_errors():
-            await ping(engine)
             if engine is self._database.engine:
-                await self._prepare()
+                await self._prepare()  # its first question is the ping
                 self._database.checkout.unprepared = ""
+            else:
+                await ping(engine)
 
 
 def _is_retried(error: BaseException) -> bool:

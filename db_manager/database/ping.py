@@ -1,14 +1,17 @@
 """Asks a server whether it answers."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 #: Longest wait for an answer of the server, in seconds.
 PING_TIMEOUT: Final = 10.0
-_PING: Final = text("SELECT 1")
+#: Asks for nothing but an answer.
+PING: Final = text("SELECT 1")
+_Answer = TypeVar("_Answer")
 
 
 async def ping(engine: AsyncEngine) -> None:
@@ -21,5 +24,22 @@ async def ping(engine: AsyncEngine) -> None:
         OSError: The server cannot be reached.
         DBAPIError: The server refuses us.
     """
+    await ask(engine, lambda connection: connection.execute(PING))
+
+
+async def ask(engine: AsyncEngine, question: Callable[[Connection], _Answer]) -> _Answer:
+    """Ask a server something in the place of a ping.
+
+    Args:
+        engine: The engine.
+        question: Called with SQLAlchemy's synchronous connection.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        OSError: The server cannot be reached.
+        DBAPIError: The server refuses us.
+    """
     async with asyncio.timeout(PING_TIMEOUT), engine.connect() as connection:
-        await connection.execute(_PING)
+        return await connection.run_sync(question)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
+from db_manager.dialects.for_commands import ForCommands
 from db_manager.dialects.in_change import InChange
 from db_manager.dialects.in_use import InUse
 from db_manager.errors import BackupError, ReadOnlyUnsupportedError
@@ -30,7 +31,7 @@ _UNREACHABLE: Final[tuple[tuple[type[OSError], str], ...]] = (
 )
 
 
-class Dialect(InUse, InChange):
+class Dialect(InUse, InChange, ForCommands):
     """A database and its driver; a subclass overrides what differs from the defaults.
 
     It has no state: one object serves every engine. Methods that take SQLAlchemy's connection run
@@ -131,11 +132,7 @@ class Dialect(InUse, InChange):
         del names
         raise NotImplementedError(f"no upsert of {table.name} is known for this database")
 
-    # -- for `db-manager check` -----------------------------------------------------------
-
-    #: Queries for the TLS version (the last column of the row) and for the server's clock.
-    tls_query: ClassVar[str] = ""
-    clock_query: ClassVar[str] = ""
+    # -- where it is, and why it cannot be reached ----------------------------------------
 
     def place(self, url: URL) -> str:
         """Return a readable description of where the database is."""
@@ -151,16 +148,6 @@ class Dialect(InUse, InChange):
     def file(self, url: URL) -> Path | None:
         """Return the file of the database, or None."""
         del url
-        return None
-
-    def server(self, connection: Connection) -> str:
-        """Return the name of the server and its version."""
-        version = connection.dialect.server_version_info or ()
-        return f"{connection.dialect.name} {'.'.join(map(str, version))}"
-
-    def most_connections(self, connection: Connection) -> int | None:
-        """Return the server's limit on our connections, if it reports one."""
-        del connection
         return None
 
     def fix(self, error: BaseException) -> str | None:

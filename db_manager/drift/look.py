@@ -1,7 +1,7 @@
 """Looks at the tables of a database, and says how they differ from their models."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,14 +20,17 @@ _KEYS: Final = (
 )
 
 
-def differences(connection: Connection, metadata: MetaData) -> list[Difference]:
+def differences(
+    connection: Connection, metadata: MetaData, *, among: Collection[Table] | None = None
+) -> list[Difference]:
     """Return how the tables that exist differ from those of *metadata*.
 
     Args:
         connection: SQLAlchemy's synchronous connection.
         metadata: The tables of the models.
+        among: Compare these only.
     """
-    return _look(connection, metadata, keys=True)
+    return _look(connection, metadata.sorted_tables if among is None else among, keys=True)
 
 
 async def differences_at_start(
@@ -51,7 +54,7 @@ async def differences_at_start(
         return ()
     async with engine.connect() as connection:
         missing = await connection.run_sync(missing_tables, metadata)
-        found = await connection.run_sync(_look, metadata, keys=False)
+        found = await connection.run_sync(_look, metadata.sorted_tables, keys=False)
     absent = [f"there is no table {name}" for name in missing]
     breaking = absent + [each.what for each in found if each.breaks]
     if refuse and breaking:
@@ -59,15 +62,15 @@ async def differences_at_start(
     return tuple(absent + [each.what for each in found])
 
 
-def _look(connection: Connection, metadata: MetaData, *, keys: bool) -> list[Difference]:
+def _look(connection: Connection, tables: Collection[Table], *, keys: bool) -> list[Difference]:
     inspector = inspect(connection)
     found: list[Difference] = []
     with warnings.catch_warnings():
         # Of a type or an index that SQLAlchemy does not know: it is not compared.
         warnings.simplefilter("ignore", exc.SAWarning)
-        for schema in sorted({table.schema or "" for table in metadata.tables.values()}):
-            tables = [each for each in metadata.sorted_tables if (each.schema or "") == schema]
-            found += _look_at(inspector, tables, schema or None, keys=keys)
+        for schema in sorted({table.schema or "" for table in tables}):
+            of_schema = [each for each in tables if (each.schema or "") == schema]
+            found += _look_at(inspector, of_schema, schema or None, keys=keys)
     return found
 
 

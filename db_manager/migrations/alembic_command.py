@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 
-from db_manager.migrations.failure import MigrationsNotInstalledError
+from db_manager.migrations.failure import MigrationError, MigrationsNotInstalledError
 from db_manager.migrations.history import History
+from lifecycle.error_text import Told, add_reader, tell_text
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -89,3 +90,46 @@ def configured(
         **options,
     }
     return config
+
+
+def check_files(history: History) -> None:
+    """Run the files of a history, as Alembic does before it applies any of them.
+
+    Args:
+        history: The migrations of a plugin.
+
+    Raises:
+        MigrationError: A file cannot be run, or has no function `upgrade`.
+    """
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 -- see above
+
+    try:
+        scripts = list(ScriptDirectory.from_config(configured(history)).walk_revisions())
+    except Exception as error:
+        revision = _culprit(error, history)
+        what = f"{tell_text(error)}\nnothing was done; correct the file, and start again"
+        raise MigrationError(history.plugin, revision, what) from error
+    for script in reversed(scripts):
+        if not hasattr(script.module, "upgrade"):
+            what = f"{Path(script.path).name} has no function upgrade(); nothing was done"
+            raise MigrationError(history.plugin, script.revision, what)
+
+
+def _culprit(error: Exception, history: History) -> str:
+    """Return the revision whose file cannot be run; empty when the error does not say."""
+    files = {str(each.file): each.id for each in history.revisions}
+    named = error.filename if isinstance(error, SyntaxError) else None
+    traceback = error.__traceback__
+    found = files.get(named or "", "")
+    while traceback is not None and not found:
+        found = files.get(traceback.tb_frame.f_code.co_filename, "")
+        traceback = traceback.tb_next
+    return found
+
+
+def _of_alembic(error: BaseException) -> Told:
+    """Tell the text of an error of Alembic's own: it is about revisions, and no row is in it."""
+    return type(error).__name__, [" ".join(str(error).split())]
+
+
+add_reader(("alembic",), _of_alembic)

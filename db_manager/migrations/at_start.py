@@ -1,22 +1,24 @@
 """What a start does about migrations: apply them, refuse to start, or look no further."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
-from db_manager.events import DatabaseDrifted
+from db_manager.events import DatabaseDrifted, TablesCreated
 from db_manager.migrations.failure import MigrationsPendingError
-from db_manager.migrations.history import History
 from db_manager.migrations.upgrade import upgrade
-from db_manager.migrations.versions import refuse_half_way, standings
+from db_manager.migrations.versions import Standing
+from db_manager.schema import create_missing_tables
 from lifecycle.event import Event
 
 
 async def migrate(
     engine: AsyncEngine,
     config: DatabaseConfig,
-    histories: Mapping[str, History],
+    metadata: MetaData,
+    found: Iterable[Standing],
     publish: Callable[[Event], None],
     database: str = "",
 ) -> None:
@@ -26,9 +28,10 @@ async def migrate(
     its code is no error.
 
     Args:
-        engine: The engine of the bot, which is asked what the database is at.
+        engine: The engine of the bot.
         config: The section [database].
-        histories: The migrations of its plugins, in their order.
+        metadata: The tables of its models.
+        found: What the database is at, in the order of its plugins.
         publish: Gets the events.
         database: Name of the database in them.
 
@@ -37,12 +40,7 @@ async def migrate(
         MigrationError: A migration failed.
         MigrationsNotInstalledError: Something is pending, and Alembic is not installed.
     """
-    if config.migrate == "off" or not histories:
-        return
-    async with engine.connect() as connection:
-        found = await connection.run_sync(standings, histories.values())
-        if config.migrate == "check":
-            await connection.run_sync(refuse_half_way, [each for each in found if each.pending])
+    found = list(found)
     if ahead := tuple(
         f"{each.history.plugin} is at {each.at}, which this code does not know: is it older?"
         for each in found
@@ -54,4 +52,9 @@ async def migrate(
         return
     if config.migrate == "check":
         raise MigrationsPendingError(pending)
-    await upgrade(config, histories.values(), engine=engine, publish=publish, database=database)
+    histories = [each.history for each in found]
+    if config.create_tables:
+        migrated = [each.plugin for each in histories]
+        if created := await create_missing_tables(engine, metadata, migrated, alone=True):
+            publish(TablesCreated(tables=created, database=database))
+    await upgrade(config, histories, engine=engine, publish=publish, database=database)

@@ -9,7 +9,7 @@ class MigrationError(DbManagerError):
 
     Args:
         plugin: The plugin whose tables they are.
-        revision: The revision.
+        revision: The revision; empty when it is about the whole history.
         what: What is wrong, and what to do.
         kept: Number of the statements of the revision that stay, because they committed.
     """
@@ -22,7 +22,8 @@ class MigrationError(DbManagerError):
         super().__init__(plugin, revision, what, kept)
 
     def __str__(self) -> str:
-        return f"migration {self.revision} of {self.plugin!r}: {self.what}"
+        which = f"migration {self.revision}" if self.revision else "the migrations"
+        return f"{which} of {self.plugin!r}: {self.what}"
 
 
 class HalfWayError(MigrationError):
@@ -98,3 +99,18 @@ class MigrationsNotInstalledError(DbManagerError):
 
     def __str__(self) -> str:
         return "migrations need Alembic: pip install 'db-manager[migrate]'"
+
+
+class ScratchError(DbManagerError):
+    """There is no database to build migrations in, or something was left of it.
+
+    Args:
+        what: What is wrong, and what to do.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return self.what

@@ -8,17 +8,18 @@ from sqlalchemy import Connection
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.engine.url import database_url
-from db_manager.migrations.alembic_command import alembic, configured
+from db_manager.migrations.alembic_command import alembic, check_files, configured
 from db_manager.migrations.failure import MigrationError
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import in_transaction, migrating_engine, one_at_a_time
-from db_manager.migrations.moving import Moving
+from db_manager.migrations.moving import Moving, steps_back
 from db_manager.migrations.versions import Standing, refuse_half_way, standings
+from lifecycle.error_text import tell
 
 
 async def move(
     config: DatabaseConfig, history: History, verb: Literal["downgrade", "stamp"], target: str
-) -> None:
+) -> str:
     """Take revisions back, or only say what the database is at.
 
     Args:
@@ -27,8 +28,12 @@ async def move(
         verb: What to do.
         target: The revision; `base` is before the first one.
 
+    Returns:
+        The revision that the database is at now, or `base`.
+
     Raises:
-        MigrationError: There is no such revision, or one failed; the text says what is kept.
+        MigrationError: There is no such revision, it is none to go back to, or one failed; the
+            text says what is kept.
         DBAPIError: The database cannot be reached.
     """
     name = history.find(target)
@@ -39,10 +44,14 @@ async def move(
             if verb == "downgrade":
                 await connection.run_sync(refuse_half_way, [standing])
         if verb == "downgrade":
+            if steps_back(standing, name):
+                async with alembic():
+                    check_files(history)
             await Moving(engine, history, deadline, lock).down(standing, name)
-            return
+            return name
         async with alembic() as command, engine.connect() as connection:
             await connection.run_sync(_stamp, command, standing, name)
+    return name
 
 
 def _stamp(connection: Connection, command: Any, standing: Standing, name: str) -> None:
@@ -76,20 +85,22 @@ async def print_sql(
     Raises:
         MigrationError: There is no such revision, or it cannot be printed.
     """
-    dialect = dialect_at(database_url(config)[0])
+    name = history.find(target)
+    if verb == "downgrade" and not steps_back(Standing(history, at), name):
+        return
+    url = database_url(config)[0]
     async with alembic() as command:
+        check_files(history)
         offline = configured(
             history,
             output=output,
-            dialect_name=database_url(config)[0].get_backend_name(),
+            dialect_name=url.get_backend_name(),
             dialect_opts={"paramstyle": "named"},
             literal_binds=True,
-            transactional_ddl=dialect.undoes_ddl,
+            transactional_ddl=dialect_at(url).undoes_ddl,
         )
-        from alembic.util import CommandError  # noqa: PLC0415 -- Alembic is an extra
-
-        name = history.find(target)
         try:
             getattr(command, verb)(offline, f"{at or 'base'}:{name}", sql=True)
-        except CommandError as error:
-            raise MigrationError(history.plugin, name, str(error)) from error
+        except Exception as error:
+            what = f"it cannot be printed, only run: {tell(error)}"
+            raise MigrationError(history.plugin, name, what) from error

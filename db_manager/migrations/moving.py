@@ -81,27 +81,19 @@ class Moving:
         Raises:
             MigrationError: One failed.
         """
-        at, last = standing.at or "", self._history.find(target)
-        for revision in standing.pending:
+        at, last, pending = standing.at or "", self._history.find(target), standing.pending
+        for revision in pending[: pending.index(last) + 1] if last in pending else ():
             await self._go(Step("upgrade", revision, at, revision))
             at = revision
-            if revision == last:
-                break
 
     async def down(self, standing: Standing, target: str) -> None:
         """Take one revision after the other back, down to *target*.
 
         Raises:
-            MigrationError: One failed, or the database is not beyond *target*.
+            MigrationError: One failed, or the database is before *target*.
         """
-        history, name = self._history, self._history.find(target)
-        at = history.position(standing.at or "")
-        last = 0 if name == "base" else history.position(name)
-        if standing.is_ahead or at < last:
-            where = standing.at or "no revision"
-            raise MigrationError(history.plugin, name, f"the database is at {where}")
-        line = ("", *history.ids)
-        for number in range(at, last, -1):
+        line = ("", *self._history.ids)
+        for number in steps_back(standing, self._history.find(target)):
             await self._go(Step("downgrade", line[number], line[number], line[number - 1]))
 
     async def _go(self, step: Step) -> None:
@@ -193,9 +185,42 @@ class Moving:
     def _failure(self, step: Step, error: Exception, kept: int) -> MigrationError:
         plugin = self._history.plugin
         said = str(error) if isinstance(error, DbManagerError) else tell(error)
+        if isinstance(error, AttributeError) and error.name == step.verb:
+            said = f"its file has no function {step.verb}()"
         self._tell_failure(step, said, kept)
         fix = "nothing of it is kept; correct the file, and start again"
+        if classify.is_undone(error):
+            fix = "nothing of it is kept; somebody held what it needs for too long, so try it again"
         if kept:
             fix = f"{counted(kept, 'statement')} of it stayed; "
             fix += ways_out(plugin, step.before, step.after)
         return MigrationError(plugin, step.revision, f"{said}\n{fix}", kept)
+
+
+def steps_back(standing: Standing, target: str) -> range:
+    """Return the positions of the revisions to take back, the last one first.
+
+    Args:
+        standing: Where the database stands.
+        target: The revision to go back to, or `base`.
+
+    Raises:
+        MigrationError: The database is before it, or at a revision that is in no file.
+    """
+    history, at = standing.history, standing.at or ""
+    if standing.is_ahead:
+        raise MigrationError(
+            history.plugin,
+            at,
+            "the database is at it, and no file has it; take it back with the code that has it, or "
+            f"say what the tables really are at: `db-manager migrate stamp {history.plugin} …`",
+        )
+    last = history.position("" if target == "base" else target)
+    if history.position(at) < last:
+        raise MigrationError(
+            history.plugin,
+            target,
+            f"the database is at {at or 'no revision'}, which comes before it; "
+            f"`db-manager migrate upgrade {history.plugin}` goes on",
+        )
+    return range(history.position(at), last, -1)

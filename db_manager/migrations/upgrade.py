@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
+from db_manager.migrations.alembic_command import alembic, check_files
+from db_manager.migrations.failure import MigrationError
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import migrating_engine, one_at_a_time
 from db_manager.migrations.moving import Moving
-from db_manager.migrations.versions import refuse_half_way, standings
+from db_manager.migrations.versions import Standing, refuse_half_way, standings
 from lifecycle.event import Event
 
 
@@ -45,6 +47,29 @@ async def upgrade(
             found = await connection.run_sync(standings, histories)
             pending = [standing for standing in found if standing.pending]
             await connection.run_sync(refuse_half_way, pending)
+        if found:
+            async with alembic():
+                for standing in found:
+                    _check(standing, target)
         for standing in pending:
             moving = Moving(patient, standing.history, deadline, lock, publish, database)
             await moving.up(standing, target)
+
+
+def _check(standing: Standing, target: str) -> None:
+    """See to it that *target* can be reached, before anything is done.
+
+    Raises:
+        MigrationError: The database is past it, or a file cannot be run.
+    """
+    history, at = standing.history, standing.at
+    last = history.find(target)
+    if at in history.ids and last not in (at, *standing.pending):
+        raise MigrationError(
+            history.plugin,
+            last,
+            f"the database is at {at}, which comes after it; "
+            f"`db-manager migrate downgrade {history.plugin} {last}` goes back",
+        )
+    if standing.pending:
+        check_files(history)

@@ -1,15 +1,17 @@
 """What the database is at: one query for the version tables of all plugins."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, inspect, literal, select, union_all
+from sqlalchemy import Connection, MetaData, Select, inspect, literal, select, union_all
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import ColumnClause, column, table
 
+from db_manager.base import plugin_of
 from db_manager.dialects.known import dialect_of
-from db_manager.migrations.failure import HalfWayError
-from db_manager.migrations.history import History
+from db_manager.migrations.failure import HalfWayError, MigrationError
+from db_manager.migrations.history import FOLDER, History, folders, version_table
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,22 @@ class Standing:
 
 
 def standings(connection: Connection, histories: Iterable[History]) -> list[Standing]:
-    """Return where the database stands in each of *histories*.
+    """Return where the database stands in each of *histories*, by one query if all have a version.
 
     Args:
-        connection: SQLAlchemy's synchronous connection.
+        connection: SQLAlchemy's synchronous connection; a transaction of it may be rolled back.
         histories: The migrations of its plugins.
     """
     wanted = list(histories)
     if not wanted:
         return []
-    there = set(inspect(connection).get_table_names())
-    at = _at(connection, {h.plugin: h.version_table for h in wanted if h.version_table in there})
+    tables = {history.plugin: history.version_table for history in wanted}
+    try:
+        at = _at(connection, tables)
+    except DBAPIError:  # a table is missing; what else it may be, the next query says as well
+        connection.rollback()
+        there = set(inspect(connection).get_table_names())
+        at = _at(connection, {name: each for name, each in tables.items() if each in there})
     return [Standing(history, at.get(history.plugin)) for history in wanted]
 
 
@@ -78,16 +85,47 @@ def refuse_half_way(connection: Connection, found: Iterable[Standing]) -> None:
             raise HalfWayError(history.plugin, revision, mark)
 
 
+def refuse_unshipped(
+    connection: Connection, there: Collection[str], metadata: MetaData, known: Collection[str]
+) -> None:
+    """Refuse a database with versions of a plugin whose migrations are not there.
+
+    Its tables would be created when they are missing, and never altered again.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection.
+        there: Names of the tables of the database.
+        metadata: The tables of its models.
+        known: The plugins that have migrations.
+
+    Raises:
+        MigrationError: A plugin has none; the text says where they should be.
+    """
+    for plugin in dict.fromkeys(plugin_of(each.name) for each in metadata.tables.values()):
+        if not plugin or plugin in known or version_table(plugin) not in there:
+            continue
+        if at := _at(connection, {plugin: version_table(plugin)}).get(plugin):
+            folder = folders(metadata).get(plugin, f"{FOLDER}/{plugin}")
+            raise MigrationError(
+                plugin,
+                "",
+                f"the database is at {at}, and {folder} has no revision. Was a wheel built without "
+                f"that folder? It is package data. To go on without migrations: DROP TABLE "
+                f"{version_table(plugin)}",
+            )
+
+
 def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
     if not tables:
         return {}
-    queries = []
-    for plugin, name in tables.items():
-        version: ColumnClause[str] = column("version_num")  # a column belongs to one table
-        found = select(literal(plugin).label("plugin"), version)
-        queries.append(found.select_from(table(name, version)))
+    queries = [_query(plugin, name) for plugin, name in tables.items()]
     at: dict[str, str] = {}
     for owner, revision in connection.execute(union_all(*queries)):
         # Several are no revision of ours: somebody else has written there.
         at[owner] = f"{at[owner]} and {revision}" if owner in at else str(revision)
     return at
+
+
+def _query(plugin: str, name: str) -> Select[str, str]:
+    version: ColumnClause[str] = column("version_num")  # a column belongs to one table
+    return select(literal(plugin), version).select_from(table(name, version))

@@ -40,6 +40,7 @@ class MySQL(Dialect):
 
     undoes_ddl = False
     migration = MySQLMigration
+    grant_databases = "GRANT ALL ON `scratch\\_%`.* TO {role}"
     dump_program = "mariadb-dump --single-transaction (or mysqldump)"
 
     def connect_arguments(
@@ -127,6 +128,11 @@ class MySQL(Dialect):
         """Remove that comment."""
         if half_way(connection, versions) is not None:
             put_comment(connection, versions, "")
+
+    def empty(self, connection: Connection) -> None:
+        """Drop tables whatever refers to them."""
+        connection.execute(text("SET SESSION foreign_key_checks = 0"))
+        super().empty(connection)
 
     def server(self, connection: Connection) -> str:
         """Return the version of the server."""

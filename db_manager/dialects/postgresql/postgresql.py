@@ -1,5 +1,6 @@
 """PostgreSQL with any driver."""
 
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy.types import TypeEngine
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.for_commands import InvalidIndex
 from db_manager.dialects.migration import HalfWay
 from db_manager.dialects.postgresql.pg_dump import dump_database
 from db_manager.dialects.postgresql.postgres_migration import (
@@ -35,6 +37,35 @@ TRANSACTION_STATUS: Final = text("SELECT pg_xact_status(CAST(CAST(:xid AS text) 
 #: The server's source function that detects a plan made stale by a migration; its SQLSTATE, 0A000,
 #: has other causes as well.
 _STALE_PLAN: Final = "RevalidateCachedQuery"
+#: What a role of a scratch database may have made: each thing with the statement that drops it.
+#: What belongs to an extension is none of that.
+_MADE: Final = """
+SELECT name, statement FROM (
+    SELECT 'pg_class'::regclass AS kind, oid, relname AS name, relnamespace AS namespace,
+        format('DROP %s IF EXISTS %I CASCADE', CASE relkind WHEN 'v' THEN 'VIEW'
+            WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE'
+            WHEN 'S' THEN 'SEQUENCE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END, relname) AS statement
+    FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c')
+    UNION ALL SELECT 'pg_type'::regclass, oid, typname, typnamespace,
+        format('DROP TYPE IF EXISTS %I CASCADE', typname)
+    FROM pg_type WHERE typtype IN ('e', 'd')
+    UNION ALL SELECT 'pg_proc'::regclass, oid, proname, pronamespace,
+        format('DROP ROUTINE IF EXISTS %I(%s) CASCADE', proname,
+            pg_get_function_identity_arguments(oid))
+    FROM pg_proc
+) AS made WHERE namespace = current_schema()::regnamespace AND NOT EXISTS (
+    SELECT FROM pg_depend WHERE classid = kind AND objid = made.oid AND deptype = 'e')
+ORDER BY name"""
+#: Indexes that CREATE INDEX CONCURRENTLY, or REINDEX CONCURRENTLY, has left behind; one that is
+#: being made now is not yet valid, and not left behind.
+_INVALID: Final = """
+SELECT index.relname, indrelid::regclass::text FROM pg_index
+JOIN pg_class AS index ON index.oid = indexrelid
+WHERE NOT indisvalid AND index.relnamespace = current_schema()::regnamespace AND NOT EXISTS (
+    SELECT FROM pg_stat_progress_create_index AS running WHERE running.index_relid = indexrelid)
+ORDER BY index.relname"""
+#: How the names end of what a failed REINDEX CONCURRENTLY leaves: the old index is still there.
+_LEFT_OVER: Final = re.compile(r"_cc(new|old)\d*$")
 #: Advice on a failed attempt to connect, by SQLSTATE.
 _FIXES: Final = {
     "28P01": "password: it is wrong; set {prefix}PASSWORD or {prefix}PASSWORD_FILE",
@@ -52,6 +83,8 @@ class PostgreSQL(Dialect):
     migration = PostgresMigration
     tls_query = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl"
     clock_query = "SELECT extract(epoch FROM clock_timestamp())"
+    drop_database = "DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+    grant_databases = "ALTER ROLE {role} CREATEDB"
     is_read_only_query = "SELECT CAST(current_setting('transaction_read_only') AS boolean)"
     refuse_commit: ClassVar[tuple[str, ...]] = (
         """DO $$ BEGIN
@@ -145,6 +178,30 @@ class PostgreSQL(Dialect):
         """Return the number of connections that are not reserved for superusers."""
         limit = int(scalar(connection, "SHOW max_connections"))
         return limit - int(scalar(connection, "SHOW superuser_reserved_connections"))
+
+    def invalid_indexes(self, connection: Connection) -> list[InvalidIndex]:
+        """Return the indexes that are not valid, and are not being made now."""
+        quote = connection.dialect.identifier_preparer.quote
+        return [
+            InvalidIndex(
+                name,
+                table,
+                f"DROP INDEX CONCURRENTLY {quote(name)}"
+                if _LEFT_OVER.search(name)
+                else f"REINDEX INDEX CONCURRENTLY {quote(name)}, or DROP INDEX CONCURRENTLY "
+                f"{quote(name)}",
+            )
+            for name, table in connection.execute(text(_INVALID))
+        ]
+
+    def contents(self, connection: Connection) -> list[str]:
+        """Return also types, functions and sequences."""
+        return [name for name, _ in connection.execute(text(_MADE))]
+
+    def empty(self, connection: Connection) -> None:
+        """Drop them one by one: the schema may belong to another role."""
+        for _, statement in connection.execute(text(_MADE)).all():
+            connection.exec_driver_sql(statement)
 
     async def back_up(self, engine: AsyncEngine, access: Access, target: Path, ending: str) -> None:
         """Copy the database with `pg_dump`."""

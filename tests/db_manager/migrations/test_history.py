@@ -32,11 +32,12 @@ def test_the_folder_is_beside_the_models(project: Project) -> None:
 
 
 def test_the_files_are_in_order_of_what_they_follow(project: Project) -> None:
-    """Names say nothing about the order, and files that are no revision are left alone."""
+    """Names say nothing about the order; a package and what editors leave are no revisions."""
     project.write("0002_b", "", after="0001_z")
     project.write("0001_z", "")
     project.write("0003_a", "", after="0002_b")
-    (project.folder / "migrations" / "shop" / "notes.py").write_text("x = 1\n")
+    for name in ("__init__.py", ".#0003_a.py", "notes.txt"):
+        (project.folder / "migrations" / "shop" / name).write_text("x = 1\n")
     history = project.histories["shop"]
     assert history.ids == ("0001_z", "0002_b", "0003_a")
     assert history.pending("0001_z") == ("0002_b", "0003_a")

@@ -62,7 +62,7 @@ def migrate(tmp_path: Path) -> Shell:
 
 def test_two_commands_change_a_model(migrate: Shell) -> None:
     """`revision` and `upgrade`, and what is said before, between and after them."""
-    assert "`migrate revision` writes the first" in migrate()
+    assert "no migrations; `migrate revision diary` writes the first" in migrate()
     assert "diary/0001_first.py: written; read it, and commit it" in migrate("revision")
     assert migrate(code=1) == "diary            no revision, pending: 0001_first\n"
     assert "diary: 0001_first in" in migrate("upgrade")

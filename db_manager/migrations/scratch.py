@@ -1,0 +1,156 @@
+"""An empty database to build migrations in, of which nothing is left."""
+
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.dialect import Dialect
+from db_manager.dialects.known import dialect_at
+from db_manager.dialects.safe_text import connection_text
+from db_manager.engine.url import database_url
+from db_manager.errors import ConfigError
+from db_manager.migrations.failure import ScratchError
+from db_manager.migrations.migrating import migrating_engine
+from db_manager.running.plain import shield
+
+#: Names that an error shows of a database that is not empty.
+_SHOWN: Final = 3
+
+_Clean = Callable[[AsyncEngine], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[DatabaseConfig]:
+    """Yield the section of an empty database, of which nothing is left after the block.
+
+    It is a temporary SQLite file, or a database beside the configured one.
+
+    Args:
+        config: The section [database].
+        url: That of an empty database to use instead, and to empty again, for a role that may not
+            create any; a SQLite URL is a temporary file.
+
+    Raises:
+        ScratchError: The role may not create a database, or that one is not empty.
+        ConfigError: The URL is malformed.
+        OSError: The server cannot be reached.
+    """
+    chosen = _at(config, url) if url else config
+    try:
+        place, password = database_url(chosen)
+    except ConfigError as error:
+        raise ConfigError(f"--scratch: {error}" if url else str(error)) from error
+    dialect = dialect_at(place)
+    name = f"scratch_{secrets.token_hex(8)}"
+    if not dialect.has_server:
+        with tempfile.TemporaryDirectory(prefix="db_manager.") as folder:
+            yield _at(config, place.set(database=f"{folder}/{name}.sqlite3"))
+    elif url:
+        async with _emptied(chosen, dialect):
+            yield chosen
+    else:
+        async with _made(config, dialect, name):
+            yield _at(config, place.set(database=name, password=password))
+
+
+def _at(config: DatabaseConfig, url: str | URL) -> DatabaseConfig:
+    where = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    changed = {"url": SecretStr(where), "database": None, "password": None, "replica": None}
+    return config.model_copy(update=changed)
+
+
+@asynccontextmanager
+async def _made(config: DatabaseConfig, dialect: Dialect, name: str) -> AsyncIterator[None]:
+    """Create the database *name* for the block.
+
+    Raises:
+        ScratchError: The role may not.
+    """
+    drop = partial(_say, statement=dialect.drop_database.format(name=name))
+    async with _cleaned(config, drop, f"the scratch database {name}"):
+        try:
+            async with migrating_engine(config) as engine:
+                await _say(engine, f"CREATE DATABASE {name}")
+        except DBAPIError as error:
+            role = database_url(config)[0].username or "…"
+            raise ScratchError(
+                f"no scratch database could be made beside the configured one: "
+                f"{connection_text(error)}; {dialect.grant_databases.format(role=role)}, or name "
+                f"an empty one, which is emptied again: --scratch URL"
+            ) from error
+        yield
+
+
+@asynccontextmanager
+async def _emptied(config: DatabaseConfig, dialect: Dialect) -> AsyncIterator[None]:
+    """Empty the database after the block.
+
+    Raises:
+        ScratchError: It is not empty before.
+    """
+    async with migrating_engine(config) as engine, engine.connect() as connection:
+        there = await connection.run_sync(dialect.contents)
+    if there:
+        more = "" if len(there) <= _SHOWN else f" and {len(there) - _SHOWN} more"
+        raise ScratchError(
+            f"--scratch names a database that is not empty: it has "
+            f"{', '.join(there[:_SHOWN])}{more}, and all in it would be dropped; name an empty one"
+        )
+
+    async def empty(engine: AsyncEngine) -> None:
+        async with engine.begin() as connection:
+            await connection.run_sync(dialect.empty)
+
+    async with _cleaned(config, empty, "what was made in the database of --scratch"):
+        yield
+
+
+@asynccontextmanager
+async def _cleaned(config: DatabaseConfig, clean: _Clean, what: str) -> AsyncIterator[None]:
+    """Clean up after the block, also when it failed or was cancelled.
+
+    Raises:
+        ScratchError: That did not succeed; after an error of the block it is a note of that.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if left := await _left(config, clean, what):
+            error.add_note(left)
+        raise
+    if left := await _left(config, clean, what):
+        raise ScratchError(left)
+
+
+async def _left(config: DatabaseConfig, clean: _Clean, what: str) -> str:
+    """Clean up, and return what was left; a cancellation meanwhile comes after it."""
+    failed: list[Exception] = []
+
+    async def work() -> None:
+        try:
+            async with migrating_engine(config) as engine:
+                await clean(engine)
+        except Exception as error:  # noqa: BLE001 -- told
+            failed.append(error)
+
+    interrupted = await shield(work(), config.migrate_timeout)
+    if interrupted is not None:
+        raise interrupted
+    said = connection_text(failed[0]) if failed else ""
+    return f"{what} was not dropped: {said}" if said else ""
+
+
+async def _say(engine: AsyncEngine, statement: str) -> None:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await connection.execute(text(statement))
