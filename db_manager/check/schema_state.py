@@ -76,14 +76,20 @@ class SchemaState:
         inspector = inspect(connection)
         missing = missing_tables(connection, self._metadata, inspector=inspector)
         found = standings(connection, self._histories.values())
-        findings = [*self._tables(missing, found), *self._standing(found)]
+        lost: list[Finding] = []
         try:
             known = {*self._histories, *self._broken}
             refuse_unshipped(connection, inspector.get_table_names(), self._metadata, known)
         except MigrationError as error:
-            findings.append(Finding("problem", "migrations", str(error)))
-        findings += self._drift(connection, found)
-        return [*findings, *self._invalid(connection)]
+            self._broken[error.plugin] = error
+            lost.append(Finding("problem", "migrations", str(error)))
+        return [
+            *self._tables(missing, found),
+            *self._standing(found),
+            *lost,
+            *self._drift(connection, found),
+            *self._invalid(connection),
+        ]
 
     def before_the_first_start(self) -> list[Finding]:
         """Return what is found of a database that is not there yet."""

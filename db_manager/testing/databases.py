@@ -10,15 +10,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from pydantic import SecretStr
 from sqlalchemy import MetaData, Table, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db_manager.base import Base
+from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
 from db_manager.dialects.known import with_driver
 from db_manager.dialects.safe_text import connection_text
+from db_manager.migrations.history import find
+from db_manager.migrations.upgrade import upgrade
 from db_manager.schema import create_missing_tables
 from lifecycle.errors import ConfigError
 
@@ -86,6 +90,7 @@ class Databases:
 
         Raises:
             ConfigError: The server is unavailable, or the role may not create databases.
+            MigrationError: A migration failed.
         """
         tables = list(metadata.tables.values())
         template = self._templates.get(metadata)
@@ -181,9 +186,16 @@ def _folder(name: str) -> Path:
 
 
 async def _create_tables(url: URL, metadata: MetaData) -> None:
+    """Create the tables as a start does: those of a plugin with migrations by them."""
+    histories = find(metadata)
     engine = create_async_engine(url)
     try:
-        await create_missing_tables(engine, metadata)
+        if histories:
+            await create_missing_tables(engine, metadata, histories, alone=True)
+            where = SecretStr(url.render_as_string(hide_password=False))
+            # Not what the environment says: it may lead to the bot's own database.
+            await upgrade(DatabaseConfig.model_construct(url=where), histories.values())
+        await create_missing_tables(engine, metadata, histories)
     finally:
         await engine.dispose()
 

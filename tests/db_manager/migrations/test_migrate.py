@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import LONGEST
 
+pytestmark = pytest.mark.timeout(2 * LONGEST)  # each command is a process of its own
 MODELS = """
 from sqlalchemy.orm import Mapped, mapped_column
 from db_manager import Base

@@ -54,15 +54,15 @@ async def test_a_start_applies_and_creates(shop: Project) -> None:
     async with app:
         assert await tables(shop) == {"shop__item", "shop__alembic_version", "guests__visit"}
     assert [event.as_dict().get("tables") for event in told] == [
-        None,
-        None,
         ("guests__visit",),
+        None,
+        None,
         None,
     ]
     assert [event.topic for event in told] == [
+        "database.tables_created",
         "database.migrating",
         "database.migrated",
-        "database.tables_created",
         "database.drained",
     ]
     app, told = application(shop)

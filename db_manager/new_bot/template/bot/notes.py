@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 
 class Note(Base):
-    """One note of one chat; the table is made when the bot starts."""
+    """One note of one chat; bot/migrations makes its table when the bot starts."""
 
     __tablename__ = "notes__note"  # plugin_name__table_name
 
