@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from support.commands import said_by
 from support.project import Project
 
 from db_manager.migrations.failure import MigrationError
@@ -49,6 +51,14 @@ def test_the_files_are_in_order_of_what_they_follow(project: Project) -> None:
         history.find("000")
 
 
+def test_a_number_is_given_once(project: Project) -> None:
+    """Also after revisions were deleted, and beside ids that are hashes of another project."""
+    project.write("0001_a", "")
+    project.write("0007_b", "", after="0001_a")
+    project.write("12345678abcd", "", after="0007_b")
+    assert project.histories["shop"].next_id("c") == "0008_c"
+
+
 @pytest.mark.parametrize(
     ("name", "after", "said"),
     [
@@ -74,7 +84,7 @@ def test_two_files_with_one_id_are_refused(project: Project) -> None:
     """Alembic would warn, and never run one of them."""
     file = project.write("0001_a", "")
     file.with_name("copy.py").write_text(file.read_text())
-    with pytest.raises(MigrationError, match=r"this id: 0001_a\.py and copy\.py"):
+    with pytest.raises(MigrationError, match=r"this id: 0001_a\.py and copy\.py; delete one"):
         project.histories  # noqa: B018 -- it reads the files
 
 
@@ -86,6 +96,41 @@ def test_an_id_that_is_computed_is_refused(project: Project) -> None:
         project.histories  # noqa: B018 -- it reads the files
 
 
+@pytest.mark.parametrize(
+    "base",
+    [
+        "class Own(DeclarativeBase): metadata = db_manager.Base.metadata",
+        "class Own(DeclarativeBase): metadata = MetaData()",
+        "class Own(DeclarativeBaseNoMeta): metadata = MetaData()",
+        "Own = declarative_base(metadata=MetaData())",
+    ],
+)
+def test_models_on_a_base_of_ones_own_have_a_folder_too(tmp_path: Path, base: str) -> None:
+    """If their tables have a prefix; the others belong to nobody's migrations."""
+    code = f"""
+import db_manager
+from sqlalchemy import Column, Integer, MetaData
+from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, declarative_base
+
+{base}
+
+class Item(Own):
+    __tablename__ = "cellar__item"
+    id = Column(Integer, primary_key=True)
+
+class Old(Own):
+    __tablename__ = "cellar_old"
+    id = Column(Integer, primary_key=True)
+"""
+    (tmp_path / "cellar.py").write_text(code, encoding="utf-8")
+    program = (
+        "import cellar; from db_manager.migrations.history import folders; "
+        "print(folders(cellar.Own.metadata))"
+    )
+    said = said_by(sys.executable, "-c", program, cwd=tmp_path)
+    assert said == f"{ {'cellar': tmp_path / 'migrations' / 'cellar'} }\n"
+
+
 def test_nothing_of_it_imports_alembic() -> None:
     """Who has nothing to migrate does not pay for Alembic."""
     code = "import sys, db_manager.plugin; print('alembic' in sys.modules)"
@@ -95,5 +140,5 @@ def test_nothing_of_it_imports_alembic() -> None:
 
 def test_a_history_without_files_has_no_revision() -> None:
     """The first revision of a plugin is number one."""
-    history = History("shop", folders.__globals__["Path"]("nowhere"), ())
+    history = History("shop", Path("nowhere"), ())
     assert history.next_id("first") == "0001_first"

@@ -1,9 +1,11 @@
 """What a start does about migrations: apply, check, warn, refuse; and nothing where nothing is."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 from support.project import Project
 
 from db_manager import DatabasePlugin
@@ -132,6 +134,80 @@ async def test_a_failing_migration_refuses_the_start(shop: Project) -> None:
     app, _ = application(shop)
     async with app:
         pass
+
+
+async def test_a_history_that_is_not_shipped_refuses_the_start(shop: Project) -> None:
+    """Else its tables would be created and never altered; the text says where it should be."""
+    folder = shop.folder / "migrations"
+    app, _ = application(shop)
+    async with app:
+        pass
+    folder.rename(shop.folder / "elsewhere")
+    (folder / "shop").mkdir(parents=True)  # an empty one counts as none
+    app, _ = application(shop)
+    with pytest.raises(PluginFailedError) as caught:
+        await app.start()
+    await app.unload()
+    assert isinstance(caught.value.__cause__, MigrationError)
+    said = str(caught.value.__cause__)
+    assert "the migrations of 'shop': the database is at 0001_first" in said
+    assert f"{folder / 'shop'} has no revision. Was a wheel built without that folder?" in said
+    app, _ = application(shop, migrate="off")
+    async with app:
+        pass
+    await shop.say("DROP TABLE shop__alembic_version")  # as the text says
+    app, _ = application(shop)
+    async with app:
+        pass
+
+
+async def test_two_heads_are_refused_before_anything_is_connected(shop: Project) -> None:
+    """There need not even be a server."""
+    shop.write("0002_a", "", after="0001_first")
+    shop.write("0002_b", "", after="0001_first")
+    app, _ = application(shop, url="postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(
+        PluginFailedError, match=r"0002_a\.py and 0002_b\.py both follow"
+    ):
+        await app.start()
+
+
+async def test_tables_without_migrations_are_there_when_others_refer_to_them(
+    server_url: URL, tmp_path: Path
+) -> None:
+    """A plugin that has migrations may stand on one that has none, on a new database too."""
+    project = Project.at(tmp_path / "project", server_url)
+    project.models(
+        MODELS
+        + """
+class Guest(Base):
+    __tablename__ = "people__guest"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+class Order(Base):
+    __tablename__ = "shop__order"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    guest: Mapped[int] = mapped_column(ForeignKey("people__guest.id"))
+
+class Bill(Base):
+    __tablename__ = "bills__bill"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order: Mapped[int] = mapped_column(ForeignKey("shop__order.id"))
+"""
+    )
+    assert await project.revision("shop") is not None
+    app, told = application(project)
+    async with app:
+        pass
+    assert [event.as_dict().get("tables") for event in told] == [
+        ("guests__visit", "people__guest"),
+        None,
+        None,
+        ("bills__bill",),
+        None,
+    ]
+    assert await project.revision("people") is not None  # what stands on it has to wait
+    assert await project.revision("shop") is None
 
 
 async def test_a_database_in_memory_is_migrated(shop: Project) -> None:
