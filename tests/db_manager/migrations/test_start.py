@@ -166,9 +166,7 @@ async def test_two_heads_are_refused_before_anything_is_connected(shop: Project)
     shop.write("0002_a", "", after="0001_first")
     shop.write("0002_b", "", after="0001_first")
     app, _ = application(shop, url="postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
-    with pytest.raises(
-        PluginFailedError, match=r"0002_a\.py and 0002_b\.py both follow"
-    ):
+    with pytest.raises(PluginFailedError, match=r"0002_a\.py and 0002_b\.py both follow"):
         await app.start()
 
 
