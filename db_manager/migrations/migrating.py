@@ -15,6 +15,7 @@ from db_manager.engine.url import database_url
 from db_manager.migrations.alembic_command import configured
 from db_manager.migrations.failure import BrokenRowsError
 from db_manager.migrations.history import History
+from db_manager.running.plain import shield
 from db_manager.schema import schema_locked
 
 if TYPE_CHECKING:
@@ -51,7 +52,9 @@ async def migrating_engine(
     try:
         yield patient
     finally:
-        await patient.dispose()
+        interrupted = await shield(patient.dispose(), config.exit_timeout)
+        if interrupted is not None:
+            raise interrupted
 
 
 @asynccontextmanager

@@ -98,11 +98,15 @@ class Project:
         """What is in the folder now."""
         return find(self.metadata)
 
-    async def revision(self, plugin: str = "shop", *, write: bool = True) -> Generated | None:
+    async def revision(
+        self, plugin: str = "shop", *, write: bool = True, scratch: str = ""
+    ) -> Generated | None:
         """Write the next revision of *plugin*."""
         found = self.histories
         history = found.get(plugin) or History(plugin, folders(self.metadata)[plugin], ())
-        return await generate(self.config, self.metadata, found, history, write=write)
+        return await generate(
+            self.config, self.metadata, found, history, write=write, scratch_url=scratch
+        )
 
     async def upgrade(self, target: str = "head") -> list[str]:
         """Apply what is pending; return the revisions that were applied."""
@@ -129,6 +133,12 @@ class Project:
                 return [tuple(row) for row in result] if result.returns_rows else []
         finally:
             await engine.dispose()
+
+    @property
+    def url(self) -> str:
+        """Where the database is."""
+        assert self.config.url is not None
+        return self.config.url.get_secret_value()
 
     def engine(self) -> AsyncEngine:
         """Return an engine as the bot has it."""

@@ -74,9 +74,7 @@ async def finish(project: Project, *, plugins: tuple[str, ...]) -> None:
     project.models(MODELS)
     for plugin in plugins:
         await project.revision(plugin)
-    url = project.config.url
-    assert url is not None
-    async with application(project, url.get_secret_value()):
+    async with application(project, project.url):
         pass
 
 
@@ -105,10 +103,8 @@ async def test_a_start_has_no_more_round_trips(
 async def test_a_start_on_sqlite_asks_no_more(sqlite_project: Project) -> None:
     """One query for all versions, and as many statements as without."""
     await finish(sqlite_project, plugins=("shop", "guests", "post"))
-    url = sqlite_project.config.url
-    assert url is not None
     sent: list[str] = []
-    app = application(sqlite_project, url.get_secret_value())
+    app = application(sqlite_project, sqlite_project.url)
     await app.load()
     engine = app.services["db_manager:engine"]
 
@@ -126,9 +122,7 @@ async def test_a_start_on_sqlite_asks_no_more(sqlite_project: Project) -> None:
 async def test_a_start_waits_for_no_writer(sqlite_project: Project, tmp_path: Path) -> None:
     """Whoever only looks what the database is at reads a snapshot of it."""
     await finish(sqlite_project, plugins=("shop",))
-    url = sqlite_project.config.url
-    assert url is not None
-    app = application(sqlite_project, url.get_secret_value())
+    app = application(sqlite_project, sqlite_project.url)
     writer = sqlite3.connect(tmp_path / "bot.sqlite3", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     try:

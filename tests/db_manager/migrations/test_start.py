@@ -27,9 +27,7 @@ class Visit(Base):
 def application(project: Project, **keys: Any) -> tuple[Application, list[Event]]:
     """Return a bot on the models of *project*, and what it publishes."""
     plugin = type("Plugin", (DatabasePlugin,), {"metadata": project.metadata})
-    url = project.config.url
-    assert url is not None
-    section = {"url": url.get_secret_value(), **keys}
+    section = {"url": project.url, **keys}
     app = Application([plugin], config={"database": section}, journal=MemoryJournal())
     told: list[Event] = []
     app.bus.subscribe("database.*", told.append)
