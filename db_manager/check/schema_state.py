@@ -1,8 +1,8 @@
 """What `db-manager check` finds of tables: missing ones, migrations, differences, indexes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, MetaData, Table, inspect
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +21,7 @@ from db_manager.migrations.generate import generate
 from db_manager.migrations.history import History, folders, read, wheels
 from db_manager.migrations.versions import (
     Standing,
+    refuse_half_way,
     refuse_unshipped,
     standings,
 )
@@ -76,20 +77,32 @@ class SchemaState:
         inspector = inspect(connection)
         missing = missing_tables(connection, self._metadata, inspector=inspector)
         found = standings(connection, self._histories.values())
-        lost: list[Finding] = []
-        try:
-            known = {*self._histories, *self._broken}
-            refuse_unshipped(connection, inspector.get_table_names(), self._metadata, known)
-        except MigrationError as error:
-            self._broken[error.plugin] = error
-            lost.append(Finding("problem", "migrations", str(error)))
+        refused = [
+            *self._refused(refuse_half_way, connection, [each for each in found if each.pending]),
+            *self._refused(
+                refuse_unshipped,
+                connection,
+                inspector.get_table_names(),
+                self._metadata,
+                {*self._histories, *self._broken},
+            ),
+        ]
         return [
             *self._tables(missing, found),
             *self._standing(found),
-            *lost,
+            *refused,
             *self._drift(connection, found),
             *self._invalid(connection),
         ]
+
+    def _refused(self, refuse: Callable[..., None], *given: Any) -> list[Finding]:
+        """Return what *refuse* says, and leave the tables of that plugin out of the rest."""
+        try:
+            refuse(*given)
+        except MigrationError as error:
+            self._broken[error.plugin] = error
+            return [Finding("problem", "migrations", str(error))]
+        return []
 
     def before_the_first_start(self) -> list[Finding]:
         """Return what is found of a database that is not there yet."""
