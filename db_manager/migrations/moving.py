@@ -190,7 +190,9 @@ class Moving:
         self._tell_failure(step, said, kept)
         fix = "nothing of it is kept; correct the file, and start again"
         if classify.is_undone(error):
-            fix = "nothing of it is kept; somebody held what it needs for too long, so try it again"
+            fix = "nothing of it is kept; somebody held what it needs for too long: try it again"
+        elif step.verb == "downgrade":
+            fix = f"the database is at {step.before} still; correct the file, and try it again"
         if kept:
             fix = f"{counted(kept, 'statement')} of it stayed; "
             fix += ways_out(plugin, step.before, step.after)
