@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.commands import said_by
+from support.programs import said_by
 from support.project import Project
 
 from db_manager.migrations.failure import MigrationError

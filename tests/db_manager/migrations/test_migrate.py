@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.commands import LONGEST
+from support.programs import LONGEST
 
 pytestmark = pytest.mark.timeout(2 * LONGEST)  # each command is a process of its own
 MODELS = """

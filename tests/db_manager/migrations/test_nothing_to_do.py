@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from support.commands import said_by
+from support.programs import said_by
 from support.project import Project
 from support.proxy import PostgresProxy
 
