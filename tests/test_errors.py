@@ -12,6 +12,7 @@ import pytest
 import db_manager
 import lifecycle
 import observability
+from db_manager.dialects.migration import HalfWay
 from db_manager.drift.difference import SchemaDriftError
 from db_manager.errors import (
     CommitOutcomeUnknownError,
@@ -24,7 +25,7 @@ from db_manager.errors import (
     UnitOfWorkStateError,
     UnitOfWorkTaskError,
 )
-from db_manager.migrations.failure import MigrationError, MigrationsPendingError
+from db_manager.migrations.failure import HalfWayError, MigrationError, MigrationsPendingError
 from lifecycle.error_text import tell
 from lifecycle.errors import (
     HookTimeoutError,
@@ -39,6 +40,7 @@ ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     CommitOutcomeUnknownError: ((3, "no answer in time", 77), {}),
     DatabaseUnavailableError: (("refused",), {}),
     EndTimeoutError: ((5.0,), {}),
+    HalfWayError: (("notes", "0002_title", HalfWay("", "0002_title", "2026-01-01", 7)), {}),
     HookTimeoutError: ((2.5,), {"abandoned": True}),
     IllegalHistoryError: ((4, "started twice"), {}),
     MigrationError: (("notes", "0002_title", "it failed", 2), {}),
