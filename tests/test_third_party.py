@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forks import forked
 from uv import find_uv_bin
 
 PROJECT = """
@@ -114,7 +115,7 @@ def test_a_plugin_of_another_wheel_is_loaded_by_name(wheel: Path, tmp_path: Path
     uv(tmp_path, "pip", "install", "--no-deps", "--target", str(installed), str(wheel))
     (tmp_path / "config.toml").write_text(CONFIG)
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        forked("-c", PROGRAM),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,

@@ -17,6 +17,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column
+from support.forks import forked
 from support.postgres_binaries import installed_tree
 
 from db_manager import BackupError, DatabaseConfig, UnitOfWork, backup, create_engine
@@ -439,7 +440,7 @@ async def test_no_old_log_becomes_part_of_a_copy(
 
 def test_a_killed_backup_leaves_one_hidden_file(bot: Path) -> None:
     """Its name begins with a dot and ends in .part, and there is no copy."""
-    program = [sys.executable, "-c", KILLED, str(bot / "bot.sqlite3"), str(bot / "copy.db")]
+    program = forked("-c", KILLED, bot / "bot.sqlite3", bot / "copy.db")
     assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
     left = names(bot) - {"config.toml"}
     assert len(left) == 1
@@ -455,10 +456,10 @@ def bot(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *arguments: str) -> list[str]:
-    """Return the command line of `db-manager backup`."""
-    program = [sys.executable, "-m", "observability.commands.cli", "backup"]
-    return [*program, "--config", str(folder / "config.toml"), *arguments]
+def command(folder: Path, *arguments: str | Path) -> tuple[str, ...]:
+    """Return the command line of `db-manager backup`, in a process that is forked."""
+    program = forked("-m", "observability.commands.cli", "backup")
+    return (*program, "--config", str(folder / "config.toml"), *map(str, arguments))
 
 
 def test_the_command_repeats_until_sigterm(bot: Path) -> None:
@@ -482,9 +483,9 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(bot: Path) -> None:
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
     limited += "sys.argv = sys.argv[1:]\n"
     limited += "runpy.run_module('observability.commands.cli', run_name='__main__')\n"
-    arguments = command(bot, str(bot / "copy.db"))[3:]
+    arguments = ("backup", "--config", bot / "config.toml", bot / "copy.db")
     ended = subprocess.run(
-        [sys.executable, "-c", limited, "db-manager", *arguments],
+        forked("-c", limited, "db-manager", *arguments),
         capture_output=True,
         text=True,
         check=False,

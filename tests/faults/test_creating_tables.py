@@ -1,13 +1,13 @@
 """Many replicas that start at once on an empty database all start: L7."""
 
 import asyncio
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support.forks import forked
 from support.postgres import Databases
 from support.programs import environment
 
@@ -19,14 +19,9 @@ Replicas = Callable[[URL, str], Awaitable[list[str]]]
 @pytest.fixture
 async def replicas() -> AsyncIterator[Replicas]:
     """Yield a function that lets replicas create tables together and returns what they say."""
-    program = Path(__file__).parent / "creating.py"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        program,
-        stdin=PIPE,
-        stdout=PIPE,
-        env=environment(PYTHONPATH=str(Path(__file__).parents[1])),
-    )
+    program = forked(Path(__file__).parent / "creating.py")
+    said = environment(PYTHONPATH=str(Path(__file__).parents[1]))
+    process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE, env=said)
 
     async def create_together(url: URL, way: str) -> list[str]:
         assert process.stdin is not None

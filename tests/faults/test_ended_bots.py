@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import Counter
@@ -18,6 +17,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.accounting import accounted, connected
+from support.forks import forked
 
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.journal import Run, SqliteJournal
@@ -85,9 +85,9 @@ class Bots:
 
 @pytest.fixture(scope="module")
 async def nursery() -> AsyncIterator[Process]:
-    """Yield the process that forks bots."""
-    file = Path(__file__).parent / "working_bot.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, file, stdin=PIPE, stdout=PIPE)
+    """Yield the process that forks bots; it is forked itself."""
+    program = forked(Path(__file__).parent / "working_bot.py")
+    process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE)
     yield process
     process.kill()
     await process.communicate()

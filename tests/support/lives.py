@@ -1,6 +1,7 @@
 """A program that is killed again and again: one process imports, and is forked for each life.
 
-It is a file that calls `serve`. The imports take seconds, so a life begins without them.
+It is a file that calls `serve`, and is itself forked (`support.forks`). A life begins without
+imports.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from support.forks import forked
 
 #: Seconds for a line; the first one waits for the imports.
 PATIENCE = 100
@@ -58,7 +61,7 @@ async def lives(file: Path) -> AsyncIterator[Program]:
     """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # for this module
     process = await asyncio.create_subprocess_exec(
-        sys.executable, file, stdin=PIPE, stdout=PIPE, env=environment
+        *forked(file), stdin=PIPE, stdout=PIPE, env=environment
     )
     try:
         yield Program(process)

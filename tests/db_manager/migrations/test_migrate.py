@@ -1,11 +1,10 @@
 """The command `db-manager migrate`, as the author of a plugin uses it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.programs import LONGEST
+from support.forks import forked
+from support.programs import LONGEST, said_by
 
 pytestmark = pytest.mark.timeout(2 * LONGEST)  # each command is a process of its own
 MODELS = """
@@ -32,7 +31,7 @@ database = "diary.sqlite3"
 
 
 class Shell:
-    """Runs the command in a folder, each time in a process of its own.
+    """Runs the command in a folder, each time in a process of its own, which is forked.
 
     Args:
         folder: The folder.
@@ -49,11 +48,10 @@ class Shell:
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run `db-manager migrate`; return what it says, after the exit code was *code*."""
-        program = [sys.executable, "-m", "observability.commands.cli", "migrate", *arguments]
-        done = subprocess.run(program, cwd=self.folder, capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
+        program = forked("-m", "observability.commands.cli", "migrate", *arguments)
+        said = said_by(*program, cwd=self.folder, code=code)
+        assert "Traceback" not in said
+        return said
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.forks import forked
 
 from lifecycle.journal import JournalEntry, SqliteJournal
 from lifecycle.plugins.machine import State
@@ -77,12 +77,12 @@ async def read_number(nursery: Process) -> int:
     return int(await asyncio.wait_for(nursery.stdout.readline(), 30))
 
 
-@pytest.fixture(scope="module", autouse=True)  # its imports run beside the first tests
+@pytest.fixture(scope="module")
 async def nursery() -> AsyncIterator[Process]:
-    """Yield the process that forks the bots."""
+    """Yield the process that forks the bots; it is forked itself."""
     pipe = asyncio.subprocess.PIPE
-    script = Path(__file__).parent / "stopping_bot.py"
-    process = await asyncio.create_subprocess_exec(sys.executable, script, stdin=pipe, stdout=pipe)
+    script = forked(Path(__file__).parent / "stopping_bot.py")
+    process = await asyncio.create_subprocess_exec(*script, stdin=pipe, stdout=pipe)
     yield process
     process.kill()
     await process.communicate()

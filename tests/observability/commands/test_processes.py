@@ -1,23 +1,28 @@
-"""Several processes on one config.toml: each has a name, a journal, and a story of its own."""
+"""Several processes on one config.toml: each has a name, a journal, and a story of its own.
+
+They are forked, so that the libraries are imported already.
+"""
 
 import os
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from support.forks import forked
 
 from lifecycle import Application, ConfigError, Plugin, SqliteJournal
 from observability.commands.cli import main
 
 #: Runs what `from_config` is told on the command line, with a unit of work, until its input ends.
 PROGRAM = """
-import asyncio, sys
+import asyncio, os, sys
 from lifecycle import Application, JournalLockedError
+
+print(os.getpid(), flush=True)
 
 async def run():
     app = eval(f"Application.from_config({sys.argv[1]})")
@@ -69,7 +74,7 @@ class Process:
 
     def __init__(self, folder: Path, arguments: str, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "program.py", arguments],
+            forked("program.py", arguments),
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -77,6 +82,7 @@ class Process:
             text=True,
             env={**os.environ, **environment},
         )
+        self.pid = self.said()
 
     def said(self) -> str:
         """Return the next line that it says."""
@@ -103,20 +109,20 @@ def test_two_processes_run_on_one_configuration(
         with running(folder) as second:
             said = second.said()
             assert said.startswith(f"refused journal {folder / 'lifecycle.sqlite3'} is written by")
-            assert f"process {bot.process.pid};" in said
+            assert f"process {bot.pid};" in said
             assert "APP__NAME=api" in said
         with running(folder, APP__NAME="api") as api:
             assert api.said() == "runs db_manager"
             assert main(["trace", "--name", "api", "--units"]) == 0
             head, *lines = capsys.readouterr().out.splitlines()
-            assert head.startswith(f"Run 1 of api, process {api.process.pid}, began")
+            assert head.startswith(f"Run 1 of api, process {api.pid}, began")
             assert [line for line in lines if "unit 1" in line]
             assert main(["check"]) == 0
             assert "config.toml is valid" in capsys.readouterr().out
     capsys.readouterr()
     assert main(["trace"]) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"Run 1, process {bot.process.pid}, began")
+    assert shown.out.startswith(f"Run 1, process {bot.pid}, began")
     assert "ended well" in shown.out
     assert shown.err == "This is the process without a name; also there: api (--name)\n"
     files = {each.name for each in folder.iterdir() if each.name.startswith("lifecycle")}
