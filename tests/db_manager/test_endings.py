@@ -90,9 +90,10 @@ async def stubborn(times: int = 1) -> None:
 
 @pytest.mark.parametrize("seen", ["no listener", "a listener of the pool raises"])
 async def test_a_commit_that_was_not_sent_is_not_called_unknown(
-    url: URL, open_database: OpenDatabase, seen: str
+    url: URL, open_database: OpenDatabase, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A listener that ignores its cancellation before COMMIT: rolled back, whoever raises then."""
+    monkeypatch.setattr("db_manager.running.plain.GRACE", 0.1)
     database = open_database(url, exit_timeout=0.5, slow_unit=60)
     await make_table(database)
     if seen != "no listener":
@@ -118,9 +119,11 @@ def _fail(*_: object) -> None:
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 async def test_a_listener_that_ignores_every_cancellation_is_left_behind(
-    url: URL, open_database: OpenDatabase
+    url: URL, open_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What hangs after COMMIT was answered does not keep the unit, and is not asked in a loop."""
+    for wait in ("GRACE", "LAST"):
+        monkeypatch.setattr(f"db_manager.running.plain.{wait}", 0.1)
     database = open_database(url, exit_timeout=0.5)
     await make_table(database)
     uow, asked = UnitOfWork(database), 0
