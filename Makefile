@@ -85,8 +85,8 @@ bench-quick: $(VENV)/.bench ## See that the benchmarks work; the numbers are not
 
 # Pins carry exact versions and no registry hosts; uv.lock would record hosts.
 pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
-	$(UV) pip compile -q --universal --python-version 3.11 --no-header pyproject.toml \
-		-o requirements/run.txt
+	$(UV) pip compile -q --universal --python-version 3.11 --no-header --extra migrate \
+		pyproject.toml -o requirements/run.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group test --group lint --group site pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \

@@ -21,7 +21,7 @@ PICTURES: Final = ROOT / "docs" / "pictures"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for examples, when this is run as a program
 
-from examples.notes_bot.__main__ import CONFIG, offline  # noqa: E402 -- found by the line above
+from examples.notes_bot.__main__ import CONFIG, offline, older  # noqa: E402 -- found by the line above
 from examples.notes_bot.screen import Entry  # noqa: E402 -- the same
 from lifecycle import Application  # noqa: E402 -- the same
 
@@ -115,6 +115,7 @@ def run() -> list[Entry]:
         config = Path(folder, "config.toml")
         shutil.copy(CONFIG, config)
         with Path(folder, "log").open("w", encoding="utf-8") as log, redirect_stderr(log):
+            asyncio.run(older(Path(folder, "bot.sqlite3")))
             asyncio.run(offline(Application.from_config(config), entries))
     return sorted(entries, key=lambda entry: entry.at)
 

@@ -77,18 +77,29 @@ def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop(repository: P
     assert "subscriber.failed" not in shown
     chat = re.findall(r"^ *[\d.]+  (.{1,40})", shown, re.MULTILINE)
     heard = [line.strip() for line in chat if line.strip()]
-    assert heard[:2] == ["Ada     /note milk", "bot   Noted as 1."]
+    assert heard[:2] == ["Ada     /note milk", "bot   Noted as 2."]
     assert heard[-3:] == [
         "Grace   /slow",
         "signal  SIGTERM, while /slow is at work",
         "bot   Slow, but committed.",
     ]
-    started = ("plugin.loaded +db_manager", "tables_created notes__note", "app.started")
+    started = (
+        "plugin.loaded +db_manager",
+        "database.migrated +notes, 0002_add_done",
+        "app.started",
+    )
     assert in_order(shown, *started, "uow.begin", "uow.commit", "uow.close")
-    assert in_order(shown, "Ada +/boom", "uow.rollback .*RuntimeError", "That failed", "1. milk\n")
+    assert in_order(
+        shown,
+        "Ada +/boom",
+        "uow.rollback .*RuntimeError",
+        "That failed",
+        "1. eggs ✓\n",
+        "2. milk\n",
+    )
     stopped = ("app.drained +1 waited for, 0 cancelled", "app.stopping", "app.stopped +0 errors")
     assert in_order(shown, "SIGTERM", "uow.commit", *stopped, "plugin.unloaded +audit")
-    assert "The table holds bread, call Ada, worth the wait; what /boom wrote is not" in shown
+    assert "The table holds eggs, bread, call Ada, worth the wait; what /boom wrote is not" in shown
     assert {name for name in files(repository) if not name.startswith("lifecycle.")} == set()
 
 
@@ -107,7 +118,8 @@ def test_after_the_demo_trace_and_timeline_have_something_to_show(repository: Pa
     run = run_in(repository, *trace.split())
     assert (run.returncode, run.stderr) == (0, "")
     assert "previous run 1 crashed" in run.stdout
-    assert re.search("✓ Run 2 ended well after .*\n  8 units of work: 7 committed, 1", run.stdout)
+    assert re.search("  start   db_manager .*\n.*    migrate notes .* 0002_add_done\n", run.stdout)
+    assert re.search("✓ Run 2 ended well after .*\n  9 units of work: 8 committed, 1", run.stdout)
     assert run_in(repository, *timeline.split()).stdout == "timeline.html\n"
     page = (repository / "timeline.html").read_text(encoding="utf-8")
     assert "<title>Run 2 ended well</title>" in page
@@ -170,6 +182,10 @@ async def test_the_bot_answers_what_it_cannot_do(tmp_path: Path) -> None:
             (grace, "/drop 1", "There is no such note."),
             (ada, "/drop milk", "There is no such note."),
             (ada, "/list", "1. milk"),
+            (grace, "/done 1", "There is no such note."),
+            (ada, "/done milk", "There is no such note."),
+            (ada, "/done 1", "Done."),
+            (ada, "/list", "1. milk ✓"),
             (ada, "/drop 1", "Dropped."),
             (ada, "/list", "No notes yet."),
         ):

@@ -18,7 +18,10 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiogram.filters import Command
 from aiogram.types import Message
 
-from db_manager import UnitOfWorkFactory
+from db_manager import Base, DatabaseConfig, UnitOfWorkFactory
+from db_manager.events import Migrated
+from db_manager.migrations.history import find
+from db_manager.migrations.upgrade import upgrade
 from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
 from lifecycle import (
@@ -110,7 +113,20 @@ def play(journal: Journal, entries: list[Entry]) -> list[str]:
         config = read_file(Path(shutil.copy(CONFIG, name)))
         plugins = find_plugins(app_config(config).plugins, CONFIG.parent)
         app = Application(plugins, config=config, journal=journal)
+        asyncio.run(older(Path(name, "bot.sqlite3")))
         return [*asyncio.run(offline(app, entries)), *_noted(Path(name, "bot.sqlite3"))]
+
+
+async def older(database: Path) -> None:
+    """Make the database of the bot's last version, in which Ada has a note that cannot be done.
+
+    Args:
+        database: Its file.
+    """
+    notes = find(Base.metadata)["notes"]
+    await upgrade(DatabaseConfig(database=str(database)), [notes], target="0001")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO notes__note (chat_id, text) VALUES (7, 'eggs')")
 
 
 async def offline(app: Application, entries: list[Entry]) -> list[str]:
@@ -125,11 +141,14 @@ async def offline(app: Application, entries: list[Entry]) -> list[str]:
     """
     async with BotApiServer() as telegram:
         drained: list[AppDrained] = []
+        migrated: list[Migrated] = []
         started = asyncio.Event()
 
         def watch(event: Event) -> None:
             if isinstance(event, AppDrained):
                 drained.append(event)
+            elif isinstance(event, Migrated):
+                migrated.append(event)
             elif isinstance(event, AppStarted):
                 started.set()
             entry = happened(telegram.clock(), event)
@@ -149,8 +168,12 @@ async def offline(app: Application, entries: list[Entry]) -> list[str]:
             entries += [said(line.at, line.who, line.what) for line in telegram.transcript]
     history = app.journal.entries(app.journal.run)
     states = ", ".join(f"{name} {state}" for name, state in replay(history).items())
-    update = drained[0]
+    update, step = drained[0], migrated[0]
     return [
+        (
+            f"The database was that of the bot's last version, with a note in it: the start "
+            f"applied {step.revision}."
+        ),
         (
             f"SIGTERM found {update.waited} update in flight: it was waited for, "
             f"{len(update.cancelled)} were cut off; then the plugins stopped, in reverse."
@@ -185,10 +208,11 @@ async def chat(telegram: BotApiServer, started: asyncio.Event, slow: Slow) -> No
         (ada, "/note milk"),
         (ada, "/note bread"),
         (grace, "/note call Ada"),
+        (ada, "/done 1"),
         (ada, "/list"),
         (ada, "/boom"),
         (ada, "/list"),
-        (ada, "/drop 1"),
+        (ada, "/drop 2"),
         (grace, "/stats"),
     ):
         await user.say(text)

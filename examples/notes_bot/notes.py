@@ -1,4 +1,4 @@
-"""The plugin `notes`: a model, four commands, and no word about connections or commits."""
+"""The plugin `notes`: a model, five commands, and no word about connections or commits."""
 
 from aiogram import Router
 from aiogram.dispatcher.event.bases import UNHANDLED
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import BigInteger, String, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db_manager import Base, UnitOfWorkFactory
+from db_manager import Base, UnitOfWork, UnitOfWorkFactory
 from lifecycle import Plugin, PluginContext
 from lifecycle.bot import include_router
 
@@ -16,11 +16,12 @@ from lifecycle.bot import include_router
 class Note(Base):
     """One note of one chat."""
 
-    __tablename__ = "notes__note"  # plugin_name__table_name; created at start when it is missing
+    __tablename__ = "notes__note"  # plugin_name__table_name; changed by migrations/notes, at start
 
     id: Mapped[int] = mapped_column(primary_key=True)
     chat_id: Mapped[int] = mapped_column(BigInteger, index=True)
     text: Mapped[str] = mapped_column(String(1000))
+    done: Mapped[bool] = mapped_column(default=False)
 
 
 class NotesConfig(BaseModel):
@@ -47,6 +48,7 @@ class NotesPlugin(Plugin):
         router = Router(name="notes")
         router.message.register(self.add, Command("note"))
         router.message.register(self.show, Command("list"))
+        router.message.register(self.tick, Command("done"))
         router.message.register(self.drop, Command("drop"))
         router.message.register(self.boom, Command("boom"))
         router.error.register(self.apologize)
@@ -71,20 +73,28 @@ class NotesPlugin(Plugin):
         newest = select(Note).where(Note.chat_id == message.chat.id).order_by(Note.id.desc())
         async with uow_factory(read_only=True) as uow:
             notes = (await uow.session.scalars(newest.limit(self.config.shown))).all()
-        lines = [f"{note.id}. {note.text}" for note in reversed(notes)]
+        lines = [f"{note.id}. {note.text}{' ✓' * note.done}" for note in reversed(notes)]
         await message.answer("\n".join(lines) or "No notes yet.")
+
+    async def tick(
+        self, message: Message, command: CommandObject, uow_factory: UnitOfWorkFactory
+    ) -> None:
+        """/done 1."""
+        async with uow_factory() as uow:
+            note = await _found(uow, message, command)
+            if note is not None:
+                note.done = True
+        await message.answer("Done." if note else "There is no such note.")
 
     async def drop(
         self, message: Message, command: CommandObject, uow_factory: UnitOfWorkFactory
     ) -> None:
         """/drop 1."""
-        number = command.args or ""
         async with uow_factory() as uow:
-            note = await uow.session.get(Note, int(number)) if _is_id(number) else None
-            mine = note is not None and note.chat_id == message.chat.id
-            if mine:
+            note = await _found(uow, message, command)
+            if note is not None:
                 await uow.session.delete(note)
-        await message.answer("Dropped." if mine else "There is no such note.")
+        await message.answer("Dropped." if note else "There is no such note.")
 
     async def boom(self, message: Message, uow_factory: UnitOfWorkFactory) -> None:
         """/boom: write a note, then fail; nobody will ever see the note."""
@@ -100,5 +110,10 @@ class NotesPlugin(Plugin):
         return UNHANDLED
 
 
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 10  # noqa: PLR2004 -- fits INTEGER
+async def _found(uow: UnitOfWork, message: Message, command: CommandObject) -> Note | None:
+    """Return the note of this chat that a command names by its number."""
+    number = command.args or ""
+    if not (number.isascii() and number.isdigit() and len(number) < 10):  # noqa: PLR2004 -- INTEGER
+        return None
+    note = await uow.session.get(Note, int(number))
+    return note if note is not None and note.chat_id == message.chat.id else None
