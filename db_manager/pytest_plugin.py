@@ -1,4 +1,4 @@
-"""The pytest fixtures `sandbox` and `faults`; what they need is imported at first use."""
+"""The pytest fixtures `sandbox`, `faults`, `migrations`; what they need is imported when used."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # anyio's plugin runs async fixtures declared with 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-    from db_manager.testing import Databases, Faults, Sandbox
+    from db_manager.testing import Databases, Faults, Migrations, Sandbox
     from lifecycle.bus import EventBus
 
 
@@ -57,6 +57,15 @@ async def sandbox(
 
     async with Sandbox.open(sandbox_databases, event_bus) as sandbox:
         yield sandbox
+
+
+@async_fixture
+async def migrations(sandbox: "Sandbox", sandbox_databases: "Databases") -> "Migrations":
+    """Runs migrations in the sandbox, which begins without tables, and checks them."""
+    from db_manager.testing import Migrations  # noqa: PLC0415 -- SQLAlchemy: only when used
+
+    await sandbox.without_tables()
+    return Migrations(sandbox, sandbox_databases)
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ BLOCKS = {
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },
-    "docs/testing.md": {"shop.py", "test_shop.py"},
+    "docs/testing.md": {"shop.py", "test_shop.py", "test_migrations.py"},
+    "docs/migrations.md": {"0002_count_first_visits.py"},  # run by test_changing.py
     "docs/moving.md": {"shop.py", "config.toml", "test_shop.py"},  # run by test_moving.py
 }
 #: Pages that say the same in both languages, the English one first.
@@ -54,6 +55,7 @@ PAGES = {
     "docs/aiogram.md": "docs/ru/aiogram.md",
     "docs/configuration.md": "docs/ru/configuration.md",
     "docs/testing.md": "docs/ru/testing.md",
+    "docs/migrations.md": "docs/ru/migrations.md",
     "docs/moving.md": "docs/ru/moving.md",
     "docs/recipes.md": "docs/ru/recipes.md",
 }
@@ -67,11 +69,13 @@ def blocks(document: Path) -> dict[str, str]:
 
 
 SEVERAL = blocks(ROOT / "docs" / "several.md")
+#: Pages whose blocks are files of a folder of their own.
+APART = {
+    *("docs/delivery.md", "docs/several.md", "docs/testing.md", "docs/moving.md"),
+    "docs/migrations.md",
+}
 README = {
-    name: code
-    for page in BLOCKS
-    if page not in {"docs/delivery.md", "docs/several.md", "docs/testing.md", "docs/moving.md"}
-    for name, code in blocks(ROOT / page).items()
+    name: code for page in BLOCKS if page not in APART for name, code in blocks(ROOT / page).items()
 }
 
 

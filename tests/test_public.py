@@ -31,7 +31,7 @@ PUBLIC = {
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
     """,
-    "db_manager.testing": "Databases Faults ImpossibleFaultError Sandbox",
+    "db_manager.testing": "Databases Faults ImpossibleFaultError Migrations Sandbox",
     "lifecycle": """
         AppCrashed AppDrained AppStarted AppStopped AppStopping Application ConfigError
         ContextClosedError Correlation Event EventBus Health HookTimeoutError

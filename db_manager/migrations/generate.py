@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, MetaData
 
-from db_manager.base import plugin_of
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.alembic_command import alembic, configured
+from db_manager.migrations.compare import compared
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.scratch import scratch
@@ -99,20 +99,13 @@ def _compare(
     metadata: MetaData,
     mending: "Mending",
 ) -> None:
-    def is_mine(name: str | None, kind: str, _parents: object = None) -> bool:
-        table = name or ""
-        mine = plugin_of(table) == history.plugin and table != history.version_table
-        return kind != "table" or mine
-
     config = configured(
         history,
         connection,
         target_metadata=metadata,
-        include_name=is_mine,
-        include_object=lambda _, name, kind, *__: is_mine(name, kind),
         render_as_batch=True,
         render_item=mending.render,
-        autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+        **compared(history),
     )
     config.set_main_option("file_template", "%%(rev)s")
     command.revision(

@@ -1,10 +1,11 @@
-"""The database part of the test kit: a sandbox for each test, and faults injected into it.
+"""The database part of the test kit: a sandbox for each test, with its faults and migrations.
 
-In pytest they are available as the fixtures `sandbox` and `faults` (`db_manager.pytest_plugin`).
+In pytest they are the fixtures `sandbox`, `faults` and `migrations` (`db_manager.pytest_plugin`).
 """
 
 from db_manager.testing.databases import Databases
 from db_manager.testing.faults import Faults, ImpossibleFaultError
+from db_manager.testing.migrations import Migrations
 from db_manager.testing.sandbox import Sandbox
 
-__all__ = ["Databases", "Faults", "ImpossibleFaultError", "Sandbox"]
+__all__ = ["Databases", "Faults", "ImpossibleFaultError", "Migrations", "Sandbox"]

@@ -10,20 +10,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pydantic import SecretStr
 from sqlalchemy import MetaData, Table, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db_manager.base import Base
-from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
 from db_manager.dialects.known import with_driver
 from db_manager.dialects.safe_text import connection_text
 from db_manager.migrations.history import find
 from db_manager.migrations.upgrade import upgrade
 from db_manager.schema import create_missing_tables
+from db_manager.testing.environment import config_at
 from lifecycle.errors import ConfigError
 
 
@@ -43,10 +42,10 @@ class Place(Protocol):
 class Databases:
     """Creates and drops databases that have their tables: by default those of `Base`.
 
-    The tables are created once, in a template; after a model is added, a new template is created.
-    Names begin with `sandbox_` and are random, so that concurrent runs do not collide, and
-    databases left behind by a killed run can be found. Each method may be called in a different
-    event loop.
+    The tables are made once, in a template, as a start makes them: by its migrations where a plugin
+    has some, else from the models; after a model is added, a new template is made. Names begin with
+    `sandbox_` and are random, so that concurrent runs do not collide, and databases left behind by
+    a killed run can be found. Each method may be called in a different event loop.
 
     Args:
         url: A PostgreSQL server, version 13 or newer, on which the role may create databases (the
@@ -81,17 +80,20 @@ class Databases:
         self._made[url] = name
         return url
 
-    async def make(self, url: URL, metadata: MetaData = Base.metadata) -> None:
+    async def make(self, url: URL, metadata: MetaData | None = Base.metadata) -> None:
         """Create the database at *url* with the tables.
 
         Args:
             url: What `reserve` returned.
-            metadata: The tables.
+            metadata: The tables; None for none.
 
         Raises:
             ConfigError: The server is unavailable, or the role may not create databases.
             MigrationError: A migration failed.
         """
+        if metadata is None:
+            await self._place.make(self._made[url], None)
+            return
         tables = list(metadata.tables.values())
         template = self._templates.get(metadata)
         if template is None or tables != template.tables:
@@ -100,6 +102,15 @@ class Databases:
             await _create_tables(empty, metadata)
             template = self._templates[metadata] = _Template(self._made[empty], tables)
         await self._place.make(self._made[url], template.name)
+
+    async def empty(self, url: URL) -> None:
+        """Create a database anew, without tables.
+
+        Args:
+            url: That of a database that was made.
+        """
+        await self._place.drop(self._made[url])
+        await self._place.make(self._made[url], None)
 
     async def drop(self, url: URL) -> None:
         """Drop a database, and close the connections to it that are still open.
@@ -192,9 +203,7 @@ async def _create_tables(url: URL, metadata: MetaData) -> None:
     try:
         if histories:
             await create_missing_tables(engine, metadata, histories, alone=True)
-            where = SecretStr(url.render_as_string(hide_password=False))
-            # Not what the environment says: it may lead to the bot's own database.
-            await upgrade(DatabaseConfig.model_construct(url=where), histories.values())
+            await upgrade(config_at(url), histories.values())
         await create_missing_tables(engine, metadata, histories)
     finally:
         await engine.dispose()

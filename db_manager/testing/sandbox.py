@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
+from sqlalchemy import MetaData
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager import config as configuration
-from db_manager.config import FILE_SUFFIX, FIRST_SECTION, DatabaseConfig, env_prefix
+from db_manager.config import FIRST_SECTION, DatabaseConfig
 from db_manager.database.database import Database, UnitSettings
 from db_manager.engine.create import create_engine
 from db_manager.plugin import DatabasePlugin
 from db_manager.testing.databases import Databases
+from db_manager.testing.environment import lead
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bus import EventBus
@@ -26,8 +28,6 @@ from lifecycle.journal import MemoryJournal
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
-#: Keys of [database] that locate the database; in a sandbox they are replaced by its URL.
-_WHERE = ("DRIVER", "USER", "PASSWORD", "HOST", "PORT", "DATABASE", "URL", "REPLICA")
 _variables_of = configuration.variables_of
 
 
@@ -58,6 +58,7 @@ class Sandbox:
         self.bus = bus
         self._databases = databases
         self._made = {FIRST_SECTION}
+        self._has_tables = True
         self._loop = asyncio.get_running_loop()
         self._stack = AsyncExitStack()
 
@@ -81,7 +82,7 @@ class Sandbox:
             sandbox = cls(await databases.create(), bus or EventBus(), databases)
             async with sandbox._stack as stack:
                 stack.push_async_callback(sandbox._drop)
-                _lead(FIRST_SECTION, sandbox.url)
+                lead(FIRST_SECTION, sandbox.url)
                 stack.enter_context(
                     patch.object(configuration, "variables_of", sandbox._variables_of)
                 )
@@ -92,7 +93,7 @@ class Sandbox:
         """Return the environment variables of *section*, which lead into the sandbox."""
         if section not in self.urls:
             self.urls[section] = self._databases.reserve()
-            _lead(section, self.urls[section])
+            lead(section, self.urls[section])
         return _variables_of(section)
 
     def _load(self) -> Callable[[DatabasePlugin, PluginContext], Awaitable[None]]:
@@ -100,13 +101,29 @@ class Sandbox:
         load_it = DatabasePlugin.load
 
         async def load(plugin: DatabasePlugin, context: PluginContext) -> None:
-            section = context.config.section
-            if section not in self._made:
-                await self._databases.make(self.urls[section], plugin.metadata)
-                self._made.add(section)
+            await self.database(context.config.section, plugin.metadata)
             await load_it(plugin, context)
 
         return load
+
+    async def database(self, section: str, metadata: MetaData) -> URL:
+        """Return where the database of *section* is; it is created when it is not there yet.
+
+        Args:
+            section: Its section of config.toml.
+            metadata: The tables that it begins with.
+        """
+        self._variables_of(section)
+        if section not in self._made:
+            await self._databases.make(self.urls[section], metadata if self._has_tables else None)
+            self._made.add(section)
+        return self.urls[section]
+
+    async def without_tables(self) -> None:
+        """Begin again with databases in which no tables are: migrations will make them."""
+        self._has_tables = False
+        for section in self._made:
+            await self._databases.empty(self.urls[section])
 
     async def _drop(self) -> None:
         for section in self._made:
@@ -201,16 +218,6 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self.url!r}>"
-
-
-def _lead(section: str, url: URL) -> None:
-    """Let the environment variables of *section* lead to *url*, and to no replica."""
-    prefix = env_prefix(section)
-    for key in _WHERE:
-        for name in (prefix + key, prefix + key + FILE_SUFFIX):
-            os.environ.pop(name, None)
-    os.environ[f"{prefix}URL"] = url.render_as_string(hide_password=False)
-    os.environ[f"{prefix}REPLICA"] = ""
 
 
 def _is_database(plugin: Plugin | type[Plugin]) -> bool:
