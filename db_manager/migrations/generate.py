@@ -1,14 +1,14 @@
 """Writes the next revision of a plugin: what its models have and its migrations have not."""
 
-from collections.abc import Mapping
+from collections.abc import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import Mapping
 from sqlalchemy import Connection, MetaData
 
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.alembic_command import alembic, configured
-from db_manager.migrations.compare import compared
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.scratch import scratch
@@ -17,6 +17,10 @@ from db_manager.schema import stands_on, unmigrated
 
 if TYPE_CHECKING:
     from db_manager.migrations.mend import Generated, Mending
+
+
+#: How the lines begin that Alembic writes around generated code.
+_COMMENT: Final = "# ###"
 
 
 async def generate(
@@ -114,3 +118,50 @@ def _compare(
         version_path=str(history.folder),
         process_revision_directives=mending,
     )
+
+
+def compared(history: History) -> dict[str, Any]:
+    """Return options of Alembic's comparison: the tables of one plugin, and checks by their names.
+
+    Args:
+        history: The migrations of the plugin.
+    """
+
+    def is_mine(name: str | None, kind: str, _parents: object = None) -> bool:
+        table = name or ""
+        mine = plugin_of(table) == history.plugin and table != history.version_table
+        return kind != "table" or mine
+
+    return {
+        "include_name": is_mine,
+        "include_object": lambda _, name, kind, *__: is_mine(name, kind),
+        "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
+    }
+
+
+def differences(connection: Connection, history: History, metadata: MetaData) -> str:
+    """Return the operations that would make the tables of a plugin what *metadata* says.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection.
+        history: The migrations of the plugin.
+        metadata: Its models, or its tables as they were.
+
+    Returns:
+        Python code, as in a revision, indented; empty when nothing differs.
+    """
+    from alembic.autogenerate import (  # noqa: PLC0415 -- Alembic is an extra
+        produce_migrations,
+        render_python_code,
+    )
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 -- the same
+
+    context = MigrationContext.configure(connection, opts=compared(history))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # of indexes that SQLAlchemy cannot read
+        needed = produce_migrations(context, metadata).upgrade_ops
+    if needed is None or needed.is_empty():
+        return ""
+    code = render_python_code(needed, migration_context=context)
+    lines = [line.strip() for line in code.splitlines()]
+    return "\n".join(f"    {line}" for line in lines if line and not line.startswith(_COMMENT))

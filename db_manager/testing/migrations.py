@@ -11,8 +11,8 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.create import create_engine
 from db_manager.errors import ConfigError
-from db_manager.migrations.compare import differences
 from db_manager.migrations.failure import MigrationError
+from db_manager.migrations.generate import differences
 from db_manager.migrations.history import History, find
 from db_manager.migrations.move import move
 from db_manager.migrations.upgrade import upgrade
@@ -238,7 +238,7 @@ def _reflected(connection: Connection, history: History) -> MetaData:
 async def _run(config: DatabaseConfig, work: Callable[[Connection], T]) -> T:
     engine = create_engine(config)
     try:
-        async with engine.begin() as connection:
+        async with engine.connect() as connection:
             return await connection.run_sync(work)
     finally:
         await engine.dispose()
