@@ -1,12 +1,14 @@
 """Writes the next revision of a plugin: what its models have and its migrations have not."""
 
-from collections.abc import warnings
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import Mapping
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.exc import SAWarning
 
+from db_manager.base import plugin_of
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.alembic_command import alembic, configured
 from db_manager.migrations.history import History

@@ -1,120 +1,139 @@
 """The command `db-manager migrate`, as the author of a plugin uses it."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.forks import forked
-from support.programs import LONGEST, said_by
+from support.diary import Diary
+from support.programs import LONGEST
 
 pytestmark = pytest.mark.timeout(2 * LONGEST)  # each command is a process of its own
-MODELS = """
-from sqlalchemy.orm import Mapped, mapped_column
-from db_manager import Base
-from lifecycle import Plugin
-
-class Note(Base):
-    __tablename__ = "diary__note"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    {more}
-
-class Diary(Plugin):
-    name = "diary"
-    requires = ("db_manager",)
-"""
-CONFIG = """
-[app]
-plugins = ["db_manager", "diary:Diary"]
-
-[database]
-database = "diary.sqlite3"
-"""
-
-
-class Shell:
-    """Runs the command in a folder, each time in a process of its own, which is forked.
-
-    Args:
-        folder: The folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "config.toml").write_text(CONFIG, encoding="utf-8")
-        self.models("")
-
-    def models(self, more: str) -> None:
-        """Let the model have *more*."""
-        (self.folder / "diary.py").write_text(MODELS.format(more=more), encoding="utf-8")
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Run `db-manager migrate`; return what it says, after the exit code was *code*."""
-        program = forked("-m", "observability.commands.cli", "migrate", *arguments)
-        said = said_by(*program, cwd=self.folder, code=code)
-        assert "Traceback" not in said
-        return said
 
 
 @pytest.fixture
-def migrate(tmp_path: Path) -> Shell:
-    """The command, in a folder with a bot."""
-    return Shell(tmp_path)
+def diary(tmp_path: Path) -> Diary:
+    """A folder with a bot."""
+    return Diary(tmp_path)
 
 
-def test_two_commands_change_a_model(migrate: Shell) -> None:
+def execute(diary: Diary, *statements: str) -> None:
+    """Run *statements* on the database of the bot."""
+    with closing(sqlite3.connect(diary.folder / "diary.sqlite3")) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_two_commands_change_a_model(diary: Diary) -> None:
     """`revision` and `upgrade`, and what is said before, between and after them."""
-    assert "no migrations; `migrate revision diary` writes the first" in migrate()
-    assert "diary/0001_first.py: written; read it, and commit it" in migrate("revision")
-    assert migrate(code=1) == "diary            no revision, pending: 0001_first\n"
-    assert "diary: 0001_first in" in migrate("upgrade")
-    assert migrate() == "diary            0001_first\n"
-    assert migrate("revision") == "diary: nothing to do\n"
-    migrate.models("text: Mapped[str] = mapped_column(default='')")
-    assert "0002_add_text.py: due" in migrate("revision", "--check", code=1)
-    assert "0002_add_text.py: written" in migrate("revision", "diary")
-    assert "diary: 0002_add_text in" in migrate("upgrade", "diary")
-    assert migrate("downgrade", "diary", "0001") == "diary: at 0001\n"
-    assert migrate(code=1) == "diary            0001_first, pending: 0002_add_text\n"
-    assert migrate("stamp", "diary", "head") == "diary: at head\n"
-    assert migrate("upgrade") == "db_manager: nothing is pending\n"
+    assert "no migrations; `migrate revision diary` writes the first" in diary("migrate")
+    written = diary("migrate", "revision")
+    assert "diary/0001_first.py: written; read it, and commit it" in written
+    assert diary("migrate", code=1) == "diary            no revision, pending: 0001_first\n"
+    assert not (diary.folder / "diary.sqlite3").exists()  # it was only asked
+    assert "diary: 0001_first in" in diary("migrate", "upgrade")
+    assert diary("migrate") == "diary            0001_first\n"
+    assert diary("migrate", "revision") == "diary: nothing to do\n"
+    diary.models("text: Mapped[str] = mapped_column(default='')")
+    assert "0002_add_text.py: due" in diary("migrate", "revision", "--check", code=1)
+    assert "0002_add_text.py: written" in diary("migrate", "revision", "diary")
+    assert "diary: 0002_add_text in" in diary("migrate", "upgrade", "diary")
+    assert diary("migrate", "upgrade") == "db_manager: nothing is pending\n"
 
 
-def test_one_of_ones_own_has_a_name(migrate: Shell) -> None:
-    """`--empty` writes a revision to fill in, for rows for example."""
-    assert "0001_first.py" in migrate("revision")
-    assert "0002_fill_in_titles.py: written; fill it in" in migrate(
-        "revision", "diary", "--empty", "-m", "Fill in titles"
-    )
-    assert "diary: 0002_fill_in_titles in" in migrate("upgrade")
+def test_there_is_a_way_back(diary: Diary) -> None:
+    """And what the database is at can be said without doing anything."""
+    diary("migrate", "revision")
+    diary("migrate", "upgrade")
+    diary("migrate", "revision", "--empty", "-m", "Fill in")
+    diary("migrate", "upgrade")
+    assert diary("migrate", "downgrade", "diary", "0001") == "diary: at 0001_first\n"
+    assert diary("migrate", code=1) == "diary            0001_first, pending: 0002_fill_in\n"
+    assert diary("migrate", "stamp", "diary", "head") == "diary: at 0002_fill_in\n"
+    assert diary("migrate", "downgrade", "diary", "base") == "diary: at no revision\n"
 
 
-def test_what_does_not_fit_is_named(migrate: Shell) -> None:
+def test_what_does_not_fit_is_named(diary: Diary) -> None:
     """With the names that would fit, and exit code 2."""
-    migrate("revision")
+    diary("migrate", "revision")
     for arguments, said in {
         ("upgrade", "dairy"): "plugin 'dairy' has no migrations; those that have: diary",
         ("revision", "dairy"): "plugin 'dairy' has no tables; those that have: diary",
         ("stamp", "diary", "0007"): "no revision begins so; there are 0001_first",
         ("--config", "no.toml"): "no.toml: there is no such file",
         ("--plugin", "other"): "there is no database 'other'; there are: db_manager",
+        ("revision", "--scratch", "x"): "--scratch: [database] url: cannot be read; write driver",
     }.items():
-        assert said in migrate(*arguments, code=2)
+        assert said in diary("migrate", *arguments, code=2)
+    diary.plugins("diary:Dairy")  # its models would be missing
+    assert "'diary:Dairy' is neither an entry point" in diary("migrate", code=2)
 
 
-def test_sql_is_printed_and_not_run(migrate: Shell) -> None:
-    """`--sql` says what would be done from where the database is."""
-    migrate("revision")
-    printed = migrate("upgrade", "--sql")
-    assert "CREATE TABLE IF NOT EXISTS diary__note" in printed
-    assert "INSERT INTO diary__alembic_version (version_num) VALUES ('0001_first')" in printed
-    assert migrate(code=1) == "diary            no revision, pending: 0001_first\n"
+def test_an_empty_one_is_for_one_plugin(diary: Diary) -> None:
+    """Where there are several it has to be named."""
+    other = (diary.folder / "diary.py").read_text().replace("diary__", "other__")
+    (diary.folder / "other.py").write_text(other.replace('"diary"', '"other"'))
+    diary.plugins("diary:Diary", "other:Diary")
+    said = diary("migrate", "revision", "--empty", code=2)
+    assert "--empty: name the plugin: diary, other" in said
 
 
-def test_a_batch_on_sqlite_cannot_be_printed(migrate: Shell) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def upgrade(:\n", "0002_x of 'diary': SyntaxError: invalid syntax (0002_x.py, line 4)"),
+        (
+            "def upgrade():\n    raise RuntimeError('first fill in 3 titles')\n",
+            "RuntimeError: first fill in 3 titles",
+        ),
+        (
+            "def upgrade():\n    op.execute('INSERT INTO diary__note VALUES (1), (1)')\n",
+            "start again\nIntegrityError: UNIQUE constraint failed: diary__note.id",
+        ),
+    ],
+    ids=["syntax", "raises", "statement"],
+)
+def test_a_failing_one_is_told_in_its_own_words(diary: Diary, code: str, said: str) -> None:
+    """On the author's terminal, with exit code 2; a log has no text that may hold rows."""
+    diary("migrate", "revision")
+    diary.revision("0002_x", code, "0001_first")
+    assert said in diary("migrate", "upgrade", code=2)
+
+
+def test_what_differs_at_the_last_revision_is_told(diary: Diary) -> None:
+    """A table that was there before its first revision keeps what it had."""
+    execute(diary, "CREATE TABLE diary__note (id INTEGER NOT NULL PRIMARY KEY)")
+    diary.models("more: Mapped[int | None]")
+    diary("migrate", "revision")
+    for said in (diary("migrate", "upgrade"), diary("migrate")):
+        assert "diary is at its last revision, and differs from its models:" in said
+        assert "! diary__note has no column more; ALTER TABLE diary__note ADD COLUMN more I" in said
+    execute(diary, "ALTER TABLE diary__note ADD COLUMN more INTEGER")
+    assert diary("migrate") == "diary            0001_first\n"
+
+
+def test_tables_of_a_plugin_that_was_removed_are_nobodys(diary: Diary) -> None:
+    """Nothing else notices that it is gone, and its tables are listed."""
+    diary("migrate", "revision")
+    execute(diary, "CREATE TABLE guests__visit (id INTEGER)", "CREATE TABLE legacy (id INTEGER)")
+    execute(diary, "CREATE TABLE guests__alembic_version (version_num VARCHAR(32))")
+    execute(diary, "INSERT INTO guests__alembic_version VALUES ('0007_last')")
+    nobodys = (
+        "guests           nobody's: guests__alembic_version, guests__visit; is its plugin in "
+        "[app] plugins?\n"
+    )
+    assert diary("migrate", "upgrade").endswith(nobodys)
+    assert diary("migrate") == f"diary            0001_first\n{nobodys}"
+    assert "legacy" not in diary("check")
+
+
+def test_a_batch_on_sqlite_cannot_be_printed(diary: Diary) -> None:
     """SQLite alters a table by making it anew, for which it must be looked at: an error says so."""
-    migrate.models("text: Mapped[str]")
-    migrate("revision")
-    migrate("upgrade")
-    migrate.models("text: Mapped[int]")
-    migrate("revision")
-    said = migrate("upgrade", "--sql", code=2)
+    diary.models("text: Mapped[str]")
+    diary("migrate", "revision")
+    diary("migrate", "upgrade")
+    diary.models("text: Mapped[int]")
+    diary("migrate", "revision")
+    said = diary("migrate", "upgrade", "--sql", code=2)
+    assert "it cannot be printed, only run: CommandError: This operation cannot proceed in" in said
     assert "batch mode with dialect sqlite requires a live database" in said
