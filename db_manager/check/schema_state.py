@@ -185,11 +185,12 @@ class SchemaState:
         lost = [name for name in missing if states.get(plugin_of(name)) == "current"]
         if migrated:
             said += f"; migrations make: {', '.join(migrated)}"
-        if created and self._config.create_tables:
+        creates = created and self._config.create_tables
+        if creates:
             said += f"; the next start creates: {', '.join(created)}"
-        if migrated or self._config.create_tables:
+        if migrated or creates:
             yield Finding("ok", "tables", said)
-        if created and not self._config.create_tables:
+        if created and not creates:
             key = f"[{self._config.section}] create_tables = true"
             text = f"missing: {', '.join(created)}\nrun your migrations, or set {key}"
             yield Finding("problem", "tables", text)
