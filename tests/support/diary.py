@@ -31,7 +31,7 @@ journal = "memory"
 
 
 class Diary:
-    """A bot, and the command `db-manager` beside it, each time in a process of its own, which is forked.
+    """A bot, and the command `db-manager` beside it, each time in a forked process.
 
     Args:
         folder: A folder for it.
