@@ -238,7 +238,9 @@ def _reflected(connection: Connection, history: History) -> MetaData:
 async def _run(config: DatabaseConfig, work: Callable[[Connection], T]) -> T:
     engine = create_engine(config)
     try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(work)
+        async with engine.connect() as connection:  # `standings` may roll back
+            done = await connection.run_sync(work)
+            await connection.commit()
+            return done
     finally:
         await engine.dispose()

@@ -1,5 +1,6 @@
 """A folder with a bot of one plugin, and the command `db-manager` in it."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ class Diary:
 
     def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
+        self._changes = 0
         self._database = f"url = '{url}'" if url else "database = 'diary.sqlite3'"
         self.plugins("diary:Diary")
         self.models("")
@@ -52,7 +54,10 @@ class Diary:
 
     def models(self, more: str) -> None:
         """Let the model have *more*."""
-        (self.folder / "diary.py").write_text(_MODELS.format(more=more), encoding="utf-8")
+        file = self.folder / "diary.py"
+        file.write_text(_MODELS.format(more=more), encoding="utf-8")
+        self._changes += 1
+        os.utime(file, (self._changes, self._changes))  # else bytecode of this second may be taken
 
     def revision(self, name: str, code: str, after: str) -> Path:
         """Write a revision by hand."""

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import IntegrityError
 from support.project import Project
 
 from db_manager.check.diagnosis import diagnose
