@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # uv from PATH when it is there, else from pip inside the virtual environment.
 UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+# Tests start many processes: each would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-faults test quick cover test-all test-lowest check hooks docs pictures site faults soak \
 	foreign bench bench-quick pins clean
