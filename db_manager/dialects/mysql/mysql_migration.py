@@ -114,13 +114,10 @@ class MySQLMigration(Migration):
         return getattr(connection.connection.driver_connection, "failed", True) is False
 
     def _end_at_server(self) -> None:
-        """End the statement that nobody waits for: DDL would go on, and keep everybody out.
-
-        With its connection, which is given up: the server may not have begun the statement yet.
-        """
+        """End the statement that nobody waits for: DDL would go on, and keep everybody out."""
         if self.lock is not None and self._connection_id:
             with suppress(SQLAlchemyError):  # it has ended by itself
-                self.lock.exec_driver_sql(f"KILL {self._connection_id}")
+                self.lock.exec_driver_sql(f"KILL QUERY {self._connection_id}")
 
 
 def half_way(connection: Connection, versions: str) -> HalfWay | None:

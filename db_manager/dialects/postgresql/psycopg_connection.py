@@ -1,6 +1,5 @@
 """psycopg's connection, with a deadline for answers and a count of ended transactions."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, suppress
@@ -11,7 +10,6 @@ from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 
 from db_manager.dialects.ending_sql import ABORT_TRANSACTION, ENDS, ending, ends_later
-from db_manager.dialects.polling import HUNG_UP, READABLE, polled
 from db_manager.running.choose import choose_timers
 from db_manager.running.port import Timer, Timers
 
@@ -21,9 +19,6 @@ _OWES_NOTHING: Final = frozenset(
 )
 
 
-#: Seconds until the server is asked again to end a statement, and between looks at its answer.
-_CANCEL_AGAIN: Final = 0.1
-_LOOK_AGAIN: Final = 0.01
 _OPEN: Final = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 
 
@@ -142,30 +137,6 @@ class PatientConnection(psycopg.AsyncConnection[Any]):
             self._waits = False
             if self._terminated:
                 self.pgconn.finish()
-
-    async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109 -- psycopg's signature
-        """Ask the server to end the statement, until it answers.
-
-        A server that has not begun the statement yet ignores the wish. psycopg asks once, and waits
-        for 5 s then.
-
-        Args:
-            timeout: Seconds for all of it.
-        """
-        clock = asyncio.get_running_loop().time
-        end = clock() + timeout
-        while clock() < end:
-            await super().cancel_safe(timeout=end - clock())
-            again = clock() + _CANCEL_AGAIN
-            while clock() < again:
-                if self._is_answered():
-                    return
-                await asyncio.sleep(_LOOK_AGAIN)
-
-    def _is_answered(self) -> bool:
-        if self.closed or self.pgconn.transaction_status != TransactionStatus.ACTIVE:
-            return True
-        return polled(self.pgconn.socket, READABLE | HUNG_UP)
 
     def _see(self) -> None:
         """Count a transaction that was open at the last look and is not any more."""
