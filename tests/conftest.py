@@ -12,6 +12,8 @@ from support.mariadb import MariaDatabases, mariadb_admin
 from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.postgres import Databases, postgres_url
 
+from db_manager.base import Base
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option for the length of the fault tests."""
@@ -112,3 +114,23 @@ def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setenv("DB_MANAGER_RUNNER", request.param)
     name: str = request.param
     return name
+
+
+#: The modules of tests that are about the example: its tables have migrations.
+_OF_THE_EXAMPLE = ("kit/test_migrations.py", "tests/test_demo.py")
+
+
+@pytest.fixture(autouse=True)
+def _without_the_example(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Take the tables of the notes bot, which some module imports, out of all other tests.
+
+    Each start of theirs would apply its migrations, with transactions and log lines.
+    """
+    metadata = Base.metadata
+    table = metadata.tables.get("notes__note")
+    if table is None or request.path.as_posix().endswith(_OF_THE_EXAMPLE):
+        yield
+        return
+    metadata.remove(table)
+    yield
+    metadata._add_table(table.name, table.schema, table)
