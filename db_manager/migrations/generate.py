@@ -1,7 +1,8 @@
 """Writes the next revision of a plugin: what its models have and its migrations have not."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -159,11 +160,32 @@ def differences(connection: Connection, history: History, metadata: MetaData) ->
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 -- the same
 
     context = MigrationContext.configure(connection, opts=compared(history))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)  # of indexes that SQLAlchemy cannot read
+    with _unread():
         needed = produce_migrations(context, metadata).upgrade_ops
     if needed is None or needed.is_empty():
         return ""
     code = render_python_code(needed, migration_context=context)
     lines = [line.strip() for line in code.splitlines()]
     return "\n".join(f"    {line}" for line in lines if line and not line.startswith(_COMMENT))
+
+
+def reflected(connection: Connection, history: History) -> MetaData:
+    """Return the tables of a plugin as they are.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection.
+        history: The migrations of the plugin.
+    """
+    tables = MetaData()
+    with _unread():
+        tables.reflect(connection, only=lambda name, _: plugin_of(name) == history.plugin)
+    return tables
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """Do not warn of indexes on expressions, which cannot be read on every database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)
+        warnings.filterwarnings("ignore", "autogenerate skipping")
+        yield

@@ -12,7 +12,7 @@ from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.create import create_engine
 from db_manager.errors import ConfigError
 from db_manager.migrations.failure import MigrationError
-from db_manager.migrations.generate import differences
+from db_manager.migrations.generate import differences, reflected
 from db_manager.migrations.history import History, find
 from db_manager.migrations.move import move
 from db_manager.migrations.upgrade import upgrade
@@ -138,7 +138,7 @@ def _found(plugin: str) -> tuple[MetaData, dict[str, History], str]:
 
 def _every(kind: type[DatabasePlugin]) -> Iterator[type[DatabasePlugin]]:
     yield kind
-    for other in kind.__subclasses__():
+    for other in reversed(kind.__subclasses__()):  # one of an earlier test may not be gone yet
         yield from _every(other)
 
 
@@ -188,7 +188,7 @@ async def _there_and_back(config: DatabaseConfig, history: History, revision: st
     __tracebackhide__ = True
     number = history.ids.index(revision)
     before = history.ids[number - 1] if number else "base"
-    was = await _run(config, lambda connection: _reflected(connection, history))
+    was = await _run(config, lambda connection: reflected(connection, history))
     await upgrade(config, [history], target=revision)
     try:
         await _take_back(config, history, before)
@@ -226,13 +226,6 @@ async def _at(config: DatabaseConfig, history: History) -> str | None:
 
 async def _differences(config: DatabaseConfig, history: History, metadata: MetaData) -> str:
     return await _run(config, lambda connection: differences(connection, history, metadata))
-
-
-def _reflected(connection: Connection, history: History) -> MetaData:
-    """Return the tables of a plugin as they are."""
-    tables = MetaData()
-    tables.reflect(connection, only=lambda name, _: plugin_of(name) == history.plugin)
-    return tables
 
 
 async def _run(config: DatabaseConfig, work: Callable[[Connection], T]) -> T:

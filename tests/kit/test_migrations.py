@@ -16,6 +16,8 @@ from examples.notes_bot.notes import Note
 from observability.testing import EventRecorder
 
 MODELS = """
+from sqlalchemy import Index, func
+
 class Brand(Base):
     __tablename__ = "brands__brand"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -91,6 +93,21 @@ async def test_what_leads_to_the_models_and_back_is_right(
     for plugin in ("users", "shop"):
         await migrations.verify(plugin)
     await migrations.verify("notes")
+    del database
+
+
+async def test_an_index_on_an_expression_is_no_difference(
+    migrations: Migrations, shop: Project
+) -> None:
+    """Nor is it a warning, where SQLAlchemy cannot read it."""
+    column = "    code: Mapped[str | None] = mapped_column(String(8))\n"
+    shop.models(f"{MODELS}{column}\nIndex('ix_shop__item_lower', func.lower(Item.code))\n")
+    create = "    op.create_index('ix_shop__item_lower', 'shop__item', [sa.text('lower(code)')])\n"
+    drop = "    op.drop_index('ix_shop__item_lower', 'shop__item')\n"
+    back = f"def downgrade():\n{drop}    op.drop_column('shop__item', 'code')"
+    shop.write("0002_code", ADD + create + back, after="0001_first")
+    database = stores(shop)
+    await migrations.verify("shop")
     del database
 
 
