@@ -16,7 +16,7 @@ from db_manager.config import FIRST_SECTION, DatabaseConfig, config_of
 from db_manager.database.availability import Availability, unavailable_errors
 from db_manager.database.database import Database, UnitSettings
 from db_manager.database.ping import PING, ask, ping
-from db_manager.dialects.known import dialect_at
+from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.drift.look import differences_at_start
 from db_manager.engine.create import create_engine
 from db_manager.engine.tls import unverified_host
@@ -205,6 +205,7 @@ class DatabasePlugin(Plugin):
             refuse_half_way(connection, [each for each in found if each.pending])
         if not self.metadata.tables:
             return found, []
+        dialect_of(connection.dialect).let_tables_change(connection)
         inspector = inspect(connection)
         if mode != "off":
             refuse_unshipped(

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from db_manager.testing import Databases, Faults, Migrations, Sandbox
     from lifecycle.bus import EventBus
+
+#: What creates databases, by where it does.
+_DATABASES: "pytest.StashKey[dict[object, Databases]]" = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,15 +40,35 @@ def sandbox_url(pytestconfig: pytest.Config) -> "str | URL":
     return str(pytestconfig.getini("sandbox_url")) if given is None else given
 
 
-@pytest.fixture(scope="session")
-def sandbox_databases(sandbox_url: "str | URL") -> "Iterator[Databases]":
-    """Creates the databases of sandboxes; the template lives as long as the test run."""
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: "pytest.FixtureDef[object]", request: pytest.FixtureRequest
+) -> "Generator[None, object, object]":
+    """Drop what was created at an address before the fixture that gave it ends its server."""
+    value = yield
+    if fixturedef.argname == "sandbox_url":
+        request.addfinalizer(lambda: _close(request.session, value))  # the last one runs first
+    return value
+
+
+def _close(session: pytest.Session, address: object) -> None:
+    databases = session.stash.get(_DATABASES, {}).pop(address, None)
+    if databases is not None:
+        with ThreadPoolExecutor(1) as thread:  # asyncio.run needs a thread without a running loop
+            thread.submit(asyncio.run, databases.close()).result()
+
+
+@pytest.fixture
+def sandbox_databases(request: pytest.FixtureRequest, sandbox_url: "str | URL") -> "Databases":
+    """Creates the databases of sandboxes; the template lives as long as `sandbox_url`."""
     from db_manager.testing import Databases  # noqa: PLC0415 -- SQLAlchemy: only when used
 
-    databases = Databases(sandbox_url)
-    yield databases
-    with ThreadPoolExecutor(1) as thread:  # asyncio.run needs a thread without a running loop
-        thread.submit(asyncio.run, databases.close()).result()
+    # Not a fixture of the whole run: pytest would keep its value for a module that overrides
+    # `sandbox_url`.
+    known = request.session.stash.setdefault(_DATABASES, {})
+    if sandbox_url not in known:
+        known[sandbox_url] = Databases(sandbox_url)
+    return known[sandbox_url]
 
 
 @async_fixture

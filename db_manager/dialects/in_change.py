@@ -28,6 +28,13 @@ class InChange:
     def unlock_schema(self, connection: Connection) -> None:
         """Allow other replicas to create tables again."""
 
+    def let_tables_change(self, connection: Connection) -> None:
+        """Hold no table that was read, where one that others are creating is refused for that.
+
+        Args:
+            connection: One that has only read; its transaction may be rolled back.
+        """
+
     # -- tables that differ from their models ---------------------------------------------
 
     #: How a column of a table gets the model's type, a further value of its enumeration, and its

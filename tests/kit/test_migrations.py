@@ -22,15 +22,15 @@ class Brand(Base):
     __tablename__ = "brands__brand"
     id: Mapped[int] = mapped_column(primary_key=True)
 
-class User(Base):
-    __tablename__ = "users__user"
+class Buyer(Base):
+    __tablename__ = "buyers__buyer"
     id: Mapped[int] = mapped_column(primary_key=True)
     brand: Mapped[int] = mapped_column(ForeignKey("brands__brand.id"))
 
 class Item(Base):
     __tablename__ = "shop__item"
     id: Mapped[int] = mapped_column(primary_key=True)
-    owner: Mapped[int] = mapped_column(ForeignKey("users__user.id"))
+    owner: Mapped[int] = mapped_column(ForeignKey("buyers__buyer.id"))
 """
 #: A change of the table `shop__item`.
 MORE = MODELS + "    code: Mapped[str | None] = mapped_column(String(8), index=True)\n"
@@ -63,7 +63,7 @@ async def shop(tmp_path: Path) -> Project:
     written = URL.create("sqlite+aiosqlite", database=str(folder / "shop.sqlite3"))
     project = Project(folder, config_at(written))  # and not where the sandbox leads
     project.models(MODELS)
-    for plugin in ("users", "shop"):
+    for plugin in ("buyers", "shop"):
         await project.revision(plugin)
     return project
 
@@ -90,7 +90,7 @@ async def test_what_leads_to_the_models_and_back_is_right(
     shop.models(MORE)
     await shop.revision()
     database = stores(shop)
-    for plugin in ("users", "shop"):
+    for plugin in ("buyers", "shop"):
         await migrations.verify(plugin)
     await migrations.verify("notes")
     del database
@@ -228,7 +228,7 @@ async def test_another_database_is_migrated_too(
     await migrations.upgrade("shop")
     app = await sandbox.start(database)
     async with app.services["stores:engine"].connect() as connection:
-        versions = "SELECT version_num FROM users__alembic_version"
+        versions = "SELECT version_num FROM buyers__alembic_version"
         assert await connection.scalar(text(versions)) == "0001_first"
         assert await connection.scalar(text("SELECT count(*) FROM shop__item")) == 0
 

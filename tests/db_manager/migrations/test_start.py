@@ -1,5 +1,6 @@
 """What a start does about migrations: apply, check, warn, refuse; and nothing where nothing is."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,33 @@ async def test_a_database_in_memory_is_migrated(shop: Project) -> None:
         async with uow_factory() as uow:
             at = await uow.session.scalar(text("SELECT version_num FROM shop__alembic_version"))
             assert at == "0001_first"
+
+
+async def test_a_start_looks_at_tables_that_come_and_go(
+    tmp_path: Path, mariadb_database: URL
+) -> None:
+    """MariaDB describes none of them to a transaction that has read some other table (1684)."""
+    shop = Project.at(tmp_path / "shop", mariadb_database)
+    shop.models(MODELS)
+    await shop.revision("shop")
+    await shop.upgrade()
+
+    async def come_and_go() -> None:
+        engine = shop.engine()
+        try:
+            async with engine.connect() as connection:
+                while True:
+                    await connection.execute(text("CREATE TABLE guests__visit (id INT)"))
+                    await connection.execute(text("DROP TABLE guests__visit"))
+        finally:
+            await engine.dispose()
+
+    coming = asyncio.create_task(come_and_go())
+    for _ in range(20):
+        app, _told = application(shop, create_tables=False, drift="ignore")
+        async with app:
+            pass
+    assert not coming.done()
+    coming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await coming
