@@ -205,6 +205,50 @@ async def test_a_cancelled_statement_ends_at_once(database: Database) -> None:
     assert database.pool_levels()["used"] == 0
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "terminated"])
+async def test_a_statement_that_is_about_to_begin_ends_too(
+    sqlite_database: URL,
+    open_database: Callable[..., Database],
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """SQLite forgets an interruption that comes before the statement has begun."""
+    database = open_database(sqlite_database, exit_timeout=100)  # nothing else ends it
+    async with UnitOfWork(database) as uow:
+        await uow.connection.execute(text("SELECT 1"))  # it is connected
+    about: asyncio.Queue[SqliteConnection] = asyncio.Queue()
+    loop, interrupted = asyncio.get_running_loop(), threading.Event()
+    check, interrupt = SqliteConnection._refuse_writes, SqliteConnection.interrupt_until
+
+    def wait(connection: SqliteConnection, opened: sqlite3.Connection) -> None:
+        check(connection, opened)
+        loop.call_soon_threadsafe(about.put_nowait, connection)
+        interrupted.wait()
+
+    def tell(connection: SqliteConnection, is_over: Callable[[], bool]) -> None:
+        interrupt(connection, is_over)
+        interrupted.set()
+
+    async def work() -> None:
+        async with UnitOfWork(database) as uow:
+            monkeypatch.setattr(SqliteConnection, "_refuse_writes", wait)
+            monkeypatch.setattr(SqliteConnection, "interrupt_until", tell)
+            await uow.connection.execute(text(f"{ENDLESS}".replace("started()", "1")))
+
+    task = asyncio.create_task(work())
+    connection = await about.get()
+    monkeypatch.setattr(SqliteConnection, "_refuse_writes", check)
+    if ends == "cancelled":
+        task.cancel()
+    else:
+        connection.stop()
+    with pytest.raises((asyncio.CancelledError, OperationalError)):
+        async with asyncio.timeout(20):
+            await task
+    async with UnitOfWork(database) as uow:
+        await uow.connection.execute(text("CREATE TABLE free (id INTEGER)"))
+
+
 async def test_a_cancelled_unit_holds_no_lock_for_who_keeps_its_cursor(database: Database) -> None:
     """A statement that a traceback keeps of a dropped connection keeps no lock with it."""
     kept: list[object] = []

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from db_manager.dialects.ending_sql import ENDS, ending
 from db_manager.dialects.sqlite.in_line import InLine
-from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, begins
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, Call, begins
 from db_manager.dialects.sqlite.locks import called
 from db_manager.errors import TransactionAbortedError
 
@@ -103,7 +103,7 @@ class SqliteConnection(InLine):
         """
         in_transaction = self._in_transaction or self._begin_next
         self._begin_next = False
-        call = _Call(self, fn)
+        call = Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except BaseException as error:
@@ -115,10 +115,9 @@ class SqliteConnection(InLine):
             self._begin_next = in_transaction
             if not isinstance(error, Exception):
                 # Otherwise the statement would continue in its thread and keep the write lock.
-                call.cancelled = True
                 self.ends += int(self._may_end(args))  # it would be noticed too late
                 self._in_transaction = True  # a safe assumption; `_end_here` checks it
-                self._interrupt()
+                call.cancel()
             raise
         finally:
             if self._took and not self._in_transaction:
@@ -168,10 +167,10 @@ class SqliteConnection(InLine):
         """Close without waiting; a second call, after the thread has ended, waits for the first."""
         self.closed = True
         if self._stopping is None:
-            self._interrupt()
             empties_log = self._begin == "BEGIN IMMEDIATE" and self.is_settled()
             self.call_unawaited(partial(self._close_opened, empties_log=empties_log))
             self._stopping = super().stop()
+            self.interrupt_until(lambda: self._stopping is None or self._stopping.done())
             self._end_turn_after(self._stopping)
         return self._stopping
 
@@ -261,37 +260,3 @@ class SqliteCursor:
             self._more = False
             await self._connection.cross(self._cursor.close)
         self._rows = []
-
-
-class _Call:
-    """A call for the driver's thread; once cancelled, it is skipped or interrupted."""
-
-    __slots__ = ("_connection", "_fn", "cancelled")
-
-    def __init__(self, connection: SqliteConnection, fn: Callable[..., Any]) -> None:
-        self._connection = connection
-        self._fn = fn
-        self.cancelled = False
-
-    def is_wanted(self) -> bool:
-        """Return True until it is cancelled."""
-        return not self.cancelled
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, unless it was cancelled.
-
-        Raises:
-            Error: The call failed in sqlite3, and was not cancelled.
-        """
-        if self.cancelled:
-            return None
-        connection = self._connection
-        connection.still_wanted = self.is_wanted
-        try:
-            return self._fn(*args, **kwargs)
-        except sqlite3.Error:
-            if self.is_wanted():
-                raise
-            return None  # the caller was cancelled
-        finally:
-            connection.still_wanted = None

@@ -1,5 +1,6 @@
 """The part of a SQLite connection that runs in the driver's thread."""
 
+import asyncio
 import sqlite3
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,6 +16,53 @@ from db_manager.dialects.sqlite.stoppable import Stoppable
 
 #: Most rows that are returned with the statement; further rows are fetched on demand.
 FIRST_ROWS: Final = 1000
+#: Seconds between two interruptions of one call.
+PAUSE: Final = 0.01
+
+
+class Call:
+    """A call for the driver's thread; once cancelled, it is skipped or interrupted.
+
+    Args:
+        connection: The connection whose thread makes it.
+        fn: What is called.
+    """
+
+    __slots__ = ("_cancelled", "_connection", "_fn", "_over")
+
+    def __init__(self, connection: "InThread", fn: Callable[..., Any]) -> None:
+        self._connection = connection
+        self._fn = fn
+        self._cancelled = False
+        self._over = False
+
+    def cancel(self) -> None:
+        """Skip it, or end what it does; called in the event loop when nobody waits for it."""
+        self._cancelled = True
+        self._connection.interrupt_until(lambda: self._over)
+
+    def is_wanted(self) -> bool:
+        """Return True until it is cancelled."""
+        return not self._cancelled
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call, unless it was cancelled.
+
+        Raises:
+            Error: The call failed in sqlite3, and was not cancelled.
+        """
+        connection = self._connection
+        connection.still_wanted = self.is_wanted
+        try:
+            return None if self._cancelled else self._fn(*args, **kwargs)
+        except sqlite3.Error:
+            if self.is_wanted():
+                raise
+            return None  # the caller was cancelled
+        finally:
+            connection.still_wanted = None
+            with connection.interrupting:  # an interruption would strike the next call
+                self._over = True
 
 
 class InThread(Stoppable):
@@ -32,8 +80,9 @@ class InThread(Stoppable):
         super().__init__(self._open, iter_chunk_size=64)
         self._connect_here = connect
         self._opened: sqlite3.Connection | None = None
-        #: Held by who interrupts, and by the thread when it closes: from then on nobody does.
-        self._interrupting = Lock()
+        #: Held by who interrupts, and by the thread when a call ends, or when it closes: from then
+        #: on nobody does.
+        self.interrupting = Lock()
         self._interruptible = True
         # The BEGIN before the first statement of a transaction (None: no transaction), and
         # whether writes are refused.
@@ -191,11 +240,21 @@ class InThread(Stoppable):
         """Return True while a caller waits for the current call."""
         return self._running and (self.still_wanted is None or self.still_wanted())
 
-    def _interrupt(self) -> None:
-        """End the statement that the driver's thread executes; called in the event loop."""
-        with self._interrupting:
-            if self._connection is not None and self._interruptible:
+    def interrupt_until(self, is_over: Callable[[], bool]) -> None:
+        """End the statements that the driver's thread executes; called in the event loop.
+
+        Again and again: SQLite forgets an interruption that comes before a statement has begun.
+
+        Args:
+            is_over: Returns True when what was to be ended has ended.
+        """
+        with self.interrupting:
+            if is_over() or not self._interruptible:
+                return
+            if self._connection is not None:
                 self._connection.interrupt()
+        with suppress(RuntimeError):  # without an event loop the garbage collector is the caller
+            asyncio.get_running_loop().call_later(PAUSE, self.interrupt_until, is_over)
 
     def _close_opened(self, *, empties_log: bool) -> None:
         """Roll back, and close, so that the last one to close leaves one complete file.
@@ -207,7 +266,7 @@ class InThread(Stoppable):
             empties_log: Copy the write-ahead log into the file, because another process may keep
                 the log in use.
         """
-        with self._interrupting:
+        with self.interrupting:
             self._interruptible = False
         if self._opened is None:
             return
