@@ -94,6 +94,13 @@ class Dialect(InUse, InChange, ForCommands):
             line: The `OneWriter` of its engine.
         """
 
+    def complete(self, stock: Any) -> None:
+        """Add to SQLAlchemy's own dialect what older releases of it, or of the driver, lack.
+
+        Args:
+            stock: The dialect of one engine; no other engine has the same object.
+        """
+
     # -- units that read ------------------------------------------------------------------
 
     def begin_read_only(self, connection: Connection, level: str | None) -> None:

@@ -77,6 +77,7 @@ def _listen(engine: AsyncEngine, dialect: Dialect, password: str | None) -> None
         def add_password(_d: object, _r: object, _args: object, cparams: dict[str, Any]) -> None:
             cparams["password"] = password
 
+    dialect.complete(engine.dialect)
     if isinstance(engine.sync_engine.pool, FairQueuePool):
         engine.sync_engine.pool.know(dialect)
     else:

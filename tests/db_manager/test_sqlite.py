@@ -482,3 +482,16 @@ async def test_a_cancelled_close_closes_all_the_same(tmp_path: Path) -> None:
     assert connection.closed
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened.execute("SELECT 1")
+
+
+async def test_a_statement_on_a_closed_connection_finds_it_lost(database: Database) -> None:
+    """SQLAlchemy is told that the connection is gone, and connects anew for the next one."""
+    async with database.engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, SqliteConnection)
+        await driver.close()
+        with pytest.raises(OperationalError, match="no active connection") as caught:
+            await connection.execute(text("SELECT 1"))
+        assert caught.value.connection_invalidated
+        await connection.rollback()
+        assert await connection.scalar(text("SELECT 1")) == 1

@@ -65,8 +65,8 @@ class MySQL(Dialect):
 
     def is_autocommit(self, adapter: Any, driver: Any) -> bool:
         """Return the status of the server's last answer."""
-        del driver
-        return bool(adapter.get_autocommit())
+        del adapter  # SQLAlchemy 2.0's does not pass it on
+        return bool(driver.get_autocommit())
 
     def implicit_commits(self, driver: Any) -> int | None:
         """Return None: DDL commits what was before it, and the driver does not count that."""

@@ -14,6 +14,8 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.types import TypeEngine
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
@@ -130,6 +132,15 @@ class Aiosqlite(Dialect):
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         return f"PRAGMA foreign_keys = {before}"
 
+    def complete(self, stock: Any) -> None:
+        """Let the pool give a connection up, which SQLAlchemy before 2.0.45 cannot.
+
+        Nor can a later one with aiosqlite before 0.22.1, whose own connection has no `stop`.
+        """
+        if not stock.has_terminate:
+            stock.has_terminate = True
+            stock.do_terminate = _terminate
+
     # -- a connection ---------------------------------------------------------------------
 
     def is_closed(self, driver: Any) -> bool:
@@ -224,6 +235,17 @@ class Aiosqlite(Dialect):
         """Return advice on a file that cannot be opened."""
         del error
         return "is the file a SQLite database, and may this account read and write it?"
+
+
+def _terminate(adapter: Any) -> None:
+    """Close a connection, if need be without waiting: the garbage collector may be the caller."""
+    driver = adapter.driver_connection
+    if not isinstance(driver, SqliteConnection):
+        adapter.close()
+        return
+    closing = driver.stop()
+    if closing is not None and in_greenlet():
+        await_only(asyncio.shield(closing))
 
 
 def _code(error: Any) -> int:

@@ -176,9 +176,8 @@ class SqliteConnection(InLine):
 
     async def close(self) -> None:
         """Interrupt a running statement, then close; a cancellation leaves nothing open."""
-        stopping = self.stop()
-        if stopping is not None:
-            await stopping
+        if (stopping := self.stop()) is not None:
+            await asyncio.shield(stopping)  # who is cancelled here does not end it for the others
 
 
 class SqliteCursor:
@@ -215,11 +214,15 @@ class SqliteCursor:
 
     async def _run(self, method: str, sql: str, parameters: Any) -> Self:
         connection = self._connection
-        line = connection.line
-        cross = connection.cross
+        line, cross = connection.line, connection.cross
         if line is not None and line.holder is not connection and connection.must_wait(sql):
             cross = connection.cross_in_turn
-        cursor, self._rows = await cross(connection.run_sql, method, sql, parameters)
+        try:
+            cursor, self._rows = await cross(connection.run_sql, method, sql, parameters)
+        except ValueError:
+            if connection.closed:  # in these words, SQLAlchemy 2.0 sees that it is lost
+                raise sqlite3.OperationalError("no active connection") from None
+            raise
         self._cursor = cursor
         self._more = len(self._rows) == FIRST_ROWS
         self.description = cursor.description

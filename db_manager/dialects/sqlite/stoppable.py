@@ -47,9 +47,12 @@ class Stoppable(aiosqlite.Connection):
         async def _connect(self) -> "Stoppable":
             try:
                 return await super()._connect()
-            except BaseException:  # it stops by itself after an `Exception` only
+            except BaseException:  # 0.20 stops by itself after an `Exception` only
                 self.stop()
                 raise
+
+        def _stop_running(self) -> None:
+            self.stop()  # it would stop without closing what a cancelled attempt has opened
 
         def _close_here(self) -> None:
             if self._connection is not None:
@@ -63,5 +66,5 @@ class Stoppable(aiosqlite.Connection):
             except RuntimeError:  # the garbage collector is the caller
                 closed = None
             self._tx.put_nowait((closed or _NOBODY, self._close_here))
-            self._stop_running()
+            super()._stop_running()
             return closed

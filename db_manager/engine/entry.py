@@ -1,0 +1,80 @@
+"""A place in the pool for one connection, which is free again whatever fails with it.
+
+SQLAlchemy loses a place when a step of its checkin raises, for example the reset of the isolation
+level or a `checkin` listener. Before 2.0.55 it also loses one when an invalidation raises or is cut
+short, and leaves a connection open whose `connect` listener raises. A pool of ten would be unusable
+after ten such errors.
+"""
+
+from typing import Any
+
+from sqlalchemy.pool import Pool
+from sqlalchemy.pool.base import _ConnectionRecord
+
+
+class Entry(_ConnectionRecord):  # private there; guarded by a test
+    """A place for one connection.
+
+    Args:
+        pool: The pool it belongs to.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._owner = pool
+        #: True once it is back in the pool.
+        self.returned = False
+        try:
+            super().__init__(pool)
+        except BaseException:
+            self._drop()
+            raise
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Return the entry to the pool, without its connection if resetting that fails."""
+        self.returned = False
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException as error:
+            if not self.returned:
+                try:
+                    self.invalidate(error)
+                finally:
+                    self._owner._return_conn(self)  # noqa: SLF001 -- the last step of SQLAlchemy's checkin
+            raise
+
+    def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- as above
+        try:
+            self.invalidate(err)
+        finally:
+            if self.fairy_ref is not None or not _fairy_was_created:
+                self.checkin(_fairy_was_created)
+
+    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:  # noqa: FBT001, FBT002 -- as above
+        """Close the connection, and be free afterwards even if that is cut short.
+
+        Args:
+            e: Why.
+            soft: Only replace it at its next checkout.
+        """
+        whole = False
+        try:
+            super().invalidate(e, soft)
+            # SQLAlchemy goes on with the checkin, except after the cancellation of a reset.
+            whole = soft or e is None or isinstance(e, Exception)
+        finally:
+            if not whole:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        holder: Any = self.fairy_ref() if self.fairy_ref is not None else None
+        try:
+            self._drop()
+        finally:
+            if holder is not None:
+                holder.dbapi_connection = None
+                holder._checkin()  # noqa: SLF001 -- does nothing where SQLAlchemy has done it
+
+    def _drop(self) -> None:
+        connection, self.dbapi_connection = self.dbapi_connection, None
+        if connection is not None:
+            self._owner._close_connection(connection, terminate=True)  # noqa: SLF001 -- as SQLAlchemy closes one
