@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.util import greenlet_spawn
+from support.line import Line
 
 from db_manager.database.database import Database
 from db_manager.dialects.sqlite.connection import SqliteConnection
@@ -122,3 +123,23 @@ async def test_a_rollback_that_is_cancelled_frees_the_place(
     assert_free(database, driver)
     async with database.engine.connect() as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
+
+
+async def test_who_is_cancelled_while_a_connection_is_given_up_hears_of_it(
+    postgres_database: URL, open_database: Open
+) -> None:
+    """A cancellation that arrives while asyncpg says good-bye is not swallowed."""
+    async with Line(postgres_database.host or "", postgres_database.port or 5432) as line:
+        database = open_database(line.url(postgres_database))
+        pooled = await greenlet_spawn(database.engine.sync_engine.raw_connection)
+        driver = pooled.driver_connection
+        line.fall_silent()
+        work = asyncio.create_task(greenlet_spawn(pooled.invalidate))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not work.done()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert_free(database, driver)
+        line.speak()

@@ -1,5 +1,6 @@
 """PostgreSQL with asyncpg."""
 
+import asyncio
 import ssl
 import uuid
 from typing import Any, Final
@@ -7,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import answer_timeout
@@ -55,6 +57,10 @@ class Asyncpg(PostgreSQL):
                 "prepared_statement_name_func": lambda: f"db_manager_{uuid.uuid4().hex}",
             }
         return arguments
+
+    def complete(self, stock: Any) -> None:
+        """Raise a cancellation of a good-bye, which SQLAlchemy before 2.0.42 drops."""
+        stock.do_terminate = _terminate
 
     # -- a connection ---------------------------------------------------------------------
 
@@ -161,3 +167,11 @@ def _has_begun(adapter: Any) -> bool:
 def _refusal(error: Any) -> str:
     """Return the text of an error of asyncpg's client; empty for any other error."""
     return str(error) if type(error).__name__ == "InterfaceError" else ""
+
+
+def _terminate(adapter: Any) -> None:
+    task = asyncio.current_task() if in_greenlet() else None
+    asked = task.cancelling() if task is not None else 0
+    adapter.terminate()
+    if task is not None and task.cancelling() > asked:
+        raise asyncio.CancelledError

@@ -133,7 +133,7 @@ class Aiosqlite(Dialect):
         return f"PRAGMA foreign_keys = {before}"
 
     def complete(self, stock: Any) -> None:
-        """Let the pool give a connection up, which SQLAlchemy before 2.0.45 cannot.
+        """Let the pool give a connection up, which SQLAlchemy before 2.0.46 cannot.
 
         Nor can a later one with aiosqlite before 0.22.1, whose own connection has no `stop`.
         """

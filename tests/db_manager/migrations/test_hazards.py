@@ -187,7 +187,7 @@ async def test_a_lost_connection_is_no_failed_migration(
     engine = project.engine()
     ending = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep%'"
+        " WHERE datname = current_database() AND wait_event = 'PgSleep'"
     )
     async with engine.connect() as other:
         migrating = asyncio.create_task(project.upgrade())
