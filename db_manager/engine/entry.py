@@ -2,12 +2,18 @@
 
 SQLAlchemy loses a place when a step of its checkin raises, for example the reset of the isolation
 level or a `checkin` listener. Before 2.0.55 it also loses one when an invalidation raises or is cut
-short, and leaves a connection open whose `connect` listener raises. A pool of ten would be unusable
-after ten such errors.
+short, after which the `Connection` takes itself for whole and has nothing below it; and it leaves a
+connection open whose `connect` listener raises. A pool of ten would be unusable after ten such
+errors.
 """
 
+from functools import partial
 from typing import Any
+from weakref import ref
 
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 
@@ -78,3 +84,21 @@ class Entry(_ConnectionRecord):  # private there; guarded by a test
         connection, self.dbapi_connection = self.dbapi_connection, None
         if connection is not None:
             self._owner._close_connection(connection, terminate=True)  # noqa: SLF001 -- as SQLAlchemy closes one
+
+
+def carry_through(engine: Engine) -> None:
+    """Let connections of *engine* know that they were given up, also when that was cut short."""
+    if sqlalchemy.__version__.startswith("2.0."):
+        event.listen(engine, "engine_connect", _watch)
+
+
+def _watch(connection: Any) -> None:
+    connection.invalidate = partial(_invalidate, ref(connection))  # without a cycle
+
+
+def _invalidate(connection: "ref[Connection]", exception: BaseException | None = None) -> None:
+    subject: Any = connection()
+    try:
+        Connection.invalidate(subject, exception)
+    finally:
+        subject._dbapi_connection = None  # noqa: SLF001 -- as later releases do

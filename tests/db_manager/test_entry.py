@@ -101,6 +101,22 @@ async def test_a_close_that_is_cancelled_frees_the_place(
     await driver.close()
 
 
+async def test_who_swallows_a_close_that_was_cancelled_gets_another_connection(
+    sqlite_database: URL, open_database: Open
+) -> None:
+    """A `Connection` knows that it was given up, even if that was cut short, and opens anew."""
+    database = open_database(sqlite_database)
+    async with database.engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        go_on = hold_up(driver)
+        work = asyncio.create_task(connection.invalidate())
+        await cancel_in_wait(work, go_on)
+        assert work.cancelled()
+        assert connection.invalidated
+        assert await connection.scalar(text("SELECT 1")) == 1
+    assert_free(database, driver)
+
+
 async def test_a_rollback_that_is_cancelled_frees_the_place(
     sqlite_database: URL, open_database: Open
 ) -> None:
