@@ -98,10 +98,9 @@ pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
 # The oldest of what we need, and around it what is in the other files, as far as that agrees.
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate --all-extras \
 		--resolution lowest-direct pyproject.toml -o $(VENV)/lowest.txt
-	cat requirements/dev.txt requirements/bench.txt > requirements/lowest.txt
+	cp requirements/dev.txt requirements/lowest.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --no-annotate --all-extras \
-		--group test --group site --group bench -c $(VENV)/lowest.txt pyproject.toml \
-		-o requirements/lowest.txt
+		--group test --group site -c $(VENV)/lowest.txt pyproject.toml -o requirements/lowest.txt
 
 clean: ## Remove the virtual environment.
 	rm -rf $(VENV)

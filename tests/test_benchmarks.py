@@ -46,8 +46,16 @@ _CLAIM = re.compile(
 
 
 @pytest.fixture(scope="module")
-def measured(postgres_admin: URL) -> dict[Job, Section]:
+def group() -> None:
+    """Need the packages of the group `bench`, which are not there for `make test-lowest`."""
+    for name in ("advanced_alchemy", "matplotlib"):
+        pytest.importorskip(name, reason="not run: the group bench is not installed")
+
+
+@pytest.fixture(scope="module")
+def measured(group: None, postgres_admin: URL) -> dict[Job, Section]:
     """Every section, on the smallest scale."""
+    del group
     url = postgres_admin.render_as_string(hide_password=False)
 
     def run(job: Job) -> Section:
@@ -163,6 +171,7 @@ def test_the_report_names_what_it_depends_on() -> None:
     assert text.index("| packages |") < text.index("## Any") < text.index("![A plot](performance/p")
 
 
+@pytest.mark.usefixtures("group")
 def test_every_picture_of_the_report_is_there_and_no_old_one(tmp_path: Path) -> None:
     """Each plot that the page shows has its file; files of plots that are gone are removed."""
     pictures = tmp_path / "performance"
@@ -176,6 +185,7 @@ def test_every_picture_of_the_report_is_there_and_no_old_one(tmp_path: Path) -> 
     assert {path.name for path in pictures.iterdir()} == {"one.svg", "two.svg"}
 
 
+@pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("log", [False, True])
 def test_a_plot_is_the_same_file_for_the_same_points(tmp_path: Path, *, log: bool) -> None:
     """Drawn twice, byte for byte: no date, no random names; its words are text."""

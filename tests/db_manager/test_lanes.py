@@ -335,7 +335,7 @@ async def test_core_statements_of_the_session_see_pending_objects_as_sqlalchemy_
 ) -> None:
     """A Core statement flushes first what was added, if that of SQLAlchemy does: from 2.1 on."""
 
-    async def seen(session: AsyncSession) -> int | None:
+    async def seen(session: AsyncSession) -> object:
         session.add(Word(text="new"))
         return await session.scalar(text("SELECT count(*) FROM lanes_test__word"))
 

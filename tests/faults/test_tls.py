@@ -209,7 +209,7 @@ async def attempt_leaves_nothing(certificate: Path, answer: bytes | None, connec
     await server.spoke.wait()
     if not answer:
         attempt.cancel()
-    (error,) = await asyncio.gather(attempt, return_exceptions=True)
+    error: Any = (await asyncio.gather(attempt, return_exceptions=True))[0]
     assert isinstance(error, BaseException)
     told = error.__cause__ or error  # SQLAlchemy 2.0 is told an error of its own adapter
     assert isinstance(told, (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.CancelledError))
