@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
-from db_manager.engine.entry import carry_through
 from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.one_writer import OneWriter
 from db_manager.engine.pool import FairQueuePool
@@ -79,7 +78,6 @@ def _listen(engine: AsyncEngine, dialect: Dialect, password: str | None) -> None
             cparams["password"] = password
 
     dialect.complete(engine.dialect)
-    carry_through(engine.sync_engine)
     if isinstance(engine.sync_engine.pool, FairQueuePool):
         engine.sync_engine.pool.know(dialect)
     else:

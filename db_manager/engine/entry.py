@@ -8,14 +8,16 @@ errors.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from weakref import ref
 
 import sqlalchemy
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool.base import _ConnectionRecord
+
+#: Whether a `Connection` may take itself for whole after that.
+_FORGETS: Final = sqlalchemy.__version__.startswith("2.0.")
 
 
 class Entry(_ConnectionRecord):  # private there; guarded by a test
@@ -86,14 +88,11 @@ class Entry(_ConnectionRecord):  # private there; guarded by a test
             self._owner._close_connection(connection, terminate=True)  # noqa: SLF001 -- as SQLAlchemy closes one
 
 
-def carry_through(engine: Engine) -> None:
-    """Let connections of *engine* know that they were given up, also when that was cut short."""
-    if sqlalchemy.__version__.startswith("2.0."):
-        event.listen(engine, "engine_connect", _watch)
-
-
-def _watch(connection: Any) -> None:
-    connection.invalidate = partial(_invalidate, ref(connection))  # without a cycle
+def carry_through(connection: Connection) -> None:
+    """Let *connection* know that it was given up, also when that was cut short."""
+    if _FORGETS:
+        subject: Any = connection
+        subject.invalidate = partial(_invalidate, ref(connection))  # without a cycle
 
 
 def _invalidate(connection: "ref[Connection]", exception: BaseException | None = None) -> None:

@@ -13,6 +13,8 @@ from support.line import Line
 
 from db_manager.database.database import Database
 from db_manager.dialects.sqlite.connection import SqliteConnection
+from db_manager.errors import TransactionEndedError
+from db_manager.unit.uow import UnitOfWork
 
 Open = Callable[..., Database]
 
@@ -101,19 +103,21 @@ async def test_a_close_that_is_cancelled_frees_the_place(
     await driver.close()
 
 
-async def test_who_swallows_a_close_that_was_cancelled_gets_another_connection(
+async def test_a_unit_knows_that_its_connection_was_given_up(
     sqlite_database: URL, open_database: Open
 ) -> None:
-    """A `Connection` knows that it was given up, even if that was cut short, and opens anew."""
+    """Who swallows the cancellation of a close is told what was lost by the next statement."""
     database = open_database(sqlite_database)
-    async with database.engine.connect() as connection:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        go_on = hold_up(driver)
-        work = asyncio.create_task(connection.invalidate())
-        await cancel_in_wait(work, go_on)
-        assert work.cancelled()
-        assert connection.invalidated
-        assert await connection.scalar(text("SELECT 1")) == 1
+    with pytest.raises(TransactionEndedError, match="invalidated"):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            go_on = hold_up(driver)
+            connection = uow.checked_out
+            assert connection is not None
+            work = asyncio.create_task(greenlet_spawn(connection.invalidate))
+            await cancel_in_wait(work, go_on)
+            assert work.cancelled()
+            await uow.session.execute(text("SELECT 1"))
     assert_free(database, driver)
 
 
