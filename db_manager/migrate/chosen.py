@@ -3,10 +3,11 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, Table, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db_manager.base import TABLE_NAME, plugin_of
@@ -25,6 +26,7 @@ from db_manager.migrations.versions import (
     standings,
 )
 from db_manager.plugin import DatabasePlugin
+from db_manager.schema import missing_tables, unmigrated
 from lifecycle import config as configuration
 from lifecycle.errors import ConfigError
 from lifecycle.printable import printable_lines
@@ -91,6 +93,18 @@ class Chosen:
             return [Standing(history, None) for history in self.histories.values()]
         async with self.connected() as connection:
             return await connection.run_sync(self.look)
+
+    async def created_before(self) -> list[Table]:
+        """Return the missing tables that no migration makes, and that are made before them."""
+        if not self.config.create_tables:
+            return []
+        ours = unmigrated(self.plugin.metadata, self.histories, alone=True)
+        if not self.has_database:
+            return ours
+        look = partial(missing_tables, metadata=self.plugin.metadata, among=ours)
+        async with self.connected() as connection:
+            missing = await connection.run_sync(look)
+        return [table for table in ours if table.name in missing]
 
     def look(self, connection: Connection) -> list[Standing]:
         """Return what each plugin is at.

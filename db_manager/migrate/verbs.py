@@ -4,9 +4,11 @@ import argparse
 import sys
 from typing import Any, Final
 
+from sqlalchemy import Table
+
 from db_manager.migrate.chosen import Chosen, say
 from db_manager.migrate.writing import revision
-from db_manager.migrations.move import move, print_sql
+from db_manager.migrations.move import move, sql_of
 from db_manager.migrations.upgrade import upgrade
 from db_manager.migrations.versions import Standing
 from db_manager.schema import create_missing_tables
@@ -84,9 +86,11 @@ async def go_back(one: Chosen, options: argparse.Namespace) -> int:
 
 async def _print(one: Chosen, options: argparse.Namespace, target: str) -> int:
     wanted = one.named(options.owner)
-    for each in await one.at():
-        if each.history.plugin in wanted and (options.verb == "downgrade" or each.pending):
-            await print_sql(one.config, each.history, options.verb, each.at, target, sys.stdout)
+    found = [each for each in await one.at() if each.history.plugin in wanted]
+    tables: list[Table] = []
+    if options.verb == "upgrade" and any(each.pending for each in found):
+        tables = await one.created_before()
+    sys.stdout.write(await sql_of(one.config, options.verb, found, target, tables))
     return 0
 
 

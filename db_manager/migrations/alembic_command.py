@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
+from sqlalchemy.engine.mock import MockConnection
 
 from db_manager.migrations.failure import MigrationError, MigrationsNotInstalledError
 from db_manager.migrations.history import History
@@ -50,7 +51,7 @@ async def alembic() -> AsyncIterator[Any]:
 
 def configured(
     history: History,
-    connection: Connection | None = None,
+    connection: Connection | MockConnection | None = None,
     *,
     admit: Admit = lambda _: True,
     finish: Finish = lambda _: None,
@@ -61,7 +62,7 @@ def configured(
 
     Args:
         history: The migrations of a plugin.
-        connection: SQLAlchemy's connection; None to print SQL.
+        connection: SQLAlchemy's connection, or what prints instead; None to only read the files.
         admit: Called in the transaction, before the migrations; False leaves them out.
         finish: Called in the transaction, after them.
         output: Where SQL is printed.
@@ -69,10 +70,6 @@ def configured(
     """
     from alembic.config import Config  # noqa: PLC0415 -- see above
 
-    # Alembic commits nothing in a transaction that somebody else began, as a listener of
-    # SQLAlchemy's that says something on each new connection.
-    if connection is not None and connection.in_transaction():
-        connection.commit()
     quiet = Namespace(quiet=True)
     config = Config(output_buffer=output, cmd_opts=quiet)
     for name, value in {

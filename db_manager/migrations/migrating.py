@@ -113,6 +113,10 @@ def in_transaction(
         **options: For Alembic's `context.configure`.
     """
     undoes_ddl = dialect_of(connection.dialect).undoes_ddl
+    # Alembic commits nothing in a transaction that somebody else began, as a listener of
+    # SQLAlchemy's that says something on each new connection.
+    if connection.in_transaction():
+        connection.commit()
 
     def admit(context: "MigrationContext") -> bool:
         migration.begin(connection)

@@ -1,9 +1,13 @@
 """Moves back, says what the database is at, and prints what would be done."""
 
 import time
+from collections.abc import Iterable, Sequence
+from copy import copy
+from io import StringIO
 from typing import Any, Literal, TextIO
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, ExecutableDDLElement, Table
+from sqlalchemy.engine.mock import MockConnection
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.known import dialect_at, dialect_of
@@ -64,43 +68,75 @@ def _stamp(connection: Connection, command: Any, standing: Standing, name: str) 
     connection.commit()
 
 
-async def print_sql(
+async def sql_of(
     config: DatabaseConfig,
-    history: History,
     verb: Literal["upgrade", "downgrade"],
-    at: str | None,
+    found: Iterable[Standing],
     target: str,
-    output: TextIO,
-) -> None:
-    """Print the SQL of a move, and do nothing.
+    tables: Sequence[Table] = (),
+) -> str:
+    """Return the SQL of a move, for the database's own program to run; nothing is done.
 
     Args:
         config: The section [database].
-        history: The migrations of a plugin.
         verb: What would be done.
-        at: What the database is at.
+        found: Where the database stands in each of the histories.
         target: The revision.
-        output: Where it is printed.
+        tables: Those to create before.
 
     Raises:
         MigrationError: There is no such revision, or it cannot be printed.
+        DBAPIError: The server cannot be reached.
     """
-    name = history.find(target)
-    if verb == "downgrade" and not steps_back(Standing(history, at), name):
-        return
-    url = database_url(config)[0]
+    output = StringIO()
+    printer = await _printer(config, output)
+    if tables:
+        tables[0].metadata.create_all(printer, tables=tables, checkfirst=False)
     async with alembic() as command:
-        check_files(history)
-        offline = configured(
-            history,
-            output=output,
-            dialect_name=url.get_backend_name(),
-            dialect_opts={"paramstyle": "named"},
-            literal_binds=True,
-            transactional_ddl=dialect_at(url).undoes_ddl,
-        )
-        try:
-            getattr(command, verb)(offline, f"{at or 'base'}:{name}", sql=True)
-        except Exception as error:
-            what = f"it cannot be printed, only run: {tell(error)}"
-            raise MigrationError(history.plugin, name, what) from error
+        for each in found:
+            name = each.history.find(target)
+            if each.pending if verb == "upgrade" else steps_back(each, name):
+                _print(command, verb, each, name, printer, output)
+    return output.getvalue()
+
+
+async def _printer(config: DatabaseConfig, output: TextIO) -> MockConnection:
+    """Return what writes SQL as the server of the configured database reads it."""
+
+    def write(statement: ExecutableDDLElement, *_: Any, **__: Any) -> None:
+        output.write(f"{str(statement.compile(dialect=printer.dialect)).strip()};\n\n")
+
+    has_server = dialect_at(database_url(config)[0]).has_server
+    async with migrating_engine(config) as engine:
+        if has_server:  # what it can do depends on its version
+            async with engine.connect():
+                pass
+        dialect = copy(engine.dialect)
+    dialect.paramstyle, dialect.positional = "named", False  # others double the signs %
+    dialect.identifier_preparer = dialect.preparer(dialect)
+    printer = MockConnection(dialect, write)
+    return printer
+
+
+def _print(
+    command: Any, verb: str, standing: Standing, name: str, printer: MockConnection, output: TextIO
+) -> None:
+    history, printed = standing.history, StringIO()
+    check_files(history)
+    offline = configured(
+        history,
+        printer,
+        output=printed,
+        literal_binds=True,
+        transactional_ddl=dialect_of(printer.dialect).undoes_ddl,
+        transaction_per_migration=True,
+    )
+    try:
+        getattr(command, verb)(offline, f"{standing.at or 'base'}:{name}", sql=True)
+    except Exception as error:
+        what = f"it cannot be printed, only run: {tell(error)}"
+        raise MigrationError(history.plugin, name, what) from error
+    # It is there and empty when everything was taken back.
+    versions = history.version_table
+    create = f"CREATE TABLE {versions}"
+    output.write(printed.getvalue().replace(create, f"CREATE TABLE IF NOT EXISTS {versions}", 1))
