@@ -113,7 +113,7 @@ def test_what_differs_at_the_last_revision_is_told(diary: Diary) -> None:
 
 
 def test_tables_of_a_plugin_that_was_removed_are_nobodys(diary: Diary) -> None:
-    """Nothing else notices that it is gone, and its tables are listed."""
+    """They are listed and left alone, and neither `check` nor a start notices that it is gone."""
     diary("migrate", "revision")
     execute(diary, "CREATE TABLE guests__visit (id INTEGER)", "CREATE TABLE legacy (id INTEGER)")
     execute(diary, "CREATE TABLE guests__alembic_version (version_num VARCHAR(32))")
@@ -124,7 +124,15 @@ def test_tables_of_a_plugin_that_was_removed_are_nobodys(diary: Diary) -> None:
     )
     assert diary("migrate", "upgrade").endswith(nobodys)
     assert diary("migrate") == f"diary            0001_first\n{nobodys}"
-    assert "legacy" not in diary("check")
+    checked = diary("check")
+    assert "legacy" not in checked
+    assert "guests" not in checked
+    for verb in ("downgrade", "stamp"):
+        said = diary("migrate", verb, "guests", "base", code=2)
+        assert "plugin 'guests' has no migrations; those that have: diary" in said
+    with closing(sqlite3.connect(diary.folder / "diary.sqlite3")) as connection:
+        found = connection.execute("SELECT version_num FROM guests__alembic_version").fetchall()
+    assert found == [("0007_last",)]
 
 
 def test_a_batch_on_sqlite_cannot_be_printed(diary: Diary) -> None:

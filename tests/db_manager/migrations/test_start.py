@@ -72,6 +72,21 @@ async def test_a_start_applies_and_creates(shop: Project) -> None:
     assert [event.topic for event in told] == ["database.drained"]
 
 
+async def test_a_plugin_that_was_removed_is_noticed_by_nobody(shop: Project) -> None:
+    """Its tables and its version stay; the others start as they did."""
+    await shop.say(
+        "CREATE TABLE gone__item (id INTEGER)",
+        "CREATE TABLE gone__alembic_version (version_num VARCHAR(32))",
+        "INSERT INTO gone__alembic_version VALUES ('0007_last')",
+    )
+    app, told = application(shop)
+    async with app:
+        pass
+    assert not [event for event in told if event.topic == "database.drifted"]
+    assert await tables(shop) >= {"gone__item", "shop__item"}
+    assert await shop.say("SELECT version_num FROM gone__alembic_version") == [("0007_last",)]
+
+
 async def test_two_plugins_with_migrations_start_again(shop: Project) -> None:
     """What each of them is at is one question."""
     await shop.revision("guests")
