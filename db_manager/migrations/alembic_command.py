@@ -2,14 +2,16 @@
 
 import asyncio
 import threading
+import warnings
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.exc import SAWarning
 
 from db_manager.migrations.failure import MigrationError, MigrationsNotInstalledError
 from db_manager.migrations.history import History
@@ -87,6 +89,15 @@ def configured(
         **options,
     }
     return config
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Do not warn of indexes on expressions, which cannot be read on every database."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*expression", SAWarning)
+        warnings.filterwarnings("ignore", "autogenerate skipping")
+        yield
 
 
 def check_files(history: History) -> None:

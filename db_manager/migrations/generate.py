@@ -1,17 +1,14 @@
 """Writes the next revision of a plugin: what its models have and its migrations have not."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, MetaData
-from sqlalchemy.exc import SAWarning
 
 from db_manager.base import plugin_of
 from db_manager.config import DatabaseConfig
-from db_manager.migrations.alembic_command import alembic, configured
+from db_manager.migrations.alembic_command import alembic, configured, unread
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.scratch import scratch
@@ -59,7 +56,7 @@ async def generate(
     """
     async with alembic():
         from db_manager.migrations.mend import Mending  # noqa: PLC0415 -- Alembic is an extra
-    mending = Mending(history, message, write=write)
+    mending = Mending(history, metadata, message, write=write)
     done = [each for each in histories.values() if not _waits(each, history, metadata)]
     first = unmigrated(metadata, {*histories, history.plugin}, alone=True)
     async with scratch(config, scratch_url) as beside:
@@ -115,12 +112,13 @@ def _compare(
         **compared(history),
     )
     config.set_main_option("file_template", "%%(rev)s")
-    command.revision(
-        config,
-        autogenerate=True,
-        version_path=str(history.folder),
-        process_revision_directives=mending,
-    )
+    with unread():
+        command.revision(
+            config,
+            autogenerate=True,
+            version_path=str(history.folder),
+            process_revision_directives=mending,
+        )
 
 
 def compared(history: History) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def differences(connection: Connection, history: History, metadata: MetaData) ->
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 -- the same
 
     context = MigrationContext.configure(connection, opts=compared(history))
-    with _unread():
+    with unread():
         needed = produce_migrations(context, metadata).upgrade_ops
     if needed is None or needed.is_empty():
         return ""
@@ -177,15 +175,6 @@ def reflected(connection: Connection, history: History) -> MetaData:
         history: The migrations of the plugin.
     """
     tables = MetaData()
-    with _unread():
+    with unread():
         tables.reflect(connection, only=lambda name, _: plugin_of(name) == history.plugin)
     return tables
-
-
-@contextmanager
-def _unread() -> Iterator[None]:
-    """Do not warn of indexes on expressions, which cannot be read on every database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)
-        warnings.filterwarnings("ignore", "autogenerate skipping")
-        yield

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from alembic.autogenerate import renderers
 from alembic.operations import ops
 from alembic.operations.ops import MigrateOperation, MigrationScript
+from alembic.runtime.migration import MigrationContext
 
+from db_manager.dialects.known import dialect_of
 from db_manager.migrations.history import History
 
 #: How a remark begins, in the file and on the terminal.
@@ -56,13 +58,17 @@ class Mending:
     Args:
         history: What it is a part of; without revisions yet, it leaves tables alone that
             `create_tables` has made.
+        metadata: The models.
         message: What it does, for its name; by default what changes first.
         write: Let Alembic write the file.
     """
 
-    def __init__(self, history: History, message: str, *, write: bool) -> None:
+    def __init__(
+        self, history: History, metadata: sa.MetaData, message: str, *, write: bool
+    ) -> None:
         self.generated: Generated | None = None
         self._history = history
+        self._metadata = metadata
         self._message = message
         self._write = write
         self._remarks: list[str] = []
@@ -72,7 +78,9 @@ class Mending:
         """Whether it is the first revision."""
         return not self._history.revisions
 
-    def __call__(self, _context: object, _revision: object, scripts: list[MigrationScript]) -> None:
+    def __call__(
+        self, context: MigrationContext, _revision: object, scripts: list[MigrationScript]
+    ) -> None:
         """Mend the one script of *scripts*; without operations it is left out.
 
         The signature is that of Alembic's `process_revision_directives`.
@@ -85,6 +93,8 @@ class Mending:
             return
         _each(script.upgrade_ops, self._mended)
         _each(script.downgrade_ops, _undone)
+        if dialect_of(context.dialect).make_anew:
+            self._keep_expressions(script.upgrade_ops)
         message = self._message or ("first" if self.first else _named(script.upgrade_ops))
         script.message = message
         script.rev_id = self._history.next_id(message)
@@ -114,6 +124,32 @@ class Mending:
         if isinstance(op, ops.AddColumnOp):
             op.column = _with_server_default(op.column)
         yield op
+
+    def _keep_expressions(self, container: ops.UpgradeOps) -> None:
+        """Make indexes on expressions, which Alembic does not see on SQLite.
+
+        Where SQLite makes a table anew, those that it had are lost.
+        """
+        changed = {
+            op.table_name: isinstance(op, ops.ModifyTableOps)
+            for op in reversed(container.ops)
+            if isinstance(op, ops.CreateTableOp | ops.ModifyTableOps)
+        }
+        for name, was_there in changed.items():
+            indexes = self._metadata.tables[name].indexes if name in self._metadata.tables else ()
+            for index in sorted(indexes, key=lambda index: str(index.name)):
+                if all(isinstance(each, sa.Column) for each in index.expressions):
+                    continue
+                if was_there:
+                    text = (
+                        f"{index.name} is on an expression: it is made again where SQLite makes "
+                        f"{name} anew; downgrade() does not"
+                    )
+                    self._remarks.append(text)
+                    container.ops.append(Remark(text))
+                create = ops.CreateIndexOp.from_index(index)
+                create.if_not_exists = True
+                container.ops.append(create)
 
 
 def _named(container: Any) -> str:

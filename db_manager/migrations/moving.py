@@ -14,7 +14,7 @@ from db_manager.dialects.known import dialect_of
 from db_manager.dialects.migration import Migration
 from db_manager.errors import DbManagerError
 from db_manager.events import Migrated, Migrating, MigrationFailed
-from db_manager.migrations.alembic_command import alembic
+from db_manager.migrations.alembic_command import alembic, unread
 from db_manager.migrations.failure import MigrationError, ways_out
 from db_manager.migrations.history import History
 from db_manager.migrations.migrating import in_transaction
@@ -151,7 +151,8 @@ class Moving:
 
         config = in_transaction(connection, self._history, migration, admits=admits)
         try:
-            getattr(command, step.verb)(config, step.after or "base")
+            with unread():
+                getattr(command, step.verb)(config, step.after or "base")
         except Exception:
             if not migration.kept:
                 connection.rollback()
