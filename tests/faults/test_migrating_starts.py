@@ -16,6 +16,7 @@ from support.programs import Program, local, running
 from support.project import Project
 from support.shop import SECOND, application, shop_at
 
+from db_manager.dialects.mysql.mysql_migration import MySQLMigration
 from db_manager.errors import DatabaseUnavailableError
 from db_manager.migrations.failure import HalfWayError
 from db_manager.plugin import DatabasePlugin
@@ -44,6 +45,10 @@ def upgrade():
     __import__("support.gate").gate.come()
     op.execute("{long}")
 """
+#: What the server of a test's database works on.
+SLEEPING = (
+    "SELECT id FROM information_schema.processlist WHERE db = database() AND info LIKE 'DO SLEEP%'"
+)
 
 Row = Callable[..., None]
 
@@ -179,6 +184,29 @@ async def test_a_cancelled_start_ends_at_once(
         load=f"{url.drivername}: a start is cancelled {where} of a migration",
         result=f"ended after {seconds:.2f} s; {left}",
     )
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_statement_that_nobody_ends_goes_on(
+    tmp_path: Path,
+    mariadb_database: URL,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ends: bool,
+) -> None:
+    """M9, the wrong way: who only leaves MariaDB lets it work on for whoever is gone."""
+    monkeypatch.setattr(tasks, "PATIENCE", 10.0)
+    if not ends:
+        monkeypatch.setattr(MySQLMigration, "_end_at_server", lambda _: None)
+    project = shop_at(tmp_path / "shop", mariadb_database, IN_IT.format(long=LONG["mysql"]))
+    async with starting(application(project), gate) as start:
+        while not await project.say(SLEEPING):  # noqa: ASYNC110 -- the server's
+            await asyncio.sleep(0.01)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+    assert len(await project.say(SLEEPING)) == (0 if ends else 1)
 
 
 def telling(

@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from pydantic import SecretStr
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL
 from support.migrators import Migrators, migrators
 from support.pgbouncer import PgBouncer
 from support.project import Project
+
+from db_manager.config import DatabaseConfig
+from db_manager.dialects.known import dialect_of
+from db_manager.engine.create import create_engine
 
 REPLICAS = 8
 MODELS = """
@@ -188,6 +193,26 @@ async def test_all_replicas_start_behind_pgbouncer(
         load=f"{driver}, PgBouncer with 2 connections: M1, {rounds} × each",
         result=f"{2 * rounds * REPLICAS} good starts, each of {len(MIGRATED)} revisions once",
     )
+
+
+async def test_a_lock_of_the_session_keeps_nobody_out_behind_pgbouncer(
+    postgres_database: URL, pgbouncer: PgBouncer
+) -> None:
+    """M10, the wrong way: another client gets the connection to the server, with its lock."""
+    url = pgbouncer.url(postgres_database)
+    where = SecretStr(url.render_as_string(hide_password=False))
+    engines = [create_engine(DatabaseConfig(url=where, pgbouncer=True)) for _ in range(2)]
+    ours = dialect_of(engines[0].dialect)
+    async with engines[0].connect() as one, engines[1].connect() as other:
+        assert await one.run_sync(ours.lock_schema)
+        assert not await other.run_sync(ours.lock_schema)
+        await one.rollback()
+        await other.rollback()
+        for each in (one, other):
+            assert await each.scalar(text("SELECT pg_try_advisory_lock(7)"))
+            await each.commit()
+    for engine in engines:
+        await engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["asyncpg", "mariadb"], indirect=True)
