@@ -138,7 +138,8 @@ class Mending:
         for name, was_there in changed.items():
             indexes = self._metadata.tables[name].indexes if name in self._metadata.tables else ()
             for index in sorted(indexes, key=lambda index: str(index.name)):
-                if all(isinstance(each, sa.Column) for each in index.expressions):
+                is_plain = all(isinstance(each, sa.Column) for each in index.expressions)
+                if is_plain or getattr(index, "_ddl_if", None) is not None:
                     continue
                 if was_there:
                     text = (
@@ -169,14 +170,19 @@ def _first(container: Any) -> Any:
 
 
 def _undone(op: MigrateOperation) -> Iterator[MigrateOperation]:
-    """Leave out what goes with its table: MariaDB does not drop an index of a foreign key."""
+    """Remark on what fails on the way back, in the file only."""
     if isinstance(op, ops.CreateTableOp):
         _checks_to_the_table(op)
+    if isinstance(op, ops.AddColumnOp) and (text := _added(op)) is not None:
+        yield Remark(text)
     yield op
 
 
 def _each(container: Any, change: Any) -> None:
-    """Put what *change* makes of each operation in its place, in tables too."""
+    """Put what *change* makes of each operation in its place, in tables too.
+
+    What goes with its table is left out: MariaDB does not drop an index of a foreign key.
+    """
     changed: list[MigrateOperation] = []
     for op in container.ops:
         if isinstance(op, ops.OpContainer):

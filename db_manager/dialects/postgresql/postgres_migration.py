@@ -38,6 +38,15 @@ _CONCURRENTLY: Final = re.compile(
     r"(?P<name>(?:\"(?:[^\"]|\"\")+\"|[^\s\".]+)+)",
     re.IGNORECASE,
 )
+#: SQLAlchemy makes all types of the models with the first table of `create_tables`, so one may be
+#: there before the migration that makes it.
+_CREATE_TYPE: Final = re.compile(
+    r"\s*CREATE\s+TYPE\s+(?P<name>\S+)\s+AS\s+ENUM\s*\((?P<labels>.*)\)\s*", re.DOTALL
+)
+_LABELS: Final = (
+    "SELECT array_agg(CAST(enumlabel AS text) ORDER BY enumsortorder) = ARRAY[{labels}]"
+    " FROM pg_enum WHERE enumtypid = to_regtype('{name}')"
+)
 
 
 class PostgresMigration(Migration):
@@ -77,6 +86,12 @@ class PostgresMigration(Migration):
         Raises:
             DbManagerError: The index that should not be made again is none.
         """
+        made = _CREATE_TYPE.fullmatch(sql)
+        if (
+            made is not None
+            and connection.exec_driver_sql(_LABELS.format(**made.groupdict())).scalar()
+        ):
+            return  # it is there, with these labels
         found = _CONCURRENTLY.match(sql) if is_autocommit(connection) else None
         try:
             send()

@@ -1,9 +1,14 @@
 """A revision is generated from the models, and is right on every database, with rows in it."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import IntegrityError
 from support.project import Project
+
+from db_manager.migrations.failure import MigrationError
+from db_manager.migrations.generate import differences
 
 FIRST = """
 class Item(Base):
@@ -45,6 +50,53 @@ class Box(Base):
     size: Mapped[int] = mapped_column(CheckConstraint("size > 0", name="size"))
     part: Mapped[int] = mapped_column(ForeignKey("shop__part.id"), index=True)
 """
+#: Columns and constraints of every kind that runs on each database.
+KINDS = """
+import datetime as dt
+import sqlalchemy as sa
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+class Colour(enum.Enum):
+    RED = "r"
+
+class Item(Base):
+    __tablename__ = "shop__item"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    big: Mapped[int] = mapped_column(sa.BigInteger, index=True)
+    small: Mapped[int] = mapped_column(sa.SmallInteger, default=-3)
+    short: Mapped[str] = mapped_column(String(40), unique=True)
+    long: Mapped[str] = mapped_column(sa.Text)
+    sold: Mapped[bool] = mapped_column(default=True)
+    off: Mapped[bool] = mapped_column(server_default=sa.false())
+    price: Mapped[Decimal] = mapped_column(sa.Numeric(10, 2), default=Decimal("1.50"))
+    ratio: Mapped[float]
+    day: Mapped[dt.date]
+    at: Mapped[dt.datetime] = mapped_column(server_default=sa.func.now())
+    zoned: Mapped[dt.datetime | None] = mapped_column(sa.DateTime(timezone=True))
+    time: Mapped[dt.time | None]
+    lasts: Mapped[dt.timedelta | None]
+    data: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    more: Mapped[dict] = mapped_column(sa.JSON)
+    key: Mapped[UUID]
+    colour: Mapped[Colour] = mapped_column(default=Colour.RED)
+    native: Mapped[Colour] = mapped_column(sa.Enum(Colour, name="colour"))
+    size: Mapped[Literal["s", "l"]] = mapped_column(default="s")
+    said: Mapped[str] = mapped_column(String(40), server_default="it's 5 %", comment="what's said")
+    n: Mapped[int] = mapped_column(CheckConstraint("n > 0", name="positive"))
+    parent: Mapped[int | None] = mapped_column(ForeignKey("shop__item.id", ondelete="SET NULL"))
+    __table_args__ = (
+        sa.UniqueConstraint("big", "small"),
+        CheckConstraint("small < big", name="order"),
+        sa.Index("ix_both", "day", "sold"),
+    )
+
+class Part(Base):
+    __tablename__ = "shop__part"
+    item: Mapped[int] = mapped_column(ForeignKey("shop__item.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+"""
 
 
 @pytest.fixture
@@ -72,6 +124,32 @@ async def test_the_first_one_makes_the_tables(shop: Project) -> None:
     assert revision.file.name == "0001_first.py"
     assert text.count("if_not_exists=True") == 4
     assert "op.drop_index" not in text  # it goes with its table
+
+
+async def test_nothing_is_left_to_do_for_any_kind_of_column(project: Project) -> None:
+    """M5: what one revision has made is what the models say, to the last constraint."""
+    project.models(KINDS)
+    assert await project.revision() is not None
+    await project.upgrade()
+    assert await project.revision() is None
+    engine = project.engine()
+    async with engine.connect() as connection:
+        history = project.histories["shop"]
+        differing = await connection.run_sync(differences, history, project.metadata)
+    await engine.dispose()
+    assert differing == ""
+
+
+async def test_a_type_that_is_there_is_no_obstacle(postgres_database: URL, tmp_path: Path) -> None:
+    """`create_all` made it with the tables of others; with other labels it is another type."""
+    project = Project.at(tmp_path / "project", postgres_database)
+    project.models(KINDS)
+    await project.revision()
+    await project.say("CREATE TYPE colour AS ENUM ('BLUE')")
+    with pytest.raises(MigrationError, match="in 'CREATE TYPE colour"):
+        await project.upgrade()
+    await project.say("DROP TYPE colour", "CREATE TYPE colour AS ENUM ('RED')")
+    assert await project.upgrade() == ["0001_first"]
 
 
 async def test_usual_changes_keep_rows_and_children(shop: Project) -> None:
@@ -140,6 +218,11 @@ async def test_what_loses_data_or_can_fail_is_remarked(sqlite_project: Project) 
     ):
         assert part in said
     assert len(generated.remarks) == 5
+    project.models(FIRST)
+    back = await project.revision()
+    assert back is not None
+    downgrade = back.file.read_text(encoding="utf-8").partition("def downgrade")[2]
+    assert "# ! new of shop__item is NOT NULL without a default: this fails" in downgrade
 
 
 async def test_an_index_on_an_expression_is_made_and_kept(project: Project) -> None:
