@@ -60,8 +60,9 @@ async def generate(
     done = [each for each in histories.values() if not _waits(each, history, metadata)]
     first = unmigrated(metadata, {*histories, history.plugin}, alone=True)
     async with scratch(config, scratch_url) as beside:
-        async with migrating_engine(beside) as engine, engine.begin() as connection:
-            await connection.run_sync(lambda sync: metadata.create_all(sync, tables=first))
+        if first:  # else it would make types: those of all models
+            async with migrating_engine(beside) as engine, engine.begin() as connection:
+                await connection.run_sync(lambda sync: metadata.create_all(sync, tables=first))
         await upgrade(beside, done)
         async with (
             migrating_engine(beside) as engine,

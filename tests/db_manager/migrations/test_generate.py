@@ -150,6 +150,14 @@ async def test_a_type_that_is_there_is_no_obstacle(postgres_database: URL, tmp_p
         await project.upgrade()
     await project.say("DROP TYPE colour", "CREATE TYPE colour AS ENUM ('RED')")
     assert await project.upgrade() == ["0001_first"]
+    project.models(KINDS.replace('    RED = "r"\n', '    RED = "r"\n    BLUE = "b"\n'))
+    more = """
+        def upgrade():
+            op.execute("ALTER TYPE colour ADD VALUE 'BLUE'")
+    """
+    project.write("0002_blue", more, after="0001_first")
+    assert await project.revision() is None
+    assert await project.upgrade() == ["0002_blue"]
 
 
 async def test_usual_changes_keep_rows_and_children(shop: Project) -> None:
