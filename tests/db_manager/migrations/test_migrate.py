@@ -135,6 +135,23 @@ def test_tables_of_a_plugin_that_was_removed_are_nobodys(diary: Diary) -> None:
     assert found == [("0007_last",)]
 
 
+def test_printed_sql_makes_what_an_upgrade_makes(diary: Diary) -> None:
+    """Also the tables of plugins without migrations, once; the file is not made by printing."""
+    other = (diary.folder / "diary.py").read_text().replace("diary__", "other__")
+    (diary.folder / "other.py").write_text(other.replace('"diary"', '"other"'))
+    diary.plugins("diary:Diary", "other:Diary")
+    diary("migrate", "revision", "diary")
+    printed = diary("migrate", "upgrade", "--sql")
+    assert not (diary.folder / "diary.sqlite3").exists()
+    with closing(sqlite3.connect(diary.folder / "diary.sqlite3")) as connection:
+        connection.executescript(printed)
+        assert connection.execute("SELECT * FROM other__note").fetchall() == []
+    assert diary("migrate").startswith("diary            0001_first\n")
+    assert diary("migrate", "upgrade", "--sql") == ""
+    diary("migrate", "revision", "diary", "--empty")
+    assert "other__note" not in diary("migrate", "upgrade", "--sql")
+
+
 def test_a_batch_on_sqlite_cannot_be_printed(diary: Diary) -> None:
     """SQLite alters a table by making it anew, for which it must be looked at: an error says so."""
     diary.models("text: Mapped[str]")
@@ -145,3 +162,4 @@ def test_a_batch_on_sqlite_cannot_be_printed(diary: Diary) -> None:
     said = diary("migrate", "upgrade", "--sql", code=2)
     assert "it cannot be printed, only run: CommandError: This operation cannot proceed in" in said
     assert "batch mode with dialect sqlite requires a live database" in said
+    assert "BEGIN" not in said  # half of it would be run by whoever pipes it
