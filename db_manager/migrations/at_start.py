@@ -41,11 +41,7 @@ async def migrate(
         MigrationsNotInstalledError: Something is pending, and Alembic is not installed.
     """
     found = list(found)
-    if ahead := tuple(
-        f"{each.history.plugin} is at {each.at}, which this code does not know: is it older?"
-        for each in found
-        if each.is_ahead
-    ):
+    if ahead := tuple(each.ahead for each in found if each.is_ahead):
         publish(DatabaseDrifted(differences=ahead, database=database))
     pending = {each.history.plugin: each.pending for each in found if each.pending}
     if not pending:

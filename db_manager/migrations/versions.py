@@ -37,6 +37,12 @@ class Standing:
         return self.at is not None and self.at not in self.history.ids
 
     @property
+    def ahead(self) -> str:
+        """What is said of a database that is ahead."""
+        known = "which this code does not know: is it older than the database?"
+        return f"{self.history.plugin} is at {self.at}, {known}"
+
+    @property
     def state(self) -> Literal["current", "pending", "ahead"]:
         """One word for it."""
         if self.is_ahead:
