@@ -6,7 +6,7 @@ Every function takes an exit stack that closes what it opened, and returns units
 import asyncio
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -18,19 +18,18 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
+from benchmarks.drivers import DRIVER_PARTS, MARK, ROW_PARTS, asyncpg_select
 from benchmarks.rounds import Case
 from benchmarks.statements import (
     CORE_PARTS,
-    DOLLAR,
-    EMPTY,
+    GET,
     INSERT,
-    MARK,
-    PERCENT,
     SELECT,
     SESSION_PARTS,
     THREE,
     key,
     nested,
+    nothing,
     whole,
 )
 
@@ -97,86 +96,16 @@ def _nonebot(stack: AsyncExitStack, engine: AsyncEngine) -> Callable[[], Any]:
 
 # -- the drivers of PostgreSQL -----------------------------------------------------------------
 
-
-async def asyncpg_select(connection: Any) -> None:
-    """Read one row through asyncpg's connection."""
-    await connection.fetchrow(DOLLAR[0], key())
-
-
-async def asyncpg_insert(connection: Any) -> None:
-    """Write one row through asyncpg's connection."""
-    await connection.execute(DOLLAR[2], "new", 1)
-
-
-async def asyncpg_three(connection: Any) -> None:
-    """Read, change and write through asyncpg's connection."""
-    mine = key()
-    await connection.fetchrow(DOLLAR[0], mine)
-    await connection.execute(DOLLAR[1], mine)
-    await connection.execute(DOLLAR[2], "new", 1)
-
-
-async def psycopg_select(connection: Any) -> None:
-    """Read one row through psycopg's connection."""
-    await (await connection.execute(PERCENT[0], (key(),))).fetchone()
-
-
-async def psycopg_insert(connection: Any) -> None:
-    """Write one row through psycopg's connection."""
-    await connection.execute(PERCENT[2], ("new", 1))
-
-
-async def psycopg_three(connection: Any) -> None:
-    """Read, change and write through psycopg's connection."""
-    mine = key()
-    await (await connection.execute(PERCENT[0], (mine,))).fetchone()
-    await connection.execute(PERCENT[1], (mine,))
-    await connection.execute(PERCENT[2], ("new", 1))
-
-
-async def aiosqlite_select(connection: Any) -> None:
-    """Read one row through aiosqlite's connection."""
-    await connection.execute_fetchall(MARK[0], (key(),))
-
-
-async def aiosqlite_insert(connection: Any) -> None:
-    """Write one row through aiosqlite's connection."""
-    await connection.execute(MARK[2], ("new", 1))
-
-
-async def aiosqlite_three(connection: Any) -> None:
-    """Read, change and write through aiosqlite's connection."""
-    mine = key()
-    await connection.execute_fetchall(MARK[0], (mine,))
-    await connection.execute(MARK[1], (mine,))
-    await connection.execute(MARK[2], ("new", 1))
-
-
-async def _nothing(_: object) -> None:
-    """Do nothing: an empty unit, or no reset."""
-
-
-#: The parts of a unit on the driver's own connection, by SQLAlchemy's name of the driver.
-DRIVER_PARTS: Final[Mapping[str, Mapping[str, Callable[[Any], Any]]]] = {
-    "asyncpg": {
-        SELECT: asyncpg_select, INSERT: asyncpg_insert, THREE: asyncpg_three, EMPTY: _nothing
-    },
-    "psycopg": {
-        SELECT: psycopg_select, INSERT: psycopg_insert, THREE: psycopg_three, EMPTY: _nothing
-    },
-    "aiosqlite": {
-        SELECT: aiosqlite_select, INSERT: aiosqlite_insert, THREE: aiosqlite_three, EMPTY: _nothing
-    },
-}  # fmt: skip
-
 ASYNCPG: Final = "asyncpg pool and transaction"
 ASYNCPG_FLOOR: Final = "asyncpg, no reset (floor)"
+#: Of a unit that only reads: each statement stands for itself.
+ASYNCPG_READ_FLOOR: Final = "asyncpg, no reset, no transaction (floor of read_only)"
 
 
 async def asyncpg_pool(stack: AsyncExitStack, url: URL, *, reset: bool = True) -> Units:
     """Return asyncpg's own pool and transaction; without its reset of connections: the floor."""
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    options: dict[str, Any] = {} if reset else {"reset": _nothing}
+    options: dict[str, Any] = {} if reset else {"reset": nothing}
     pool = await stack.enter_async_context(
         asyncpg.create_pool(plain, min_size=0, max_size=POOL, **options)
     )
@@ -188,7 +117,18 @@ async def asyncpg_pool(stack: AsyncExitStack, url: URL, *, reset: bool = True) -
 
         return run
 
-    return {work: unit(part) for work, part in DRIVER_PARTS["asyncpg"].items()}
+    parts = {**DRIVER_PARTS["asyncpg"], **ROW_PARTS["asyncpg"]}
+    return {work: unit(part) for work, part in parts.items()}
+
+
+async def asyncpg_reads(stack: AsyncExitStack, url: URL) -> Units:
+    """Return what reads through asyncpg's own pool, without reset and transaction."""
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    pool = await stack.enter_async_context(
+        asyncpg.create_pool(plain, min_size=0, max_size=POOL, reset=nothing)
+    )
+    unit = whole(pool.acquire, asyncpg_select)
+    return {SELECT: unit, GET: unit}
 
 
 async def psycopg_pool(stack: AsyncExitStack, url: URL) -> dict[str, Units]:
@@ -198,7 +138,8 @@ async def psycopg_pool(stack: AsyncExitStack, url: URL) -> dict[str, Units]:
     await stack.enter_async_context(pool)
     return {
         "psycopg pool (floor)": {
-            work: whole(pool.connection, part) for work, part in DRIVER_PARTS["psycopg"].items()
+            work: whole(pool.connection, part)
+            for work, part in {**DRIVER_PARTS["psycopg"], **ROW_PARTS["psycopg"]}.items()
         }
     }
 
@@ -282,3 +223,14 @@ def raw_sqlite3(stack: AsyncExitStack, path: str) -> Units:
         return run
 
     return {SELECT: unit(select), INSERT: unit(insert), THREE: unit(three)}
+
+
+def sqlite3_in_place(stack: AsyncExitStack, path: str) -> Units:
+    """Return a read in the thread of the event loop, which it blocks: the floor of reading."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    stack.callback(connection.close)
+
+    async def select() -> None:
+        connection.execute(MARK[0], (key(),)).fetchone()
+
+    return {SELECT: select}

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from benchmarks import contenders, ours
-from benchmarks.contenders import DRIVER_PARTS
+from benchmarks.drivers import DRIVER_PARTS
 from benchmarks.ours import CORE_LANE, DRIVER_LANE, SESSION_LANE
 from benchmarks.prices import unchecked
 from benchmarks.report import Scale, Section, Table

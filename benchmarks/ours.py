@@ -10,9 +10,19 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy.engine import URL
 
-from benchmarks.contenders import DRIVER_PARTS, POOL, Units
+from benchmarks.contenders import POOL, Units
+from benchmarks.drivers import DRIVER_PARTS
 from benchmarks.rounds import Case
-from benchmarks.statements import CORE_PARTS, EMPTY, SELECT, SESSION_PARTS, nothing, whole
+from benchmarks.statements import (
+    CORE_PARTS,
+    EMPTY,
+    GET,
+    ORM_PARTS,
+    SELECT,
+    SESSION_PARTS,
+    nothing,
+    whole,
+)
 from db_manager.config import DatabaseConfig
 from db_manager.database.database import Database
 from db_manager.engine.create import create_engine
@@ -79,7 +89,7 @@ def read_only(database: Database) -> dict[str, Units]:
     read = {SELECT: CORE_PARTS[SELECT]}
     driven = DRIVER_PARTS[database.engine.dialect.driver][SELECT]
     return {
-        "read_only session": _through(units, "session", read),
+        "read_only session": _through(units, "session", {**read, GET: ORM_PARTS[GET]}),
         "read_only connection": _through(units, "connection", read),
         "read_only driver()": {SELECT: _driven(units, driven)},
     }
@@ -125,7 +135,7 @@ OBSERVERS: Final = {
     "metrics": ("metrics",),
     "metrics and logs": ("metrics", "logs"),
     "spans": ("spans",),
-    "everything": ("metrics", "logs", "spans"),
+    "everything, a tenth of the spans": ("metrics", "logs", "sampled"),
 }
 
 
@@ -171,13 +181,18 @@ def _measure(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
     return bool
 
 
-def _trace(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
+def _sample(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
+    return _trace(stack, bus, share=0.1)
+
+
+def _trace(stack: AsyncExitStack, bus: EventBus, share: float = 1.0) -> Callable[[], object]:
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 -- as above
     from opentelemetry.sdk.trace.export import (  # noqa: PLC0415 -- as above
         BatchSpanProcessor,
         SpanExporter,
         SpanExportResult,
     )
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio  # noqa: PLC0415 -- as above
 
     from observability import spans  # noqa: PLC0415 -- as above
 
@@ -187,7 +202,7 @@ def _trace(stack: AsyncExitStack, bus: EventBus) -> Callable[[], object]:
         def export(self, spans: object) -> SpanExportResult:  # noqa: ARG002 -- the signature there
             return SpanExportResult.SUCCESS
 
-    provider = TracerProvider(shutdown_on_exit=False)
+    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(share), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
     stack.callback(provider.shutdown)
     stack.enter_context(spans.attach(bus, tracer_provider=provider))
@@ -200,4 +215,5 @@ _ATTACH: Final = {
     "logs": _log,
     "metrics": _measure,
     "spans": _trace,
+    "sampled": _sample,
 }

@@ -24,8 +24,9 @@ _TEXT = (
     "subscribed to `uow.close` that does nothing (which is what it costs to count statements), "
     "logs that filter every line of a good unit out, one JSON line for each unit into /dev/null, "
     "Prometheus metrics, OpenTelemetry spans of unit and statement through the SDK's batch "
-    "processor into nothing, and everything together. The work of the observers' threads counts "
-    "as CPU. `of unwatched` is the ratio to the unit that nobody watches."
+    "processor into nothing, and everything together with a tenth of the units traced. The work of "
+    "the observers' threads counts as CPU. `of unwatched` is the ratio to the unit that nobody "
+    "watches."
 )
 _LIVENESS_TEXT = "Connections checked at each checkout, and not checked"
 _OURS, _UNCHECKED, _PING = "uow.session", "uow.session, no check", "uow.session, pre_ping"

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from sqlalchemy import text
+import sqlalchemy
+from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -16,22 +17,23 @@ from benchmarks.rounds import Case
 TABLE: Final = f"db_manager_bench_{os.getpid()}"
 ROWS: Final = 1000
 
-INSERT, SELECT, THREE, EMPTY, ORM = (
-    "INSERT",
-    "SELECT by key",
-    "three statements",
-    "empty",
+INSERT, SELECT, THREE, EMPTY = "INSERT", "SELECT by key", "three statements", "empty"
+WORKS: Final = (INSERT, SELECT, THREE, EMPTY)
+
+#: Objects that one query of the ORM returns.
+SOME: Final = 19
+ADD, GET, CHANGE, MANY = (
     "ORM add",
+    "ORM get",
+    "ORM get and change",
+    f"ORM SELECT of {SOME} objects",
 )
-WORKS: Final = (INSERT, SELECT, THREE, EMPTY, ORM)
+ORM_WORKS: Final = (ADD, GET, CHANGE, MANY)
 
 SELECT_SQL: Final = f"SELECT id, name, qty FROM {TABLE} WHERE id = {{0}}"
 UPDATE_SQL: Final = f"UPDATE {TABLE} SET qty = qty + 1 WHERE id = {{0}}"
 INSERT_SQL: Final = f"INSERT INTO {TABLE} (name, qty) VALUES ({{0}}, {{1}})"
-#: The statements as asyncpg, psycopg and sqlite3 want them.
-DOLLAR: Final = tuple(sql.format("$1", "$2") for sql in (SELECT_SQL, UPDATE_SQL, INSERT_SQL))
-PERCENT: Final = tuple(sql.format("%s", "%s") for sql in (SELECT_SQL, UPDATE_SQL, INSERT_SQL))
-MARK: Final = tuple(sql.format("?", "?") for sql in (SELECT_SQL, UPDATE_SQL, INSERT_SQL))
+MANY_SQL: Final = f"SELECT id, name, qty FROM {TABLE} WHERE id BETWEEN {{0}} AND {{1}}"
 
 # Made once, as a user does who looks after speed: SQLAlchemy need not parse them in every unit.
 _SELECT = text(SELECT_SQL.format(":id"))
@@ -58,6 +60,9 @@ class Item(_Base):
     qty: Mapped[int]
 
 
+_MANY = sqlalchemy.select(Item).where(Item.id.between(bindparam("first"), bindparam("last")))
+
+
 async def prepare(engine: AsyncEngine) -> None:
     """Make the table anew, with its rows."""
     async with engine.begin() as connection:
@@ -76,6 +81,12 @@ async def clean(engine: AsyncEngine) -> None:
 def key() -> int:
     """Return the key whose turn it is: tasks that work at once have different rows."""
     return next(_keys)
+
+
+def some_keys() -> tuple[int, int]:
+    """Return the first and the last key of as many rows as `SOME`."""
+    first = min(key(), ROWS - SOME + 1)
+    return first, first + SOME - 1
 
 
 async def nothing(_: Any) -> None:
@@ -105,8 +116,26 @@ async def add(session: Any) -> None:
     session.add(Item(name="new", qty=1))
 
 
+async def get(session: Any) -> None:
+    """Read one object."""
+    assert await session.get(Item, key()) is not None
+
+
+async def change(session: Any) -> None:
+    """Read one object and change it."""
+    (await session.get(Item, key())).qty += 1
+
+
+async def many(session: Any) -> None:
+    """Read some objects."""
+    first, last = some_keys()
+    found = (await session.scalars(_MANY, {"first": first, "last": last})).all()
+    assert len(found) == SOME
+
+
 CORE_PARTS: Final[dict[str, Part]] = {INSERT: insert, SELECT: select, THREE: three, EMPTY: nothing}
-SESSION_PARTS: Final[dict[str, Part]] = {**CORE_PARTS, ORM: add}
+ORM_PARTS: Final[dict[str, Part]] = {ADD: add, GET: get, CHANGE: change, MANY: many}
+SESSION_PARTS: Final[dict[str, Part]] = {**CORE_PARTS, **ORM_PARTS}
 
 
 def whole(

@@ -14,7 +14,17 @@ from benchmarks.contenders import BASE, POOL, Units
 from benchmarks.goals import fact
 from benchmarks.report import Cell, Scale, Section, Table
 from benchmarks.rounds import Case, Clock, Sample, interleave, median, ratio
-from benchmarks.statements import EMPTY, INSERT, SELECT, THREE, WORKS, clean, prepare
+from benchmarks.statements import (
+    ADD,
+    EMPTY,
+    INSERT,
+    ORM_WORKS,
+    SELECT,
+    THREE,
+    WORKS,
+    clean,
+    prepare,
+)
 
 NAME = "units"
 
@@ -22,6 +32,8 @@ NAME = "units"
 MODES: Final = {"sequential": 1, "50 tasks": 50}
 SAME_WAL: Final = "SQLAlchemy, same WAL"
 SAFE_WAL: Final = "SQLAlchemy, same WAL, BEGIN IMMEDIATE"
+THREAD: Final = "sqlite3 in a thread (floor)"
+IN_PLACE: Final = "sqlite3 on the loop's thread (floor of read_only)"
 
 _TITLES: Final = {
     "asyncpg": "One unit on PostgreSQL (asyncpg)",
@@ -31,12 +43,14 @@ _TITLES: Final = {
     "durable": "One unit on PostgreSQL as it comes, on a disk",
 }
 _WORKS: Final = {
-    "asyncpg": WORKS,
-    "sqlite": WORKS,
-    "psycopg": (INSERT, SELECT, THREE),
-    "uvloop": (INSERT, SELECT),
+    "asyncpg": (*WORKS, *ORM_WORKS),
+    "sqlite": (*WORKS, ADD),
+    "psycopg": (INSERT, SELECT, THREE, *ORM_WORKS),
+    "uvloop": (INSERT, SELECT, *ORM_WORKS),
     "durable": (INSERT,),
 }
+#: Who is compared with asyncpg's pool and transaction, by the name of the fact.
+_DRIVERS: Final = {"driver": ours.DRIVER_LANE, "floor": contenders.ASYNCPG_FLOOR}
 #: Empty units are short: more of them make a turn.
 _MANY: Final = 5
 _METHOD: Final = (
@@ -62,7 +76,7 @@ async def measure(scale: Scale) -> Section:
             field = await on_sqlite(stack)
         else:
             field = await on_postgres(stack, make_url(scale.urls[0]), setting)
-        works = _WORKS[setting] if not scale.quick else (INSERT, SELECT, EMPTY)
+        works = _WORKS[setting]
         facts: dict[str, float] = {}
         tables = []
         for work in works:
@@ -92,6 +106,7 @@ async def on_postgres(stack: AsyncExitStack, url: URL, setting: str) -> dict[str
     if driver == "asyncpg":
         field[contenders.ASYNCPG] = await contenders.asyncpg_pool(stack, url)
         field[contenders.ASYNCPG_FLOOR] = await contenders.asyncpg_pool(stack, url, reset=False)
+        field[contenders.ASYNCPG_READ_FLOOR] = await contenders.asyncpg_reads(stack, url)
     else:
         field |= await contenders.psycopg_pool(stack, url)
     return field
@@ -121,9 +136,8 @@ async def on_sqlite(stack: AsyncExitStack) -> dict[str, Units]:
         "aiosqlite, one connection": await contenders.raw_aiosqlite(
             stack, str((await file("aiosqlite")).database)
         ),
-        "sqlite3 in a thread (floor)": contenders.raw_sqlite3(
-            stack, str((await file("sqlite3")).database)
-        ),
+        THREAD: contenders.raw_sqlite3(stack, str((await file("sqlite3")).database)),
+        IN_PLACE: contenders.sqlite3_in_place(stack, str((await file("in_place")).database)),
     }
 
 
@@ -194,13 +208,15 @@ def _facts(
         for name, mine in samples.items():
             facts[fact(setting, work, name, f"{mode} {clock}")] = ratio(mine, samples[BASE], clock)
         if setting == "asyncpg" and ours.DRIVER_LANE in samples:
-            facts[f"driver/asyncpg | {work} | {mode} {clock}"] = ratio(
-                samples[ours.DRIVER_LANE], samples[contenders.ASYNCPG], clock
-            )
+            for name, who in _DRIVERS.items():
+                facts[f"{name}/asyncpg | {work} | {mode} {clock}"] = ratio(
+                    samples[who], samples[contenders.ASYNCPG], clock
+                )
         if setting == "asyncpg" and work == EMPTY and mode == "sequential" and clock == "cpu":
             facts["empty µs"] = median(samples[ours.SESSION_LANE], clock)
         if work == INSERT and SAME_WAL in samples:
-            facts[f"uow/same WAL | {mode} {clock}"] = ratio(
-                samples[ours.SESSION_LANE], samples[SAME_WAL], clock
-            )
+            for name, who in {"uow": ours.SESSION_LANE, "floor": THREAD}.items():
+                facts[f"{name}/same WAL | {mode} {clock}"] = ratio(
+                    samples[who], samples[SAME_WAL], clock
+                )
     return facts

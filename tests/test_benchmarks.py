@@ -97,7 +97,12 @@ def test_a_plot_has_a_file_of_its_own(measured: dict[Job, Section]) -> None:
 def test_every_goal_is_measured(measured: dict[Job, Section]) -> None:
     """Each number that a goal asks for is left by some section."""
     left = {name for section in measured.values() for name in section.facts}
-    asked = {name for goal in goals.GOALS for name in goal.facts.values()}
+    asked = {
+        name
+        for goal in goals.GOALS
+        for names in (goal.facts, goal.above, goal.floor)
+        for name in names.values()
+    }
     assert {name for name in asked - left if not name.startswith(_FULL_ONLY)} == set()
 
 
