@@ -12,6 +12,7 @@ from sqlalchemy.util import EMPTY_DICT
 from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.database.open_unit import ACTIVE
+from db_manager.lanes.heard import shared_record
 from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
 
 
@@ -19,13 +20,17 @@ class SyncUnitSession(Session):
     """The synchronous session of `UnitSession`; it checks the unit before each use."""
 
     unit: Unit
+    #: True when all is written and nothing but COMMIT is left to do.
+    flushed = False
 
     def takes_part(self) -> bool:
         """Return True when the session has objects, savepoints or listeners."""
-        # SQLAlchemy makes the `dispatch` of an object on first access, which costs more than the
-        # rest of this method. It exists if this session itself has listeners.
-        told = self.__dict__.get("dispatch", _of_the_class)  # guarded by a test
-        return self.in_transaction() or bool(
+        return self.in_transaction() or self.is_heard()
+
+    def is_heard(self) -> bool:
+        """Return True when somebody listens to how it begins or ends."""
+        told = self.dispatch
+        return bool(
             told.do_orm_execute
             or told.after_begin
             or told.before_commit
@@ -33,6 +38,27 @@ class SyncUnitSession(Session):
             or told.after_transaction_create
             or told.after_transaction_end
         )
+
+    def has_changes(self) -> bool:
+        """Return True when something is not written yet."""
+        is_clean = getattr(self, "_is_clean", None)  # guarded by a test
+        # The public names make a set each.
+        return not is_clean() if is_clean else bool(self.new or self.deleted or self.dirty)
+
+    def finish(self) -> None:
+        """Write what is pending; commit as well if listeners or savepoints need that."""
+        if not self.is_heard() and not self.in_nested_transaction():
+            self.flush()
+            self.flushed = not self.has_changes()  # a listener of a mapper may have made some
+        if not self.flushed:
+            if self.unit.checked_out is not None:
+                self.connection()  # else its after_commit precedes another lane's COMMIT
+            super().commit()  # flushes until nothing is pending
+
+    def is_flushing(self) -> bool:
+        """Return True while it writes what is pending: a COMMIT then comes from a listener."""
+        root = None if self.flushed else self.get_transaction()
+        return root is not None and root.is_active
 
     def passes_on(self, statement: Any) -> bool:
         """Return True if the session would only pass *statement* on to the connection.
@@ -123,9 +149,6 @@ class SyncUnitSession(Session):
         return savepoint
 
 
-_of_the_class = SyncUnitSession().dispatch
-
-
 @event.listens_for(SyncUnitSession, "after_soft_rollback")
 def _undo_savepoint(session: SyncUnitSession, ended: SessionTransaction) -> None:
     if ended.nested:
@@ -158,6 +181,9 @@ class LaneSession(AsyncSession):
         setattr(self, _BIND, unit.engine)
         self.sync_session.bind = unit.engine.sync_engine
         self.sync_session.unit = unit
+        record = shared_record(type(self.sync_session))  # type: ignore[arg-type]  # mypy asks the class for the __hash__ of its objects
+        if record is not None:
+            self.sync_session.dispatch = record
 
     if not TYPE_CHECKING:  # its many signatures are SQLAlchemy's
 

@@ -135,8 +135,7 @@ class Held(ABC):
 
     def has_changes(self) -> bool:
         """Return True if the session has changes that are not written yet."""
-        session = None if self.session is None else self.session.sync_session
-        return bool(session and (session.new or session.deleted or session.dirty))
+        return self.session is not None and self.session.sync_session.has_changes()
 
     # -- for the guard --------------------------------------------------------------------
 

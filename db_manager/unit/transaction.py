@@ -19,7 +19,7 @@ from db_manager.errors import (
     TransactionEndedError,
     UnitOfWorkTaskError,
 )
-from db_manager.lanes.session import SyncUnitSession, UnitSession
+from db_manager.lanes.session import SyncUnitSession
 from db_manager.unit.driven import Driven
 from db_manager.unit.held import Send
 from lifecycle.error_text import tell
@@ -98,9 +98,7 @@ class Transaction(Driven):
         try:
             self._refuse_to_commit(session)
             if session is not None and session.takes_part():
-                if unit.checked_out is not None:
-                    session.connection()  # else its after_commit precedes another lane's COMMIT
-                Session.commit(session)  # flushes until nothing is pending, then `commit_by`
+                session.finish()  # it may send COMMIT: `commit_by`
             if unit.checked_out is None:
                 unit.state = COMMITTED
             elif unit.state is ACTIVE:
@@ -127,7 +125,8 @@ class Transaction(Driven):
         """
         unit = self._unit
         pooled = self._pooled
-        if pooled is None or not self._ending or (self.session and self._is_flushing(self.session)):
+        flushing = self.session is not None and self.session.sync_session.is_flushing()
+        if pooled is None or not self._ending or flushing:
             self.refuse("COMMIT")
         self._look()
         if unit.ended is not None:
@@ -146,11 +145,6 @@ class Transaction(Driven):
             raise
         if unit.state is COMMITTING:  # otherwise it was given up, and its outcome is set
             unit.state = COMMITTED
-
-    def _is_flushing(self, session: UnitSession) -> bool:
-        """Return True while *session* still flushes: then COMMIT comes from a listener."""
-        root = session.sync_session.get_transaction()
-        return root is not None and root.is_active
 
     def _judge(self, error: BaseException) -> None:
         """Set the outcome after *error*, by what was sent and what was answered."""
