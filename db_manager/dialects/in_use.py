@@ -4,6 +4,7 @@ Errors are classified by class and code, never by their words; the defaults go b
 """
 
 from collections.abc import Mapping
+from types import CodeType, FunctionType
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import exc
@@ -127,6 +128,15 @@ class InUse:
         del adapter
         return self.ends(driver) != ends
 
+    def is_statement(self, awaited: Any) -> bool:
+        """Return True if *awaited* executes a statement, and cancels no task in doing so.
+
+        Args:
+            awaited: What SQLAlchemy's adapter of the driver awaits.
+        """
+        del awaited
+        return False
+
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
         """Return True if a statement that bypassed SQLAlchemy failed and aborted the transaction.
 
@@ -212,6 +222,12 @@ class InUse:
         """Return the name of *error*, and those of its facts that contain no user data."""
         state = _sqlstate(error)
         return type(error).__name__, [state] if state else []
+
+
+def codes_of(kind: type, *names: str) -> tuple[CodeType, ...]:
+    """Return the code of the methods *names* of *kind*, without those that it does not have."""
+    methods = [getattr(kind, name, None) for name in names]
+    return tuple(method.__code__ for method in methods if isinstance(method, FunctionType))
 
 
 def _sqlstate(error: Any) -> str:

@@ -24,8 +24,8 @@ def choose_runner(driver: str, releases: tuple[str, ...]) -> Callable[[], Runner
     Args:
         driver: SQLAlchemy's name of the engine's driver.
         releases: The releases of the driver whose source was reviewed: none of their code cancels
-            the running task during COMMIT, so the unit's own task may wait for it (see
-            `in_place`). Empty when none was reviewed.
+            the running task during a statement or COMMIT, so the unit's own task may wait for them
+            (see `in_place`). Empty when none was reviewed.
 
     Returns:
         The fast runner. The plain one when the environment asks for it, or when a precondition of

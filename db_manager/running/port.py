@@ -27,6 +27,13 @@ class Ending(Protocol):
     def awaits_commit(self) -> bool:
         """Return True from the moment COMMIT is sent until it is answered."""
 
+    def is_statement(self, awaited: object) -> bool:
+        """Return True if *awaited* is a statement of the driver, which cancels no task.
+
+        Args:
+            awaited: What `finish` waits for; it was not awaited before.
+        """
+
     def finish(self) -> None:
         """Commit or roll back, and release everything, in the running task.
 

@@ -69,6 +69,10 @@ class Transaction(Driven):
         """Return True from the moment COMMIT is sent until it is answered."""
         return self._unit.state is COMMITTING
 
+    def is_statement(self, awaited: object) -> bool:
+        """Return True if *awaited* is a statement, whose driver cancels no task."""
+        return self._dialect.is_statement(awaited)
+
     def moved(self) -> None:
         """Let the running task use the unit: a flush of the session checks the owner."""
         self._unit.task = asyncio.current_task()

@@ -139,3 +139,24 @@ async def test_plain_futures_are_heard_as_well() -> None:
     failed.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         await InPlace().wait(failed)
+
+
+@pytest.mark.parametrize("commit", [True, False])
+async def test_an_answer_that_comes_with_the_deadline_counts_for_commit_only(
+    *, commit: bool
+) -> None:
+    """A statement that was answered too late ends as one that was not: nothing is sent after it."""
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    here, log = InPlace(), list[object]()
+    here.is_commit = commit
+    task = asyncio.create_task(listen(here, _once(future), log))
+    await turn()
+    future.set_result("yes")
+    here.expire()  # before the task has heard the answer
+    await asyncio.wait([task])
+    assert log == (["yes"] if commit else [asyncio.CancelledError])
+    assert (here.interrupted, task.cancelled()) == (None, not commit)
+
+
+async def _once(future: "asyncio.Future[str]") -> str:
+    return await future

@@ -8,9 +8,12 @@ from functools import partial
 import aiosqlite
 import asyncpg
 import pytest
+from sqlalchemy import select
 from sqlalchemy.engine import URL
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.util import await_only
 
+from db_manager.base import Base
 from db_manager.database.database import Database
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
@@ -55,6 +58,11 @@ class Ending:
 
     def awaits_commit(self) -> bool:
         """Return False: it does not come to COMMIT."""
+        return False
+
+    def is_statement(self, awaited: object) -> bool:
+        """Return False: nothing of the driver's is awaited."""
+        del awaited
         return False
 
     def moved(self) -> None:
@@ -166,3 +174,34 @@ def test_a_driver_whose_wait_for_commit_was_not_read(
     assert choose_runner(name, dialect.releases) is Plain
     said = f"{name} 0.320.1 has not been reviewed, only that of {', '.join(dialect.releases)}"
     assert f"the COMMIT of {said}" in caplog.text
+
+
+class Row(Base):
+    """A row."""
+
+    __tablename__ = "runners_test__row"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+async def test_the_last_flush_needs_no_task(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dialects know in which coroutines SQLAlchemy executes statements, one or many."""
+
+    def fail(*_: object, **_more: object) -> None:
+        raise AssertionError
+
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.tables["runners_test__row"].create)
+    monkeypatch.setattr("db_manager.running.fast.runner.shield", fail)
+    async with UnitOfWork(database) as uow:
+        uow.session.add_all([Row(id=i, name="new") for i in range(3)])
+    async with UnitOfWork(database) as uow:
+        for row in await uow.session.scalars(select(Row)):
+            row.name = "old"
+    async with UnitOfWork(database) as uow:
+        await uow.session.delete(await uow.session.get(Row, 1))
+    async with UnitOfWork(database) as uow:
+        assert list(await uow.session.scalars(select(Row.name))) == ["old", "old"]

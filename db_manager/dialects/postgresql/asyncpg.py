@@ -5,6 +5,7 @@ import ssl
 import uuid
 from typing import Any, Final
 
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_cursor
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
@@ -12,6 +13,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import answer_timeout
+from db_manager.dialects.in_use import codes_of
 from db_manager.dialects.postgresql.postgresql import PostgreSQL, query, schema_facts
 from lifecycle.error_text import Told
 
@@ -27,6 +29,8 @@ _CLOSED: Final = frozenset(
     {"connection is closed", "cannot perform operation: connection is closed"}
 )
 _IN_FAILED_TRANSACTION: Final = "25P02"
+#: What SQLAlchemy's cursor awaits; private there, guarded by a test.
+_STATEMENTS: Final = codes_of(AsyncAdapt_asyncpg_cursor, "_prepare_and_execute", "_executemany")
 
 
 class Asyncpg(PostgreSQL):
@@ -114,6 +118,10 @@ class Asyncpg(PostgreSQL):
                 return True
             raise
         return False
+
+    def is_statement(self, awaited: Any) -> bool:
+        """Return True for what SQLAlchemy's cursor awaits."""
+        return getattr(awaited, "cr_code", None) in _STATEMENTS
 
     def refuses_writes(self, driver: Any) -> bool:
         """Check the setting, whose changes the server reports to its clients."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import Insert, Table
+from sqlalchemy.connectors.asyncio import AsyncAdapt_dbapi_cursor
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,8 +21,9 @@ from sqlalchemy.util.concurrency import in_greenlet
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
+from db_manager.dialects.in_use import codes_of
 from db_manager.dialects.sqlite.affinity import affinity
-from db_manager.dialects.sqlite.connection import SqliteConnection
+from db_manager.dialects.sqlite.connection import SqliteConnection, SqliteCursor
 from db_manager.dialects.sqlite.copying import copy_database
 from db_manager.dialects.sqlite.file import beside, connector, path_of
 from db_manager.dialects.sqlite.sqlite_migration import SqliteMigration
@@ -31,6 +33,10 @@ from lifecycle.error_text import Told, of_sqlite
 _UNSURE: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 #: Another connection holds the lock.
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+#: What SQLAlchemy's cursor awaits (private there, guarded by a test), and the steps of ours.
+_STATEMENTS: Final = codes_of(
+    AsyncAdapt_dbapi_cursor, "_execute_async", "_executemany_async"
+) + codes_of(SqliteCursor, "__aenter__", "fetchall", "close")
 #: Mask of the primary code in an extended result code.
 _CODE: Final = 0xFF
 
@@ -171,6 +177,10 @@ class Aiosqlite(Dialect):
             return getattr(asked, "isolation_level", "") is None
         except ValueError:  # it is closed
             return False
+
+    def is_statement(self, awaited: Any) -> bool:
+        """Return True for what SQLAlchemy's cursor awaits, and for the steps of ours."""
+        return getattr(awaited, "cr_code", None) in _STATEMENTS
 
     def is_aborted(self, pooled: PoolProxiedConnection, driver: Any) -> bool:
         """Raise if the connection was closed, which rolled its transaction back.

@@ -1,4 +1,4 @@
-"""Waits for COMMIT in the current task, and holds cancellations back until it is answered."""
+"""Waits for the driver in the current task, and holds cancellations back until it answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -24,10 +24,18 @@ class InPlace:
 
     Compared with `shield` this saves a task and a turn of the event loop, about 10 % of a unit
     (docs/performance.md). It is only for awaitables that do not cancel the task they run in, as
-    `asyncio.timeout` does. COMMIT of asyncpg and aiosqlite is such an awaitable.
+    `asyncio.timeout` does. Statements and COMMIT of asyncpg and aiosqlite are such awaitables.
     """
 
-    __slots__ = ("_asked", "_asyncio_future_blocking", "_future", "expired", "interrupted")
+    __slots__ = (
+        "_asked",
+        "_asyncio_future_blocking",
+        "_future",
+        "_told",
+        "expired",
+        "interrupted",
+        "is_commit",
+    )
 
     def __init__(self) -> None:
         #: The cancellation that arrived meanwhile.
@@ -35,7 +43,10 @@ class InPlace:
         self._future: Any = None
         #: True once the deadline has passed.
         self.expired = False
+        #: True while COMMIT is awaited: its answer counts even if it comes with the deadline.
+        self.is_commit = True
         self._asked = False
+        self._told = False  # *awaited* got a CancelledError because of the deadline
 
     @coroutine
     def wait(self, awaited: Awaitable[Any]) -> Generator[Any, Any, Any]:
@@ -69,12 +80,17 @@ class InPlace:
 
     def _step(self, steps: Any) -> bool:
         """Continue to the next future (1, 5); return False for a bare yield to other tasks."""
-        self._future = future = steps.send(None)
+        if self.expired and not (self.is_commit or self._told):
+            self._told = True  # what follows the answer must not be sent any more
+            future = steps.throw(asyncio.CancelledError())
+        else:
+            future = steps.send(None)
+        self._future = future
         if future is None:
             return False
         future._asyncio_future_blocking = False  # noqa: SLF001 -- as a task does
         if self.expired:
-            future.cancel()
+            self._told = future.cancel() or self._told
         self._asyncio_future_blocking = True
         return True
 
@@ -87,7 +103,7 @@ class InPlace:
         """Cancel the awaited future and every later one: the deadline has passed."""
         self.expired = True
         if self._future is not None:
-            self._future.cancel()
+            self._told = self._future.cancel()
 
     # -- the interface that a task needs of a future (see asyncio.isfuture) ---------------
 

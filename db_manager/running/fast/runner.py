@@ -1,4 +1,4 @@
-"""The fast runner: reused greenlets, and a wait for COMMIT in the unit's own task."""
+"""The fast runner: reused greenlets, and a wait for the end in the unit's own task."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ class Fast(Greenlets):
     """Runs functions in reused greenlets, and ends a unit without an extra task when it can.
 
     Args:
-        in_place: The unit's own task may wait for the driver's COMMIT; see `InPlace`.
+        in_place: The unit's own task may wait for the driver, as it does for COMMIT; see `InPlace`.
     """
 
     def __init__(self, *, in_place: bool) -> None:
@@ -31,15 +31,19 @@ class Fast(Greenlets):
         self._timers = CoarseTimers.current()
 
     async def finish(self, ending: Ending, patience: float) -> asyncio.CancelledError | None:
-        """Start the end and wait for COMMIT here; run what remains in a separate task."""
+        """Start the end, and wait for the driver here; run what remains in a separate task."""
         interrupted, expired = None, False
         late_at = time.perf_counter() + patience
         worker = self.take()
         awaited = worker.begin(ending.finish)
-        if worker.busy and self._in_place and ending.awaits_commit():
+        if self._in_place and _waits_for_driver(worker, ending, awaited):
             wait = InPlace()
             timer = self._timers.call_later(patience, wait.expire)
-            awaited = await worker.advance(awaited, wait.wait)
+            while True:
+                wait.is_commit = ending.awaits_commit()
+                awaited = await worker.advance(awaited, wait.wait)
+                if wait.expired or not _waits_for_driver(worker, ending, awaited):
+                    break
             timer.cancel()
             interrupted, expired = wait.interrupted, wait.expired
         if worker.busy:  # more answers of the server are needed
@@ -59,6 +63,11 @@ class Fast(Greenlets):
             await worker.cancel(awaited)
         self.give_back(worker)
         return interrupted
+
+
+def _waits_for_driver(worker: Worker, ending: Ending, awaited: object) -> bool:
+    """Return True if *awaited* is the driver's, and not that of somebody's listener."""
+    return worker.busy and (ending.awaits_commit() or ending.is_statement(awaited))
 
 
 async def _finish_alone(worker: Worker, awaited: Any, ending: Ending) -> None:
