@@ -1,9 +1,10 @@
 """Who listens to the sessions of units: asked once for all of them, not made for each.
 
 SQLAlchemy makes for each session a record of its listeners, and an entry in it for each event that
-comes: a tenth of what a session costs that adds one object.
+comes: a twentieth of the calls of a unit that adds one object (docs/performance.md).
 """
 
+from collections.abc import Collection
 from functools import cache
 from typing import Any, Final
 
@@ -22,8 +23,11 @@ ASKED: Final = (
 _Record: Any = type(Session().dispatch)
 
 
-class _Shared(_Record):  # type: ignore[misc]  # SQLAlchemy makes the class when it is imported
+class SharedRecord(_Record):  # type: ignore[misc]  # SQLAlchemy makes the class when it is imported
     """The record of all sessions of a class that have no listeners of their own."""
+
+    #: The listeners of the class to each of the events in `ASKED`, now and later.
+    asked: tuple[Collection[Any], ...]
 
     def _listen(self, event_key: Any, **options: Any) -> None:
         """Give the session a record of its own, and put the listener there."""
@@ -33,15 +37,20 @@ class _Shared(_Record):  # type: ignore[misc]  # SQLAlchemy makes the class when
 
 
 @cache
-def shared_record(kind: type[Session]) -> Any:
-    """Return what sessions of *kind* may have as their `dispatch`; None if they need their own.
+def shared_record(kind: type[Session]) -> SharedRecord | None:
+    """Return what sessions of *kind* may have as their `dispatch`.
 
-    What listens to the class, now or later, is in it.
+    Returns:
+        The record; None if sessions need their own, because SQLAlchemy has changed.
     """
-    record = _Shared(kind.dispatch, kind)
-    for name in record._event_names:  # noqa: SLF001 -- guarded by a test
-        getattr(record, name)  # made at the first use
+    try:
+        record = SharedRecord(kind.dispatch, kind)
+        for name in record._event_names:  # noqa: SLF001 -- guarded by a test
+            getattr(record, name)  # made at the first use
+        record.asked = tuple(getattr(record, name).parent_listeners for name in ASKED)
+    except (AttributeError, TypeError):
+        return None
     one, other = kind(), kind()
     one.dispatch = other.dispatch = record
     event.listen(one, ASKED[0], print)
-    return None if other.dispatch.do_orm_execute or one.dispatch is record else record
+    return None if one.dispatch is record or any(record.asked) else record

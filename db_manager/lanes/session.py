@@ -12,7 +12,7 @@ from sqlalchemy.util import EMPTY_DICT
 from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.database.open_unit import ACTIVE
-from db_manager.lanes.heard import shared_record
+from db_manager.lanes.heard import ASKED, SharedRecord, shared_record
 from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
 
 
@@ -30,14 +30,9 @@ class SyncUnitSession(Session):
     def is_heard(self) -> bool:
         """Return True when somebody listens to how it begins or ends."""
         told = self.dispatch
-        return bool(
-            told.do_orm_execute
-            or told.after_begin
-            or told.before_commit
-            or told.after_commit
-            or told.after_transaction_create
-            or told.after_transaction_end
-        )
+        if isinstance(told, SharedRecord):
+            return any(told.asked)
+        return any(getattr(told, name) for name in ASKED)
 
     def has_changes(self) -> bool:
         """Return True when something is not written yet."""
@@ -220,7 +215,6 @@ class LaneSession(AsyncSession):
         async def get(self, entity: Any, ident: Any, **others: Any) -> Any:
             """Return an object by its key."""
             session = self.sync_session
-            session.unit.check()
             return await session.unit.runner.run(session.get, entity, ident, **others)
 
         async def connection(

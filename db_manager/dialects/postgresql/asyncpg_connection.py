@@ -69,8 +69,10 @@ class CheckedConnection(asyncpg.Connection):
         Returns:
             The word with which *query* ends it; see `ending`.
         """
-        said, begun = ending(query), self.is_closed() or self.is_in_transaction()
-        if said in ENDS or (not begun and commits_itself(query)):
+        said = ending(query)
+        if said in ENDS or (
+            commits_itself(query) and not (self.is_closed() or self.is_in_transaction())
+        ):
             self.ends += 1  # before it is sent: its answer may be lost
         return said
 
