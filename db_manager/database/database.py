@@ -202,13 +202,13 @@ class Database:
         event.listen(sync, "handle_error", self._note_error)
         event.listen(sync, "do_connect", self._refuse_when_closed)
         if self._counts:
-            self._statements.listen(engine)
+            self._statements.count(engine)
 
     def _count_statements(self) -> None:
         """Count and time statements from now on: an event that needs them has subscribers."""
         self._counts = True
         for engine in self.checkout.engines():
-            self._statements.listen(engine)
+            self._statements.count(engine)
 
     def watch_ddl(self, engine: Engine) -> None:
         """Look, from now on, for statements of units that commit what was before them."""

@@ -2,10 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,8 +23,9 @@ class Statements:
     """Counts statements for their units, and publishes them if `database.statement` is subscribed.
 
     SQLAlchemy's cursor events would make a one-statement unit 20 % slower, because they switch on
-    everything that engine events need. Around the call of the driver it is 1 %
-    (docs/performance.md).
+    everything that engine events need. Around the calls of the driver, which are methods of its
+    dialect, it is 1 % (docs/performance.md). A listener of SQLAlchemy's that executes a statement
+    in its own way, without these methods, is not counted.
 
     Args:
         engine: The engine whose statements are counted first.
@@ -51,31 +50,35 @@ class Statements:
         self._answered = answered
         self._database = database
 
-    def listen(self, engine: AsyncEngine) -> None:
+    def count(self, engine: AsyncEngine) -> None:
         """Count the statements of *engine* from now on."""
+        dialect = engine.sync_engine.dialect
         for name in CALLS:
-            event.listen(engine.sync_engine, name, _Call(self, name).answer)
+            setattr(dialect, name, self._counting(getattr(dialect, name)))
 
-    def time(self, sql: str, context: Any, call: Callable[[], object]) -> None:
-        """Make *call*, and count and time it for its unit.
+    def _counting(self, call: Callable[..., None]) -> Callable[..., None]:
+        """Return *call*, one of the calls of the driver, which then also counts and times itself.
 
         Args:
-            sql: The statement.
-            context: SQLAlchemy's execution context.
-            call: Sends the statement and waits for the answer. Errors are reported with `fail`.
+            call: Sends a statement and waits for the answer. Errors are reported with `fail`.
         """
-        unit = self._units.get(context.root_connection)
-        if unit is None:
-            call()
-            return
-        unit.statement = sql
-        unit.sent_at = time.perf_counter()
-        call()
-        duration = time.perf_counter() - unit.sent_at
-        unit.statements += 1
-        unit.database_time += duration
-        if self._answered.handlers:
-            self._report(unit, sql, duration)
+
+        def counting(cursor: Any, sql: str, *rest: Any) -> None:
+            root: Any = getattr(rest[-1], "root_connection", None)  # of the execution context
+            unit = self._units.get(root)
+            if unit is None:
+                call(cursor, sql, *rest)
+                return
+            unit.statement = sql
+            unit.sent_at = time.perf_counter()
+            call(cursor, sql, *rest)
+            duration = time.perf_counter() - unit.sent_at
+            unit.statements += 1
+            unit.database_time += duration
+            if self._answered.handlers:
+                self._report(unit, sql, duration)
+
+        return counting
 
     def fail(self, unit: OpenUnit, sql: str, error: BaseException) -> None:
         """Report that the last statement of *unit* failed, or was not answered.
@@ -105,30 +108,6 @@ class Statements:
                 error=error,
             )
         )
-
-
-class _Call:
-    """Replaces one of the calls of the driver, and calls the later listeners of its event."""
-
-    def __init__(self, statements: Statements, name: str) -> None:
-        self._statements = statements
-        self._name = name
-
-    def answer(self, cursor: Any, sql: str, *rest: Any) -> bool:
-        """Make the call; True tells SQLAlchemy not to make it again."""
-        context = rest[-1]
-        call = partial(self._call, context, cursor, sql, *rest)
-        self._statements.time(sql, context, call)
-        return True
-
-    def _call(self, context: Any, *args: Any) -> None:
-        dialect, after_us = context.dialect, False
-        for listener in getattr(dialect.dispatch, self._name):  # earlier ones were called already
-            if listener == self.answer:
-                after_us = True
-            elif after_us and listener(*args):
-                return
-        getattr(dialect, self._name)(*args)
 
 
 def no_answer(statement: str | None) -> OperationalError:

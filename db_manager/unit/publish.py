@@ -88,7 +88,7 @@ def report_end(unit: OpenUnit, database: Database, error: BaseException | None) 
             facts.UnitClosed(
                 unit=unit.number,
                 database=database.name,
-                outcome=unit.state.value,  # type: ignore[arg-type]  # a final state
+                outcome=unit.state._value_,  # type: ignore[arg-type]  # a final state
                 cause=unit.cause,
                 error=_said(error),
                 duration=time.perf_counter() - unit.began_at,

@@ -1,6 +1,7 @@
 """Counts and measures the events of a bus, and renders the result for a scrape."""
 
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
 from threading import RLock
@@ -136,8 +137,10 @@ class Metrics:
         key = kind.key(event)
         counter, distributions = kind.cells.get(key) or self._resolve(kind, key)
         counter.value += 1
-        for field, distribution in distributions:
-            distribution.add(getattr(event, field))
+        for field, cell in distributions:  # without a call of our own: four of them for each unit
+            value = getattr(event, field)
+            cell.counts[bisect_left(cell.bounds, value)] += 1
+            cell.sum += value
 
     def _resolve(self, kind: Instruments, key: Any) -> Cells:
         """Return the cells of new labels, and keep them for the next event."""

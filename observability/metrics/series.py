@@ -1,7 +1,6 @@
 """Counters and histograms by labels: cheap to update, rendered when scraped."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -28,7 +27,7 @@ class Counter:
 
 
 class Distribution:
-    """A histogram: how many values fell below each bound.
+    """A histogram: how many values fell below each bound; `Metrics` adds them.
 
     Args:
         bounds: Upper bounds, ascending; values above the last are counted too.
@@ -40,11 +39,6 @@ class Distribution:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
-
-    def add(self, value: float) -> None:
-        """Count *value*."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
 
 
 Cell = TypeVar("Cell", Counter, Distribution)
