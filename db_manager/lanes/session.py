@@ -173,8 +173,9 @@ class LaneSession(AsyncSession):
             join_transaction_mode="control_fully",  # the session commits, whichever lane began
         )
         # As the base class does, which asks an abstract class first; guarded by a test.
-        setattr(self, _BIND, unit.engine)
-        self.sync_session.bind = unit.engine.sync_engine
+        engine = unit.engine
+        setattr(self, _BIND, engine)
+        self.sync_session.bind = engine.sync_engine
         self.sync_session.unit = unit
         record = shared_record(type(self.sync_session))  # type: ignore[arg-type]  # mypy asks the class for the __hash__ of its objects
         if record is not None:
