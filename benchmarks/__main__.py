@@ -51,6 +51,7 @@ JOBS = (
     Job("levers"),
     Job("growth"),
     Job("waiting"),
+    Job("footprint"),
     Job("bot"),
     Job("bus"),
     Job("machines"),

@@ -7,6 +7,8 @@ Names of facts of units are made by `fact`; the others are:
 | --- | --- |
 | `bot.unused` | an update through the middleware, unit not opened / the same without it |
 | `bot.unit` | an update with a unit of one statement / with the usual session middleware |
+| `start …` | of a process with a bot: MiB more, and CPU / aiogram and SQLAlchemy alone |
+| `growth …` | MiB of resident memory after many units |
 | `bus.nobody` | nanoseconds of a publish to which nobody listens |
 | `bus.one` | microseconds of building an event and calling its one plain subscriber |
 | `bus.rivals` | ours / the fastest of blinker, pyee and psygnal, where that is largest |
@@ -163,6 +165,17 @@ GOALS: tuple[Goal, ...] = (
     Goal("liveness check / without it, 50 tasks, CPU", 1.02, {"": "liveness cpu"}),
     Goal("liveness check / without it, sequential, wall", 1.02, {"": "liveness wall"}),
     Goal("liveness check", 0, {"": "round trips | liveness check"}, "round trips more"),
+    Goal("start of a bot / aiogram and SQLAlchemy alone, CPU", 1.15, {"": "start ratio"}),
+    Goal(
+        "start of a bot, memory over that of aiogram and SQLAlchemy", 12, {"": "start MiB"}, "MiB"
+    ),
+    Goal(
+        "growth over 1,000,000 empty units, 20,000 with a SELECT and 20,000 with an object",
+        0.5,
+        {"": "growth units"},
+        "MiB",
+    ),
+    Goal("growth over 12 bursts of 1,000 tasks", 0.5, {"": "growth bursts"}, "MiB"),
     Goal("bus: nobody listens", 60, {"": "bus.nobody"}, "ns"),
     Goal("bus: event built and one plain subscriber called", 0.6, {"": "bus.one"}, "µs"),
     Goal("bus / the fastest of blinker, pyee, psygnal", 1.0, {"": "bus.rivals"}),
