@@ -45,6 +45,7 @@ JOBS = (
     Job("units", "psycopg"),
     Job("units", "sqlite"),
     Job("crossings"),
+    Job("effort"),
     Job("budget"),
     Job("contention"),
     Job("prices"),
