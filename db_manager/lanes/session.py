@@ -52,7 +52,7 @@ class SyncUnitSession(Session):
 
     def is_flushing(self) -> bool:
         """Return True while it writes what is pending: a COMMIT then comes from a listener."""
-        root = None if self.flushed else self.get_transaction()
+        root = self.get_transaction()
         return root is not None and root.is_active
 
     def passes_on(self, statement: Any) -> bool:

@@ -129,8 +129,9 @@ class Transaction(Driven):
         """
         unit = self._unit
         pooled = self._pooled
-        flushing = self.session is not None and self.session.sync_session.is_flushing()
-        if pooled is None or not self._ending or flushing:
+        session = None if self.session is None else self.session.sync_session
+        flushed = session is None or session.flushed or not session.is_flushing()
+        if pooled is None or not self._ending or not flushed:
             self.refuse("COMMIT")
         self._look()
         if unit.ended is not None:
