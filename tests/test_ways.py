@@ -20,7 +20,7 @@ from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
 #: What a reader of the plain runner is asked for at most; `running.fast` may be skipped.
-MOST_FILES, MOST_CHANGES = 17, 62
+MOST_FILES, MOST_CHANGES = 16, 60
 
 BOT = Bot("42:offline")
 
@@ -96,7 +96,7 @@ class Bench:
 
 
 async def test_a_refused_commit_is_read_in_few_files(database_url: URL, runner: str) -> None:
-    """An update whose unit fails at COMMIT enters 17 files and changes file 62 times, at most."""
+    """An update whose unit fails at COMMIT enters 16 files and changes file 60 times, at most."""
     way = await Bench(database_url).refused()
     print(f"\n{way}\n{runner} runner: {len(way.files)} files, {way.changes} changes of file")  # noqa: T201 -- the numbers are read
     if runner == "plain":

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.known import dialect_at
+from db_manager.engine.given_up import SurePool
 from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.one_writer import OneWriter
 from db_manager.engine.pool import FairQueuePool
@@ -94,7 +95,7 @@ def _pool_options(config: DatabaseConfig) -> dict[str, Any]:
         "pool_recycle": config.pool_recycle,
         "pool_pre_ping": config.pre_ping,
         "pool_use_lifo": True,
-        "poolclass": FairQueuePool,
+        "poolclass": SurePool,
     }
 
 

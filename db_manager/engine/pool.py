@@ -7,18 +7,14 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from sqlalchemy import exc
-from sqlalchemy.pool import (
-    AsyncAdaptedQueuePool,
-    ConnectionPoolEntry,
-    PoolProxiedConnection,
-)
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, PoolProxiedConnection
+from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Empty, QueueCommon
 
 from db_manager.dialects.dialect import Dialect
 from db_manager.dialects.safe_text import connection_text
-from db_manager.engine.entry import Entry
 from db_manager.engine.fair_queue import FairQueue
 
 #: Seconds between a refused attempt and the next one, while other connections are in use: the
@@ -29,6 +25,36 @@ LONGEST_PAUSE: Final = 1.0
 REPLACING_PAUSE: Final = 1.0
 #: Seconds that `dispose` waits for the attempts that it cancelled.
 _CANCEL_TIME: Final = 1.0
+
+
+class Entry(_ConnectionRecord):  # private there; guarded by a test
+    """A place for one connection; it returns to the pool even if its checkin fails.
+
+    SQLAlchemy loses an entry when a step of its checkin raises, for example the reset of the
+    isolation level or a `checkin` listener. A pool of ten would be unusable after ten such errors.
+
+    Args:
+        pool: The pool it belongs to.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.owner = pool
+        #: True once it is back in the pool.
+        self.returned = False
+        super().__init__(pool)
+
+    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
+        """Return the entry to the pool, without its connection if resetting that fails."""
+        self.returned = False
+        try:
+            super().checkin(_fairy_was_created)
+        except BaseException as error:
+            if not self.returned:
+                try:
+                    self.invalidate(error)
+                finally:
+                    self.owner._return_conn(self)  # noqa: SLF001 -- the last step of SQLAlchemy's checkin
+            raise
 
 
 class FairQueuePool(AsyncAdaptedQueuePool):
@@ -46,6 +72,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
     _queue_class: type[QueueCommon[ConnectionPoolEntry]] = FairQueue  # guarded by a test
     _sqla_logger_namespace = "sqlalchemy.pool.FairQueuePool"  # quiet unless `sqlalchemy` is not
     _pool: FairQueue[ConnectionPoolEntry]
+    entry: type[Entry] = Entry  #: What makes a place.
 
     def __init__(
         self,
@@ -162,7 +189,7 @@ class FairQueuePool(AsyncAdaptedQueuePool):
             self._free_place()
 
     def _create_connection(self) -> ConnectionPoolEntry:
-        return Entry(self)
+        return self.entry(self)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if isinstance(record, Entry):

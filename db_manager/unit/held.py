@@ -11,7 +11,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from db_manager.database.database import Database
 from db_manager.database.open_unit import OpenUnit
 from db_manager.dialects.known import dialect_of
-from db_manager.engine.entry import carry_through
+from db_manager.engine.given_up import IS_OLD, carry_through
 from db_manager.errors import (
     TransactionAbortedError,
     TransactionEndedError,
@@ -112,7 +112,8 @@ class Held(ABC):
         unit, checkout, dialect = self._unit, self._database.checkout, self._dialect
         # Held before the next wait, so that the unit's end returns it even after a cancellation.
         unit.checked_out = connection = checkout.connect(unit)
-        carry_through(connection)
+        if IS_OLD:
+            carry_through(connection)
         self._pooled = pooled = connection.connection
         self._guard = getattr(connection.dialect, _MARK, None) or Guard(connection.dialect)
         self._guard.lent[pooled] = self

@@ -11,9 +11,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.util.queue import Empty, Full
 
 from db_manager.database.database import Database
-from db_manager.engine.entry import Entry
 from db_manager.engine.fair_queue import FairQueue
-from db_manager.engine.pool import FairQueuePool
+from db_manager.engine.pool import Entry, FairQueuePool
 from db_manager.errors import DatabaseUnavailableError, PoolExhaustedError
 from db_manager.events import UnitClosed
 from db_manager.unit.uow import UnitOfWork

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from db_manager.dialects.ending_sql import ENDS, ending
 from db_manager.dialects.sqlite.in_line import InLine
-from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, Call, begins
+from db_manager.dialects.sqlite.in_thread import FIRST_ROWS, InThread, begins
 from db_manager.dialects.sqlite.locks import called
 from db_manager.errors import TransactionAbortedError
 
@@ -103,7 +103,7 @@ class SqliteConnection(InLine):
         """
         in_transaction = self._in_transaction or self._begin_next
         self._begin_next = False
-        call = Call(self, fn)
+        call = _Call(self, fn)
         try:
             return await super()._execute(call, *args, **kwargs)  # type: ignore[no-untyped-call]  # untyped there
         except BaseException as error:
@@ -263,3 +263,38 @@ class SqliteCursor:
             self._more = False
             await self._connection.cross(self._cursor.close)
         self._rows = []
+
+
+class _Call:
+    """A call for the driver's thread; once cancelled, it is skipped or interrupted."""
+
+    __slots__ = ("_cancelled", "_connection", "_fn", "_over")
+
+    def __init__(self, connection: InThread, fn: Callable[..., Any]) -> None:
+        self._connection = connection
+        self._fn = fn
+        self._cancelled = self._over = False
+
+    def cancel(self) -> None:
+        """Skip it, or end what it does; called in the event loop when nobody waits for it."""
+        self._cancelled = True
+        self._connection.interrupt_until(lambda: self._over)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call, unless it was cancelled.
+
+        Raises:
+            Error: The call failed in sqlite3, and was not cancelled.
+        """
+        connection = self._connection
+        connection.still_wanted = lambda: not self._cancelled
+        try:
+            return None if self._cancelled else self._fn(*args, **kwargs)
+        except sqlite3.Error:
+            if not self._cancelled:
+                raise
+            return None
+        finally:
+            connection.still_wanted = None
+            with connection.interrupting:  # an interruption would strike the next call
+                self._over = True

@@ -20,51 +20,6 @@ FIRST_ROWS: Final = 1000
 PAUSE: Final = 0.01
 
 
-class Call:
-    """A call for the driver's thread; once cancelled, it is skipped or interrupted.
-
-    Args:
-        connection: The connection whose thread makes it.
-        fn: What is called.
-    """
-
-    __slots__ = ("_cancelled", "_connection", "_fn", "_over")
-
-    def __init__(self, connection: "InThread", fn: Callable[..., Any]) -> None:
-        self._connection = connection
-        self._fn = fn
-        self._cancelled = False
-        self._over = False
-
-    def cancel(self) -> None:
-        """Skip it, or end what it does; called in the event loop when nobody waits for it."""
-        self._cancelled = True
-        self._connection.interrupt_until(lambda: self._over)
-
-    def is_wanted(self) -> bool:
-        """Return True until it is cancelled."""
-        return not self._cancelled
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, unless it was cancelled.
-
-        Raises:
-            Error: The call failed in sqlite3, and was not cancelled.
-        """
-        connection = self._connection
-        connection.still_wanted = self.is_wanted
-        try:
-            return None if self._cancelled else self._fn(*args, **kwargs)
-        except sqlite3.Error:
-            if self.is_wanted():
-                raise
-            return None  # the caller was cancelled
-        finally:
-            connection.still_wanted = None
-            with connection.interrupting:  # an interruption would strike the next call
-                self._over = True
-
-
 class InThread(Stoppable):
     """The half of our connection whose methods run in the driver's thread.
 

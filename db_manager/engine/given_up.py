@@ -1,10 +1,8 @@
-"""A place in the pool for one connection, which is free again whatever fails with it.
+"""Places of the pool that are free, and connections that are closed, whatever fails meanwhile.
 
-SQLAlchemy loses a place when a step of its checkin raises, for example the reset of the isolation
-level or a `checkin` listener. Before 2.0.55 it also loses one when an invalidation raises or is cut
-short, after which the `Connection` takes itself for whole and has nothing below it; and it leaves a
-connection open whose `connect` listener raises. A pool of ten would be unusable after ten such
-errors.
+SQLAlchemy keeps a connection whose `invalidate` listener raises. Before 2.0.55 it also loses a
+place when an invalidation is cut short, after which the `Connection` takes itself for whole and has
+nothing below it; and it leaves a connection open whose `connect` listener raises.
 """
 
 from functools import partial
@@ -14,40 +12,25 @@ from weakref import ref
 import sqlalchemy
 from sqlalchemy.engine import Connection
 from sqlalchemy.pool import Pool
-from sqlalchemy.pool.base import _ConnectionRecord
 
-#: Whether a `Connection` may take itself for whole after that.
-_FORGETS: Final = sqlalchemy.__version__.startswith("2.0.")
+from db_manager.engine.pool import Entry, FairQueuePool
+
+#: Whether SQLAlchemy may be as old.
+IS_OLD: Final = sqlalchemy.__version__.startswith("2.0.")
 
 
-class Entry(_ConnectionRecord):  # private there; guarded by a test
-    """A place for one connection.
+class SureEntry(Entry):
+    """A place that is free again after each of these.
 
     Args:
         pool: The pool it belongs to.
     """
 
     def __init__(self, pool: Pool) -> None:
-        self._owner = pool
-        #: True once it is back in the pool.
-        self.returned = False
         try:
             super().__init__(pool)
         except BaseException:
             self._drop()
-            raise
-
-    def checkin(self, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- SQLAlchemy's signature
-        """Return the entry to the pool, without its connection if resetting that fails."""
-        self.returned = False
-        try:
-            super().checkin(_fairy_was_created)
-        except BaseException as error:
-            if not self.returned:
-                try:
-                    self.invalidate(error)
-                finally:
-                    self._owner._return_conn(self)  # noqa: SLF001 -- the last step of SQLAlchemy's checkin
             raise
 
     def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002 -- as above
@@ -85,14 +68,19 @@ class Entry(_ConnectionRecord):  # private there; guarded by a test
     def _drop(self) -> None:
         connection, self.dbapi_connection = self.dbapi_connection, None
         if connection is not None:
-            self._owner._close_connection(connection, terminate=True)  # noqa: SLF001 -- as SQLAlchemy closes one
+            self.owner._close_connection(connection, terminate=True)  # noqa: SLF001 -- as SQLAlchemy closes one
+
+
+class SurePool(FairQueuePool):
+    """A pool of such places."""
+
+    entry = SureEntry
 
 
 def carry_through(connection: Connection) -> None:
     """Let *connection* know that it was given up, also when that was cut short."""
-    if _FORGETS:
-        subject: Any = connection
-        subject.invalidate = partial(_invalidate, ref(connection))  # without a cycle
+    subject: Any = connection
+    subject.invalidate = partial(_invalidate, ref(connection))  # without a cycle
 
 
 def _invalidate(connection: "ref[Connection]", exception: BaseException | None = None) -> None:
