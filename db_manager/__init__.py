@@ -40,6 +40,13 @@ if TYPE_CHECKING:
         MigrationsPendingError,
     )
     from db_manager.plugin import DatabasePlugin
+    from db_manager.sending import (
+        DeliveryOffError,
+        MessageDeadError,
+        MessageUnknownError,
+        NotStorableError,
+        Sending,
+    )
     from db_manager.unit.factory import UnitOfWorkFactory
     from db_manager.unit.legacy import LegacySessionWarning
     from db_manager.unit.resolve import resolve
@@ -81,6 +88,13 @@ else:
             ),
             "database.open_unit": ("UnitState",),
             "plugin": ("DatabasePlugin",),
+            "sending": (
+                "DeliveryOffError",
+                "MessageDeadError",
+                "MessageUnknownError",
+                "NotStorableError",
+                "Sending",
+            ),
             "unit.resolve": ("resolve",),
             "unit.uow": ("UnitOfWork",),
         },
@@ -97,16 +111,21 @@ __all__ = [
     "DatabasePlugin",
     "DatabaseUnavailableError",
     "DbManagerError",
+    "DeliveryOffError",
     "EndTimeoutError",
     "LegacySessionWarning",
     "ManagerClosedError",
+    "MessageDeadError",
+    "MessageUnknownError",
     "MigrationError",
     "MigrationsNotInstalledError",
     "MigrationsPendingError",
+    "NotStorableError",
     "PoolExhaustedError",
     "ReadOnlyUnsupportedError",
     "RetriesExhaustedError",
     "SchemaDriftError",
+    "Sending",
     "TableNameError",
     "TransactionAbortedError",
     "TransactionEndedError",

@@ -22,12 +22,16 @@ from pydantic_core import PydanticUndefined
 import db_manager.events
 import lifecycle.events
 from db_manager.config import DatabaseConfig
+from db_manager.delivery.delivery_config import DeliveryConfig
 from lifecycle import Event, to_mermaid
 from lifecycle.event import EVENT_TYPES
 from observability.config import ObservabilityConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/configuration.md", "docs/events.md")
+DOCUMENTS = (
+    *("CONTRIBUTING.md", "docs/architecture.md", "docs/configuration.md", "docs/delivery.md"),
+    "docs/events.md",
+)
 ROOMS = ("lifecycle", "db_manager", "observability")
 PACKAGES = {"lifecycle": lifecycle.events, "db_manager": db_manager.events}
 
@@ -43,6 +47,7 @@ def rendered(text: str) -> str:
     """
     parts: dict[str, Callable[[], str]] = {
         "database": lambda: _keys(DatabaseConfig),
+        "delivery": lambda: _keys(DeliveryConfig),
         "observability": lambda: _keys(ObservabilityConfig),
         "topics": topics,
         "events": events,

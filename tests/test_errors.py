@@ -26,6 +26,7 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
 )
 from db_manager.migrations.failure import HalfWayError, MigrationError, MigrationsPendingError
+from db_manager.sending import MessageDeadError, MessageUnknownError, NotStorableError
 from lifecycle.error_text import tell
 from lifecycle.errors import (
     HookTimeoutError,
@@ -43,8 +44,11 @@ ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     HalfWayError: (("notes", "0002_title", HalfWay("", "0002_title", "2026-01-01", 7)), {}),
     HookTimeoutError: ((2.5,), {"abandoned": True}),
     IllegalHistoryError: ((4, "started twice"), {}),
+    MessageDeadError: ((7, "Bad Request: chat not found"), {}),
+    MessageUnknownError: ((7,), {}),
     MigrationError: (("notes", "0002_title", "it failed", 2), {}),
     MigrationsPendingError: (({"notes": ("0002_title",)},), {}),
+    NotStorableError: (("sendPhoto", "photo", "is a file"), {}),
     PluginFailedError: (("notes", "start", ValueError("no file")), {}),
     PoolExhaustedError: ((2, 0.5, ["unit 1", "unit 2"], "connections", "too many clients"), {}),
     ReadOnlyUnsupportedError: (("oracle",), {}),

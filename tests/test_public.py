@@ -17,16 +17,18 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "db_manager": """
         BackupError Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData
-        DatabasePlugin DatabaseUnavailableError DbManagerError EndTimeoutError
-        LegacySessionWarning ManagerClosedError MigrationError MigrationsNotInstalledError
-        MigrationsPendingError NAMING_CONVENTION PoolExhaustedError ReadOnlyUnsupportedError
-        RetriesExhaustedError SchemaDriftError TableNameError TransactionAbortedError
+        DatabasePlugin DatabaseUnavailableError DbManagerError DeliveryOffError EndTimeoutError
+        LegacySessionWarning ManagerClosedError MessageDeadError MessageUnknownError MigrationError MigrationsNotInstalledError
+        MigrationsPendingError NAMING_CONVENTION NotStorableError PoolExhaustedError
+        ReadOnlyUnsupportedError RetriesExhaustedError SchemaDriftError Sending TableNameError TransactionAbortedError
         TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
         UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
     "db_manager.delivery": "DeliveryConfig DeliveryPlugin SqlStorage",
     "db_manager.events": """
-        Cause DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome Migrated Migrating
+        Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome
+        LanesRecovered MemberEvent MemberExpelled MemberJoined MessageDead MessageEvent
+        MessageRetried MessageSent MessageUnknown Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement

@@ -8,12 +8,13 @@ from functools import partial
 
 from db_manager.events import UnitCallbackFailed
 from db_manager.running.plain import is_left, shield
+from db_manager.sending import Sending
 from lifecycle.bus import EventBus
 from lifecycle.error_text import tell, textless
 
 Callback = Callable[[], Awaitable[object] | object]
 #: How many there were of each kind.
-Mark = tuple[int, int, int]
+Mark = tuple[int, int, int, int]
 
 _logger = logging.getLogger("db_manager.uow")
 
@@ -21,7 +22,7 @@ _logger = logging.getLogger("db_manager.uow")
 class Callbacks:
     """The callbacks of one unit, in the order they were registered."""
 
-    __slots__ = ("after_commit", "after_rollback", "anyway", "before_commit")
+    __slots__ = ("after_commit", "after_rollback", "anyway", "before_commit", "sendings")
 
     def __init__(self) -> None:
         self.before_commit: list[Callback] = []
@@ -30,10 +31,17 @@ class Callbacks:
         self.after_rollback: list[tuple[Callback, object]] = []
         #: `after_rollback` of inner units that were rolled back, whatever becomes of the rest.
         self.anyway: list[Callback] = []
+        #: The messages that are sent once it is committed.
+        self.sendings: list[Sending] = []
 
     def mark(self) -> Mark:
         """Return the current position, for `undo_since`."""
-        return len(self.before_commit), len(self.after_commit), len(self.after_rollback)
+        return (
+            len(self.before_commit),
+            len(self.after_commit),
+            len(self.after_rollback),
+            len(self.sendings),
+        )
 
     def undo_since(self, mark: Mark, units: Container[object]) -> None:
         """Drop callbacks registered after *mark*: what they are about was undone.
@@ -42,12 +50,15 @@ class Callbacks:
             mark: The position at its begin.
             units: The inner units that were undone as a whole: their `after_rollback` will run.
         """
-        before_commit, after_commit, after_rollback = mark
+        before_commit, after_commit, after_rollback, sendings = mark
+        for sending in self.sendings[sendings:]:
+            sending.settle("dropped")
         undone = self.after_rollback[after_rollback:]
         self.anyway += [callback for callback, unit in undone if unit in units]
         del self.before_commit[before_commit:]
         del self.after_commit[after_commit:]
         del self.after_rollback[after_rollback:]
+        del self.sendings[sendings:]
 
 
 async def run_callbacks(

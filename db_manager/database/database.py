@@ -24,6 +24,7 @@ from db_manager.dialects.known import dialect_of
 from db_manager.errors import ManagerClosedError, WrongEventLoopError
 from db_manager.running.choose import choose_runner
 from db_manager.running.port import Runner
+from db_manager.sending import Delivery
 from lifecycle.bus import EventBus
 
 #: Name of the execution option with which an engine refers to its Database.
@@ -94,6 +95,7 @@ class Database:
         self.dialect = dialect_of(engine.dialect)
         self.settings = settings or UnitSettings()
         self.bus = bus or EventBus()
+        self.delivery: Delivery | None = None  #: Keeps the messages of its units.
         self.state: Literal["open", "stopping", "closed"] = "open"
         #: The runner of the event loop of the units; set when the first unit is entered.
         self.runner: Runner

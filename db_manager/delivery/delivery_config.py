@@ -4,11 +4,42 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class DeliveryConfig(BaseModel):
-    """What is kept in the database."""
+    """What is kept in the database. Times are in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     fsm: bool = Field(
         default=True,
         description="keep states and data of aiogram's FSM, unless the dispatcher has a storage",
+    )
+    outbox: bool = Field(default=True, description="send messages of `uow.send`")
+    lease: float = Field(
+        default=6.0,
+        ge=0.5,
+        le=600,
+        description="seconds without a sign of life after which others take over (PostgreSQL)",
+    )
+    poll: float = Field(
+        default=1.0, ge=0.05, le=60, description="seconds between two looks at the table"
+    )
+    attempts: int = Field(
+        default=3, ge=1, le=100, description="attempts when an error is not a passing one"
+    )
+    retry_for: float = Field(
+        default=86_400,
+        ge=0,
+        le=2_592_000,
+        description="seconds for which a message is tried while Telegram is away",
+    )
+    keep_sent: float = Field(
+        default=86_400,
+        ge=0,
+        le=31_536_000,
+        description="seconds for which ids of a sent message are kept",
+    )
+    window: int = Field(
+        default=20,
+        ge=1,
+        le=1000,
+        description="messages that are sent or being sent and not marked: a death repeats them",
     )

@@ -1,19 +1,39 @@
 """The plugin `delivery`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
+import db_manager.delivery.table.tables  # noqa: F401 -- they are created at the start
+from db_manager import events as facts
+from db_manager.database.database import Database
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.fsm import SqlStorage
+from db_manager.delivery.lookout import Lookout
+from db_manager.delivery.outbox import Outbox
+from db_manager.delivery.relay import Relay
+from db_manager.delivery.table.claims import Claims
+from db_manager.delivery.table.members import Alone, Member
+from db_manager.engine.create import create_beside
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
+if TYPE_CHECKING:
+    from aiogram import Bot
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+#: Connections of the relay beside the pool: marks and looks; signs of life.
+_CONNECTIONS: Final = 3
+#: Share of the time for a stop in which messages are still sent.
+_SENDING: Final = 0.6
+
 
 class DeliveryPlugin(Plugin):
-    """Lets states and data of aiogram's FSM be rows of the bot's database.
+    """Lets messages of a bot, and states and data of its FSM, be rows of its database.
 
-    A dispatcher that was given a storage keeps it.
+    What `uow.send` was given is sent once the unit is committed, also after the death of the
+    process. A dispatcher that was given a storage keeps it.
 
     Added in 0.2.
     """
@@ -22,13 +42,94 @@ class DeliveryPlugin(Plugin):
     requires = ("db_manager",)
     config_model = DeliveryConfig
 
+    _outbox: Outbox
+    _bots: "dict[int, Bot]"
+
     async def load(self, context: PluginContext) -> None:
-        """Give the dispatcher a storage."""
+        """Give the dispatcher a storage, and units an outbox."""
         config: DeliveryConfig = context.config
         dispatcher = context.services.get("aiogram:dispatcher")
         if dispatcher is not None and config.fsm:
             storage = SqlStorage(context.services["db_manager:uow_factory"])
             await context.enter(_remembering(dispatcher, storage))
+        if config.outbox:
+            database = Database.of(context.services["db_manager:engine"])
+            engine = await context.enter(_beside(database.engine))
+            self._bots = {}
+            self._engine, self._has_members = engine, database.dialect.has_server
+            self._claims = Claims(engine, has_members=self._has_members)
+            self._outbox = Outbox(self._claims, self._bots)
+            await context.enter(_kept(database, self._outbox))
+
+    async def start(self, context: PluginContext) -> None:
+        """Send what is open, and what comes."""
+        config: DeliveryConfig = context.config
+        bots = context.services.get("aiogram:bots", ())
+        self._relay = None
+        if not config.outbox or not bots:
+            return
+        self._bots.update({bot.id: bot for bot in bots})
+        self._member = self._make_member(context)
+        relay = Relay(
+            self._claims,
+            self._member,
+            self._bots,
+            config,
+            context.publish,
+            lambda refused: _tell_refused(context, refused=refused),
+        )
+        lookout = Lookout(relay, self._claims, self._member, self._bots, config, context.publish)
+        context.probe(f"{self.name}:outbox", lookout.levels)
+        context.spawn(lookout.run(), f"{self.name}.relay")
+        self._relay = self._outbox.relay = relay
+
+    async def stop(self, context: PluginContext) -> None:
+        """Send what fits into a part of the time, and let others have the rest."""
+        relay, self._relay = self._relay, None
+        if relay is None:
+            return
+        async with asyncio.timeout(context.stop_deadline):
+            await relay.stop(context.stop_deadline * _SENDING)
+        self._outbox.relay = None
+
+    def _make_member(self, context: PluginContext) -> Alone:
+        if not self._has_members:
+            return Alone()
+        config: DeliveryConfig = context.config
+        return Member(
+            self._engine,
+            config.lease,
+            lambda me: context.publish(facts.MemberExpelled(member=me)),
+            lambda me: context.publish(facts.MemberJoined(member=me)),
+        )
+
+
+def _tell_refused(context: PluginContext, *, refused: bool) -> None:
+    if refused:
+        context.degraded("Telegram refuses the token of a bot: its messages wait")
+    else:
+        context.recovered()
+
+
+@contextmanager
+def _kept(database: Database, outbox: Outbox) -> Iterator[None]:
+    """Let units of *database* send during the block."""
+    database.delivery = outbox
+    try:
+        yield
+    finally:
+        database.delivery = None
+
+
+@asynccontextmanager
+async def _beside(engine: "AsyncEngine") -> "AsyncIterator[AsyncEngine]":
+    """Yield an engine for the relay, which does not wait for handlers that wait for it."""
+    own = create_beside(engine, _CONNECTIONS)
+    try:
+        yield own
+    finally:
+        if own is not engine:
+            await own.dispose()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -138,6 +138,31 @@ class Dialect(InUse, InChange, ForCommands):
         """
         del names
         raise NotImplementedError(f"no upsert of {table.name} is known for this database")
+
+    # -- tables that are queues, in SQL ---------------------------------------------------
+
+    #: The moment of the statement, as a column of moments keeps it; empty where it is not known.
+    moment_now: ClassVar[str] = ""
+    #: A moment of so many seconds since the epoch, and the seconds between two moments.
+    moment_at: ClassVar[str] = "{seconds}"
+    seconds_between: ClassVar[str] = "({end} - {begin})"
+    #: Whether a statement sees what was committed since the transaction began.
+    sees_commits: ClassVar[str] = "TRUE"
+    #: At the end of a SELECT: lock its rows, but for those that are locked.
+    lock_free_ones: ClassVar[str] = ""
+
+    def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:
+        """Return SQL for the rows in *parameter*, a JSON array of objects, to stand after FROM.
+
+        Args:
+            parameter: Its name.
+            columns: Keys of the objects, and PostgreSQL's types of their values.
+
+        Raises:
+            NotImplementedError: Not supported on this database.
+        """
+        del columns
+        raise NotImplementedError(f"no table of {parameter} is known for this database")
 
     # -- where it is, and why it cannot be reached ----------------------------------------
 

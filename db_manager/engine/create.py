@@ -14,7 +14,7 @@ from db_manager.engine.given_up import SurePool
 from db_manager.engine.left_open import warn_if_left_open
 from db_manager.engine.one_writer import OneWriter
 from db_manager.engine.pool import FairQueuePool
-from db_manager.engine.reaching import keep_access
+from db_manager.engine.reaching import keep_access, section_of
 from db_manager.engine.tls import tls_context
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
@@ -69,6 +69,22 @@ def create_engine(
     _listen(engine, dialect, password)
     keep_access(engine, config, url, password)
     return engine
+
+
+def create_beside(engine: AsyncEngine, size: int) -> AsyncEngine:
+    """Build an engine with a pool of its own, for work that must not wait for that of *engine*.
+
+    Args:
+        engine: The engine.
+        size: Most connections.
+
+    Returns:
+        The new engine. Or *engine* itself, if it was not made here, or one writes at a time.
+    """
+    section = section_of(engine)
+    if section is None or dialect_at(engine.url).has_one_writer:
+        return engine
+    return create_engine(section.model_copy(update={"pool_size": size, "max_overflow": 0}))
 
 
 def _listen(engine: AsyncEngine, dialect: Dialect, password: str | None) -> None:

@@ -12,6 +12,8 @@ from db_manager.engine.tls import tls_mode
 
 #: How engines of `create_engine` reach theirs, by the dialect that each has of its own.
 _KEPT: Final[WeakKeyDictionary[Dialect, Access]] = WeakKeyDictionary()
+#: From which section each was made.
+_CONFIGS: Final[WeakKeyDictionary[Dialect, DatabaseConfig]] = WeakKeyDictionary()
 
 
 def keep_access(
@@ -25,6 +27,7 @@ def keep_access(
         url: Where its database is, without the password.
         password: The password.
     """
+    _CONFIGS[engine.dialect] = config
     _KEPT[engine.dialect] = Access(
         url=url,
         password=password,
@@ -40,3 +43,8 @@ def access_of(engine: AsyncEngine) -> Access:
     url = engine.url
     own = Access(url=url._replace(password=None), password=url.password)
     return _KEPT.get(engine.dialect, own)
+
+
+def section_of(engine: AsyncEngine) -> DatabaseConfig | None:
+    """Return the section from which `create_engine` made *engine*; None for one of one's own."""
+    return _CONFIGS.get(engine.dialect)

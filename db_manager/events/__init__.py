@@ -18,6 +18,19 @@ from db_manager.events.of_a_unit import (
     UnitSlow,
     UnitStatement,
 )
+from db_manager.events.of_delivery import (
+    ChatBlocked,
+    ChatMigrated,
+    LanesRecovered,
+    MemberEvent,
+    MemberExpelled,
+    MemberJoined,
+    MessageDead,
+    MessageEvent,
+    MessageRetried,
+    MessageSent,
+    MessageUnknown,
+)
 from db_manager.events.of_migrations import (
     Migrated,
     Migrating,
@@ -36,11 +49,22 @@ from db_manager.events.of_the_database import (
 
 __all__ = [
     "Cause",
+    "ChatBlocked",
+    "ChatMigrated",
     "DatabaseDrained",
     "DatabaseDrifted",
     "DatabaseEvent",
     "JoinMode",
     "JoinOutcome",
+    "LanesRecovered",
+    "MemberEvent",
+    "MemberExpelled",
+    "MemberJoined",
+    "MessageDead",
+    "MessageEvent",
+    "MessageRetried",
+    "MessageSent",
+    "MessageUnknown",
     "Migrated",
     "Migrating",
     "MigrationEvent",

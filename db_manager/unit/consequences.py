@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Self
+from datetime import datetime
+from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import SessionTransaction
@@ -12,7 +14,9 @@ from sqlalchemy.orm import SessionTransaction
 from db_manager.database.callbacks import Callback, Callbacks, run_callbacks
 from db_manager.database.database import Database
 from db_manager.database.open_unit import ACTIVE, COMMITTED, UnitState
+from db_manager.errors import UnitOfWorkStateError
 from db_manager.lanes.lane import Unit
+from db_manager.sending import DeliveryOffError, Sending
 from db_manager.unit.legacy import LegacyBlock
 from db_manager.unit.savepoint import Inside, Part, Savepoints
 
@@ -68,6 +72,43 @@ class Consequences(Unit):
             UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
         """
         return LegacyBlock(self)
+
+    def send(self, method: Any, *, at: datetime | None = None, once: bool = False) -> Sending:
+        """Let a call of the Bot API be a part of the unit: it is sent once that is committed.
+
+            uow.send(message.answer("Noted."))
+
+        Messages of one chat are sent in the order of their commits. It is dropped with its
+        savepoint. It may come twice after the process died: Telegram has no key by which it would
+        know it again.
+
+        Added in 0.2.
+
+        Args:
+            method: The call, not awaited: what `message.answer(...)` returns.
+            at: When it is due, with a timezone; None is at once.
+            once: Rather send it not at all than twice.
+
+        Returns:
+            The message: its `id` and `state`; `await` it after the block for Telegram's answer.
+
+        Raises:
+            DeliveryOffError: The plugin `delivery` is not there.
+            NotStorableError: It has something in it that cannot be kept, as a file.
+            UnitOfWorkStateError: The unit is not active, or was opened to read.
+            UnitOfWorkTaskError: Another task owns it.
+            ValueError: *at* has no timezone, or it is not known which bot is to send it.
+        """
+        self.check()
+        if self._database.delivery is None:
+            raise DeliveryOffError
+        if self.whole.read_only:
+            raise UnitOfWorkStateError(
+                self.state, "a unit that reads sends no message", "open it without read_only"
+            )
+        sending = self._database.delivery.prepare(method, at, once=once)
+        self.registered().sendings.append(sending)
+        return sending
 
     def before_commit(self, callback: Callback) -> None:
         """Call *callback* at the end of the block, as the last part of it: in the transaction.
@@ -125,22 +166,45 @@ class Consequences(Unit):
         return self._callbacks
 
     async def call_before_commit(self) -> None:
-        """Call what `before_commit` was given; an error becomes that of the unit."""
+        """Call what `before_commit` was given; an error becomes that of the unit.
+
+        The messages come last: others wait for the lock of their chats.
+        """
+        registered = self.registered()
         try:
-            for callback in self.registered().before_commit:  # also what is registered meanwhile
+            for callback in registered.before_commit:  # also what is registered meanwhile
                 if self.is_decided() or asyncio.current_task() is not self.owner:
                     break
                 called = callback()
                 if inspect.isawaitable(called):
                     await called
+            ours = self.state is ACTIVE and asyncio.current_task() is self.owner
+            if registered.sendings and ours and not self.is_decided():
+                await self._flush_messages(registered.sendings)
         except BaseException as wrong:
             if self.state is not ACTIVE:  # it has rolled back by hand
                 raise
             self.error = wrong
 
+    async def _flush_messages(self, sendings: Sequence[Sending]) -> None:
+        if self._database.delivery is None:  # the plugin was unloaded meanwhile
+            raise DeliveryOffError
+        await self.session.flush()  # nothing of the unit comes after what waits for chats
+        await self._database.delivery.flush(self, sendings)
+
     @abstractmethod
     def is_decided(self) -> bool:
         """Return True if the unit will be rolled back, whatever is called before."""
+
+    async def after_end(self) -> BaseException | None:
+        """Tell the outcome to who keeps its messages, and run the callbacks unless they wait."""
+        if self._callbacks is not None and (sendings := self._callbacks.sendings):
+            if self._database.delivery is not None:
+                self._database.delivery.ended(self.state, sendings)
+            elif self.state is not COMMITTED:
+                for sending in sendings:
+                    sending.settle("dropped")
+        return None if self.defer_callbacks else await self.run_callbacks()
 
     async def run_callbacks(self) -> BaseException | None:
         """Run the callbacks for the outcome, each with `exit_timeout` as its deadline.

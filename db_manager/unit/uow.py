@@ -251,8 +251,8 @@ class UnitOfWork(Nesting):
         if exc is not None:
             self.note_on(exc)
         self._tell(exc)
-        if self._callbacks is not None and not self.defer_callbacks:
-            interrupted = await self.run_callbacks() or interrupted
+        if self._callbacks is not None:
+            interrupted = await self.after_end() or interrupted
         end_correlation(self._scope)
         # These concern more than the unit. Then come the block's own error, which Python raises,
         # ours, and the cancellation.

@@ -2,7 +2,7 @@
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -104,6 +104,18 @@ class PostgreSQL(Dialect):
         statement, key = insert(table), [column.name for column in table.primary_key]
         changed = {name: statement.excluded[name] for name in names or key[:1]}
         return statement.on_conflict_do_update(index_elements=key, set_=changed)
+
+    #: Not now(): a transaction that began early would overtake what was committed since.
+    moment_now: ClassVar[str] = "statement_timestamp()"
+    moment_at: ClassVar[str] = "to_timestamp({seconds})"
+    seconds_between: ClassVar[str] = "CAST(extract(epoch FROM ({end} - {begin})) AS float)"
+    sees_commits: ClassVar[str] = "current_setting('transaction_isolation') = 'read committed'"
+    lock_free_ones: ClassVar[str] = "FOR UPDATE SKIP LOCKED"
+
+    def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:
+        """Return SQL for the rows in *parameter*, a JSON array of objects."""
+        types = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        return f"json_to_recordset(CAST(:{parameter} AS json)) AS {parameter}({types})"
 
     def settings(self, config: DatabaseConfig, *, read_only: bool) -> dict[str, str]:
         """Return the settings of a session.

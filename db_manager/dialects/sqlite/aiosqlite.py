@@ -4,7 +4,7 @@ import asyncio
 import re
 import sqlite3
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -73,6 +73,14 @@ class Aiosqlite(Dialect):
         statement, key = insert(table), [column.name for column in table.primary_key]
         changed = {name: statement.excluded[name] for name in names or key[:1]}
         return statement.on_conflict_do_update(index_elements=key, set_=changed)
+
+    #: A column of moments keeps seconds since the epoch.
+    moment_now: ClassVar[str] = "((julianday('now') - 2440587.5) * 86400.0)"
+
+    def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:
+        """Return SQL for the rows in *parameter*, a JSON array of objects."""
+        values = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+        return f"(SELECT {values} FROM json_each(:{parameter})) AS {parameter}"  # noqa: S608 -- names of ours
 
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool

@@ -1,0 +1,39 @@
+"""Does again what the database could not do, for as long as it takes."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from lifecycle.error_text import textless
+
+T = TypeVar("T")
+
+_logger = logging.getLogger("db_manager.delivery")
+
+#: Seconds before the second attempt, and longest pause.
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 2.0
+
+
+class Patience:
+    """Repeats statements; an outage is logged once."""
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    async def until_done(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do *work* until it does not raise."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                done = await work()
+            except Exception as error:
+                if not self._failed:
+                    _logger.warning("the outbox waits for the database", exc_info=textless(error))
+                self._failed = True
+            else:
+                self._failed = False
+                return done
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,0 +1,214 @@
+"""Brings one message to Telegram, and says what became of it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiogram import Bot
+from aiogram.methods import TelegramMethod
+
+from db_manager import events as facts
+from db_manager.delivery.calls.answers import (
+    EXPIRES,
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    Again,
+    Ended,
+    meaning,
+)
+from db_manager.delivery.calls.stored import loaded
+from db_manager.delivery.delivery_config import DeliveryConfig
+from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed
+from lifecycle.event import Event
+
+#: So many chats that are told to wait within a second mean the bot.
+_CHATS_OF_A_BOT: Final = 3
+
+
+@dataclass(slots=True)
+class Letter:
+    """A message while it is tried.
+
+    Args:
+        row: The row.
+        call: The call; None until it is read.
+        taken_at: When it was taken, on the clock of `time.monotonic`.
+        attempts: How often it was sent.
+        failures: How often by an error that would stay.
+        free_at: Not before.
+        pause: Next wait, when nobody says how long.
+    """
+
+    row: Claimed
+    taken_at: float
+    call: TelegramMethod[Any] | None = None
+    attempts: int = 0
+    failures: int = 0
+    free_at: float = 0.0
+    pause: float = FIRST_WAIT
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was due."""
+        return self.row.age + time.monotonic() - self.taken_at
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A message that is over.
+
+    Args:
+        row: The row.
+        ended: What became of it.
+        attempts: How often it was sent.
+    """
+
+    row: Claimed
+    ended: Ended
+    attempts: int
+
+    def row_of_end(self) -> dict[str, Any]:
+        """Return what is written of it."""
+        return {
+            "id": self.row.id,
+            "state": self.ended.state,
+            "message_id": self.ended.message_id,
+            "error": self.ended.error or None,
+            "attempts": self.attempts,
+        }
+
+
+class Courier:
+    """Sends messages by the bots of this process.
+
+    Args:
+        bots: The bots.
+        config: The section [delivery].
+        publish: Publishes an event.
+        on_refused: Told whether a bot is refused.
+    """
+
+    def __init__(
+        self,
+        bots: Mapping[int, Bot],
+        config: DeliveryConfig,
+        publish: Callable[[Event], None],
+        on_refused: Callable[[bool], None],
+    ) -> None:
+        self._bots = bots
+        self._config = config
+        self._publish = publish
+        self._on_refused = on_refused
+        self._is_refused = False
+        #: When a bot may send again, and which lanes were told to wait of late.
+        self._free_at: dict[int, float] = {}
+        self._told: deque[tuple[float, str]] = deque(maxlen=20)
+
+    def letter(self, row: Claimed) -> Letter:
+        """Return *row* as what `send` takes."""
+        return Letter(row, time.monotonic())
+
+    async def wait(self, letter: Letter) -> None:
+        """Wait until it may be sent."""
+        while True:
+            free_at = max(letter.free_at, self._free_at.get(letter.row.bot_id, 0.0))
+            if (wait := free_at - time.monotonic()) <= 0:
+                return
+            await asyncio.sleep(wait)
+
+    async def send(self, letter: Letter) -> Delivered | None:
+        """Send it once.
+
+        Returns:
+            What became of it; None when it is to be sent again, after `wait`.
+
+        Raises:
+            CancelledError: The process stops, and it may be sent again.
+        """
+        row = letter.row
+        late = letter.age - EXPIRES.get(row.method, float("inf"))
+        if late > 0:
+            return self._end(letter, Ended(state=EXPIRED, error="expired", told="expired"))
+        letter.attempts += 1
+        try:
+            bot = self._bots[row.bot_id]
+            if letter.call is None:
+                letter.call = loaded(row.method, row.payload, bot)
+            answer = await bot(letter.call)
+        except asyncio.CancelledError:
+            if not row.once:
+                raise
+            return self._end(letter, Ended(state=UNKNOWN, told="the process stopped"))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is the message's
+            said = meaning(error, once=row.once, repeated=letter.attempts > 1 or row.age > 0)
+            return self._again(letter, said) if isinstance(said, Again) else self._end(letter, said)
+        self._note_refused(refused=False)
+        return self._end(letter, Ended(state=SENT, answer=answer))
+
+    def _again(self, letter: Letter, said: Again) -> Delivered | None:
+        """Note when it is sent again; return what became of it, if that is not to be."""
+        row, config = letter.row, self._config
+        letter.failures += said.counts == "attempt"
+        over = said.counts != "never" and letter.age > config.retry_for
+        if over or letter.failures >= config.attempts:
+            return self._end(letter, Ended(state=DEAD, error=said.told, told=said.told))
+        if said.chat is not None:
+            self._migrate(letter, said.chat)
+        wait = letter.pause if said.wait is None else said.wait
+        if said.wait is None:
+            letter.pause = min(2 * letter.pause, LONGEST_WAIT)
+        letter.free_at = time.monotonic() + wait
+        if said.refused:
+            self._free_at[row.bot_id] = letter.free_at
+            self._note_refused(refused=True)
+        elif said.counts == "never" and wait:
+            self._slow_down(row, letter.free_at)
+        self._publish(
+            facts.MessageRetried(
+                message=row.id,
+                bot_id=row.bot_id,
+                method=row.method,
+                attempts=letter.attempts,
+                wait=wait,
+                error=said.told,
+            )
+        )
+        return None
+
+    def _slow_down(self, row: Claimed, free_at: float) -> None:
+        """Let the whole bot wait when several of its chats are told to within a second."""
+        now = time.monotonic()
+        self._told.append((now, row.lane))
+        prefix = f"{row.bot_id}:"
+        lanes = {lane for at, lane in self._told if now - at < 1 and lane.startswith(prefix)}
+        if len(lanes) >= _CHATS_OF_A_BOT:
+            self._free_at[row.bot_id] = max(free_at, self._free_at.get(row.bot_id, 0.0))
+
+    def _migrate(self, letter: Letter, chat: int) -> None:
+        call: Any = letter.call
+        before = call.chat_id
+        letter.call = call.model_copy(update={"chat_id": chat})
+        self._publish(facts.ChatMigrated(bot_id=letter.row.bot_id, chat=before, to=chat))
+
+    def _note_refused(self, *, refused: bool) -> None:
+        if self._is_refused != refused:
+            self._is_refused = refused
+            self._on_refused(refused)
+
+    def _end(self, letter: Letter, ended: Ended) -> Delivered:
+        row = letter.row
+        about: dict[str, Any] = {"message": row.id, "bot_id": row.bot_id, "method": row.method}
+        if ended.state == SENT:
+            self._publish(facts.MessageSent(**about, attempts=letter.attempts, wait=letter.age))
+        elif ended.state == UNKNOWN:
+            self._publish(facts.MessageUnknown(**about, error=ended.told))
+        else:
+            expired = ended.state == EXPIRED
+            self._publish(facts.MessageDead(**about, error=ended.told, expired=expired))
+        if ended.blocked:
+            chat = getattr(letter.call, "chat_id", None)
+            self._publish(facts.ChatBlocked(bot_id=row.bot_id, chat=chat or 0))
+        return Delivered(row, ended, letter.attempts)

@@ -1,0 +1,105 @@
+"""A call of the Bot API as JSON, and back: what a row keeps of it until it is sent."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cache
+from typing import Any, Final
+from uuid import uuid4
+
+import aiogram.methods
+from aiogram import Bot
+from aiogram.client.default import Default
+from aiogram.methods import TelegramMethod
+from aiogram.types import InputFile
+from pydantic import BaseModel
+
+from db_manager.sending import NotStorableError
+
+_FILE: Final = "is a file; send a file_id or a URL, or send it after the unit without `uow.send`"
+#: Fields that say whose order a call is a part of.
+_LANES: Final = ("chat_id", "inline_message_id")
+
+
+def stored(method: TelegramMethod[Any]) -> str:
+    """Return the fields of *method* as JSON.
+
+    What the bot fills in by its `default` stays open; a time from now on becomes a moment.
+
+    Raises:
+        NotStorableError: A field is a file, or of a kind that JSON does not know.
+    """
+    return json.dumps(dict(_fields(method.__api_method__, "", method)))
+
+
+def loaded(name: str, payload: str, bot: Bot) -> TelegramMethod[Any]:
+    """Return the call that `stored` was given.
+
+    Args:
+        name: Name of the method.
+        payload: Its fields.
+        bot: Who sends it.
+
+    Raises:
+        LookupError: This release of aiogram does not know the method.
+    """
+    return _methods()[name].model_validate(json.loads(payload), context={"bot": bot})
+
+
+def lane_of(bot_id: int, method: TelegramMethod[Any]) -> str:
+    """Return the lane of *method*: that of its chat, or one of its own.
+
+    Args:
+        bot_id: The bot.
+        method: The call.
+    """
+    for field in _LANES:
+        if (value := getattr(method, field, None)) is not None:
+            return f"{bot_id}:{value}"
+    return f"{bot_id}:-{uuid4().hex}"
+
+
+@cache
+def _methods() -> Mapping[str, type[TelegramMethod[Any]]]:
+    found = {}
+    for name in aiogram.methods.__all__:
+        method = getattr(aiogram.methods, name)
+        if isinstance(getattr(method, "__api_method__", None), str):
+            found[method.__api_method__] = method
+    return found
+
+
+def _fields(method: str, path: str, model: BaseModel) -> Iterator[tuple[str, Any]]:
+    extra = model.model_extra or {}
+    for name in [*type(model).model_fields, *extra]:
+        value = getattr(model, name)
+        if isinstance(value, Default) or (value is None and name not in model.model_fields_set):
+            continue  # filled in when it is read, by its own default
+        yield name, _value(method, f"{path}.{name}" if path else name, value)
+
+
+def _value(method: str, path: str, value: Any) -> Any:
+    plain: Any
+    match value:
+        case Enum():
+            plain = value.value
+        case str() | int() | float() | None:
+            plain = value
+        case datetime():
+            plain = round(value.timestamp())
+        case timedelta():
+            plain = round(time.time() + value.total_seconds())
+        case BaseModel():
+            plain = dict(_fields(method, path, value))
+        case Mapping():
+            plain = {key: _value(method, f"{path}[{key!r}]", each) for key, each in value.items()}
+        case list() | tuple():
+            plain = [_value(method, f"{path}[{n}]", each) for n, each in enumerate(value)]
+        case InputFile():
+            raise NotStorableError(method, path, _FILE)
+        case _:
+            fix = f"is of the type {type(value).__name__}, which JSON does not know"
+            raise NotStorableError(method, path, fix)
+    return plain

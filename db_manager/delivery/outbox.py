@@ -1,0 +1,109 @@
+"""What `uow.send` does: a message is a row of the unit, and the relay's once that is committed."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from aiogram import Bot
+from aiogram.methods import TelegramMethod
+
+from db_manager.database.open_unit import UnitState
+from db_manager.delivery.calls.stored import lane_of, stored
+from db_manager.delivery.relay import Relay
+from db_manager.delivery.table.claims import Claimed, Claims
+from db_manager.sending import Sending
+from db_manager.unit.uow import UnitOfWork
+
+
+class Outbox:
+    """Keeps the messages of the units of a database.
+
+    Args:
+        claims: The statements.
+        bots: The bots of this process; more may come.
+    """
+
+    def __init__(self, claims: Claims, bots: Mapping[int, Bot]) -> None:
+        self._claims = claims
+        self._bots = bots
+        #: What sends them, while it does.
+        self.relay: Relay | None = None
+        #: The relay through whose gate a unit has gone, by its list of messages.
+        self._inside: dict[int, Relay] = {}
+        #: As whom rows were claimed in units that have not ended.
+        self._owners: dict[int, int] = {}
+
+    def prepare(self, method: Any, at: datetime | None, *, once: bool) -> Sending:
+        """Return *method* as what can be written.
+
+        Raises:
+            NotStorableError: It has something in it that a row cannot keep.
+            TypeError: It is no call of the Bot API.
+            ValueError: *at* has no timezone, or it is not known which bot is to send it.
+        """
+        if not isinstance(method, TelegramMethod):
+            raise TypeError(
+                f"uow.send takes a call that is not awaited, as message.answer(...), and not "
+                f"{type(method).__name__}"
+            )
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at has no timezone: write datetime.now(UTC) + timedelta(...)")
+        bot_id = self._bot_of(method)
+        row = {
+            "bot_id": bot_id,
+            "lane": lane_of(bot_id, method),
+            "method": method.__api_method__,
+            "payload": stored(method),
+            "once": once,
+            "due": None if at is None else at.timestamp(),
+        }
+        return Sending(row)
+
+    async def flush(self, unit: UnitOfWork, sendings: Sequence[Sending]) -> None:
+        """Write *sendings* in the transaction of *unit*, as the last statements of it."""
+        me, most, relay = 0, 0, self.relay
+        if relay is not None:
+            await relay.gate.enter()
+            self._inside[id(sendings)] = relay
+            me, most = relay.claims_as, relay.room
+        rows = [sending.row for sending in sendings]
+        written = await self._claims.write(unit.connection, rows, me, most)
+        for sending, (number, is_claimed) in zip(sendings, written, strict=True):
+            sending.id = number
+            self._owners[number] = me if is_claimed else 0
+
+    def ended(self, state: str, sendings: Sequence[Sending]) -> None:
+        """Hand what was committed to the relay."""
+        owners = [self._owners.pop(sending.id, 0) for sending in sendings]
+        for sending in sendings:
+            sending.settle("dropped" if state == UnitState.ROLLED_BACK else "open")
+        relay = self._inside.pop(id(sendings), None)
+        if relay is None:
+            return
+        if state != UnitState.ROLLED_BACK:
+            relay.watch(sendings)
+        if state == UnitState.COMMITTED:
+            for sending, owner in zip(sendings, owners, strict=True):
+                if owner:
+                    relay.take(_claimed(sending, owner))
+                elif sending.row["due"] is None:
+                    relay.want(sending.row["lane"])
+        elif state == UnitState.OUTCOME_UNKNOWN:
+            relay.lost()
+        relay.gate.leave()
+
+    def _bot_of(self, method: TelegramMethod[Any]) -> int:
+        if method.bot is not None:
+            return method.bot.id
+        if len(self._bots) != 1:
+            raise ValueError(
+                f"which bot is to send this {method.__api_method__}? Write "
+                f"uow.send(method.as_(bot)); there are {len(self._bots)} bots here"
+            )
+        return next(iter(self._bots))
+
+
+def _claimed(sending: Sending, owner: int) -> Claimed:
+    row = sending.row
+    fields = {name: row[name] for name in ("bot_id", "lane", "method", "payload", "once")}
+    return Claimed(id=sending.id, owner=owner, age=0.0, **fields)

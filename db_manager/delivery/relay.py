@@ -1,0 +1,203 @@
+"""Sends what was committed: one message of a lane at a time, and marks in groups what was sent."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
+
+from aiogram import Bot
+
+from db_manager.delivery.again import Patience
+from db_manager.delivery.calls.courier import Courier, Delivered
+from db_manager.delivery.delivery_config import DeliveryConfig
+from db_manager.delivery.gate import Gate
+from db_manager.delivery.table.claims import Claimed, Claims
+from db_manager.delivery.table.members import Alone
+from db_manager.sending import Sending, SendingState
+from lifecycle.event import Event
+
+#: Messages that a process has at most, in windows.
+_HELD: Final = 25
+#: Seconds between two looks whether others think this process dead, or whether all is sent.
+_LOOK: Final = 0.05
+#: What a message is called, by its state in the table.
+STATES: Final[Sequence[SendingState]] = ("open", "sent", "dead", "unknown", "expired")
+
+
+class Relay:
+    """The messages that this process sends.
+
+    Args:
+        claims: The table.
+        member: This process among others.
+        bots: The bots of this process.
+        config: The section [delivery].
+        publish: Publishes an event.
+        on_refused: Told whether a bot is refused.
+
+    Attributes:
+        gate: Through it goes who writes rows as claimed.
+        sendings: What somebody may wait for, by its number.
+        wanted: Lanes that wait, and should not until the next look.
+        wakes: Set when there is something to look for.
+        lost_at: When an answer was lost, on the clock of `time.monotonic`.
+        again: Repeats statements.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        member: Alone,
+        bots: Mapping[int, Bot],
+        config: DeliveryConfig,
+        publish: Callable[[Event], None],
+        on_refused: Callable[[bool], None],
+    ) -> None:
+        self.gate = Gate()
+        self.sendings: WeakValueDictionary[int, Sending] = WeakValueDictionary()
+        self.wanted: set[str] = set()
+        self.wakes = asyncio.Event()
+        self.lost_at = float("-inf")
+        self.again = Patience()
+        self._claims = claims
+        self._member = member
+        self._courier = Courier(bots, config, publish, on_refused)
+        #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
+        self._window = asyncio.Semaphore(config.window)
+        self._size = config.window
+        self._held: dict[int, Claimed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._delivered: list[Delivered] = []
+        self._has_delivered = asyncio.Event()
+        self._is_stopping = False
+
+    # -- what it has ----------------------------------------------------------------------
+
+    @property
+    def claims_as(self) -> int:
+        """As whom a unit claims what it writes; 0 is nobody."""
+        is_free = self.room > 0 and self._member.is_sure and not self._is_stopping
+        return self._member.me if is_free else 0
+
+    @property
+    def room(self) -> int:
+        """How many messages it may still take."""
+        return _HELD * self._size - len(self._held)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._held
+
+    def levels(self) -> dict[str, float]:
+        """Return how many it has, and how many of them are sent or being sent and not marked."""
+        free = self._window._value  # noqa: SLF001 -- a semaphore tells nobody
+        return {"held": len(self._held), "window": self._size - free}
+
+    def take(self, row: Claimed) -> None:
+        """Send *row*, which is claimed."""
+        known = self._held.get(row.id)
+        if known is not None and known.owner == row.owner:
+            return
+        self._held[row.id] = row
+        task = asyncio.create_task(self._deliver(row), name=f"message {row.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def watch(self, sendings: Iterable[Sending]) -> None:
+        """Let somebody wait for these."""
+        self.sendings.update({sending.id: sending for sending in sendings})
+
+    def want(self, lane: str) -> None:
+        """Look at *lane* soon: something was written there after something else."""
+        if not any(row.lane == lane for row in self._held.values()):  # who ends it claims the next
+            self.wanted.add(lane)
+            self.wakes.set()
+
+    def lost(self) -> None:
+        """Note that an answer was lost: rows may be ours that are unknown here."""
+        self.lost_at = time.monotonic()
+        self.wakes.set()
+
+    # -- one message ----------------------------------------------------------------------
+
+    async def _deliver(self, row: Claimed) -> None:
+        """Send *row* until it is over; its place in the window is free once it is marked."""
+        letter, delivered = self._courier.letter(row), None
+        while delivered is None:
+            await self._courier.wait(letter)
+            await self._window.acquire()
+            try:
+                if not await self._may_send(row):
+                    self._drop(row)
+                    return
+                delivered = await self._courier.send(letter)
+            finally:
+                if delivered is None:
+                    self._window.release()
+        sending = self.sendings.get(row.id)
+        if sending is not None:
+            ended = delivered.ended
+            sending.settle(STATES[ended.state], ended.answer, ended.error)
+        self._delivered.append(delivered)
+        self._has_delivered.set()
+
+    async def _may_send(self, row: Claimed) -> bool:
+        """Wait until nobody can think this process dead; return whether *row* is its own then."""
+        while not self._member.is_sure:  # noqa: ASYNC110 -- it depends on a clock
+            await asyncio.sleep(_LOOK)
+        return row.owner == self._member.me and self._held.get(row.id) is row
+
+    def _drop(self, row: Claimed) -> None:
+        if self._held.get(row.id) is row:
+            del self._held[row.id]
+
+    # -- marks ----------------------------------------------------------------------------
+
+    async def mark(self) -> None:
+        """Write what was sent, forever: while one group is written the next gathers."""
+        while True:
+            await self._has_delivered.wait()
+            await self._mark_group()
+
+    async def _mark_group(self) -> None:
+        self._has_delivered.clear()
+        group, self._delivered = self._delivered, []
+        if group:
+            await self.again.until_done(partial(self._mark_once, group))
+
+    async def _mark_once(self, group: Sequence[Delivered]) -> None:
+        rows = [each.row_of_end() for each in group]
+        await self.gate.enter()
+        try:
+            me = self._member.me if self._member.is_sure else 0
+            lanes = {each.row.lane for each in group} if me else ()
+            following = await self._claims.end(me, rows, lanes)
+            for each in group:
+                self._drop(each.row)
+                self._window.release()
+            for row in following:
+                self.take(row)
+        except BaseException:
+            self.lost()
+            raise
+        finally:
+            self.gate.leave()
+
+    # -- the end --------------------------------------------------------------------------
+
+    async def stop(self, deadline: float) -> None:
+        """Send what can be sent within *deadline* seconds, and let others have the rest."""
+        self._is_stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while self._held:  # noqa: ASYNC110 -- what is sent brings what comes next
+                    await asyncio.sleep(_LOOK)
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(set(self._tasks))
+        await self._mark_group()
+        await self._claims.give_back(self._member.me)
+        await self._member.leave()

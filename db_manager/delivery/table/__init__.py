@@ -1,0 +1,1 @@
+"""What is in the database: messages, and the processes that send them."""

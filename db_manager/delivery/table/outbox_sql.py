@@ -1,0 +1,134 @@
+"""The statements of the outbox: at most one open row of a lane has an owner."""
+
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+from db_manager.dialects.dialect import Dialect
+
+#: Columns of what is written, and of what has ended.
+WRITTEN: Final = {
+    "n": "integer",
+    "bot_id": "bigint",
+    "lane": "text",
+    "method": "text",
+    "payload": "text",
+    "once": "boolean",
+    "due": "float",
+}
+ENDED: Final = {
+    "id": "bigint",
+    "state": "smallint",
+    "message_id": "bigint",
+    "error": "text",
+    "attempts": "integer",
+}
+
+_WRITE: Final = """
+INSERT INTO delivery__outbox
+    (bot_id, lane, method, payload, once, begun, due_at, attempts, state, owner, created_at)
+SELECT bot_id, lane, method, payload, once, {begun},
+    CASE WHEN due IS NULL THEN {now} ELSE {due} END, 0, 0, {owner}, {now}
+FROM {rows} WHERE {condition} ORDER BY {order}
+"""
+#: The first of a lane: claimed, unless something of the lane is open and due.
+_FREE: Final = """{sees_commits} AND NOT EXISTS (
+    SELECT 1 FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
+    AND earlier.state = 0 AND (earlier.owner IS NOT NULL OR earlier.due_at <= {now}))"""
+_IF_FREE: Final = """ON CONFLICT (lane) WHERE owner IS NOT NULL DO NOTHING RETURNING id, lane"""
+
+_CLAIM: Final = """
+UPDATE delivery__outbox SET owner = :me, begun = once WHERE id IN (
+    SELECT head.id FROM delivery__outbox head WHERE head.id IN (
+        SELECT (
+            SELECT first.id FROM delivery__outbox first WHERE first.lane = lanes.lane
+            AND first.state = 0 AND first.due_at <= {now} ORDER BY first.id LIMIT 1
+        ) FROM {lanes} WHERE NOT EXISTS (
+            SELECT 1 FROM delivery__outbox owned
+            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL)
+    ) AND head.state = 0 AND head.owner IS NULL ORDER BY head.id {lock})
+RETURNING {columns}
+"""
+#: The lanes of these bots that wait, those that wait longest first.
+_WAITING: Final = """(
+    SELECT lane FROM delivery__outbox waiting WHERE state = 0 AND owner IS NULL
+    AND due_at <= {now} AND bot_id IN (SELECT bot_id FROM {bots}) AND NOT EXISTS (
+        SELECT 1 FROM delivery__outbox owned
+        WHERE owned.lane = waiting.lane AND owned.owner IS NOT NULL)
+    GROUP BY lane ORDER BY min(id) LIMIT :most) AS lanes"""
+_COLUMNS: Final = "id, bot_id, lane, method, payload, once, attempts, {age} AS age"
+
+_END: Final = """
+UPDATE delivery__outbox SET state = ended.state, owner = NULL, message_id = ended.message_id,
+    error = ended.error, attempts = ended.attempts, ended_at = {now},
+    payload = CASE WHEN ended.state = 1 THEN NULL ELSE payload END
+FROM {ended} WHERE delivery__outbox.id = ended.id AND delivery__outbox.state = 0
+AND (owner = :me OR owner IS NULL)
+"""
+#: What somebody had who is gone: open again; or unknown, if it must not come twice.
+_RELEASE: Final = """
+UPDATE delivery__outbox SET owner = NULL, state = CASE WHEN once AND begun THEN 3 ELSE 0 END,
+    ended_at = CASE WHEN once AND begun THEN {now} END
+WHERE owner IS NOT NULL AND {gone} RETURNING id, bot_id, method, state
+"""
+_GIVE_BACK: Final = """
+UPDATE delivery__outbox SET owner = NULL, begun = FALSE WHERE owner = :me AND state = 0
+"""
+_MINE: Final = "SELECT {columns} FROM delivery__outbox WHERE owner = :me AND state = 0"
+_LOOK: Final = """
+SELECT id, state, error FROM delivery__outbox WHERE id IN (SELECT id FROM {wanted})
+"""
+_OPEN: Final = """
+SELECT count(*) AS open, coalesce({oldest}, 0) AS oldest FROM (
+    SELECT due_at FROM delivery__outbox WHERE state = 0 AND due_at <= {now} LIMIT 10000) AS due
+"""
+_FORGET: Final = """
+DELETE FROM delivery__outbox WHERE id IN (
+    SELECT id FROM delivery__outbox WHERE id > :after ORDER BY id LIMIT :most
+) AND state = 1 AND {ago} > :keep
+"""
+_NEXT: Final = """
+SELECT max(id) FROM (
+    SELECT id FROM delivery__outbox WHERE id > :after ORDER BY id LIMIT :most) AS batch
+"""
+
+
+def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
+    """Return the statements for a database.
+
+    Args:
+        dialect: Its dialect.
+        has_members: Other processes empty the table too.
+    """
+    now, written = dialect.moment_now, dialect.rows_of("rows", WRITTEN)
+    age = dialect.seconds_between.format(end=now, begin="due_at")
+    columns = _COLUMNS.format(age=age)
+    due = dialect.moment_at.format(seconds="due")
+    claim = {"now": now, "lock": dialect.lock_free_ones, "columns": columns}
+    free = _FREE.format(now=now, sees_commits=dialect.sees_commits)
+    gone = "owner NOT IN (SELECT id FROM delivery__member)" if has_members else "TRUE"
+    oldest = dialect.seconds_between.format(end=now, begin="min(due_at)")
+    ago = dialect.seconds_between.format(end=now, begin="ended_at")
+    write = {"now": now, "due": due, "rows": written}
+    sql = {
+        "write": _WRITE.format(**write, begun="FALSE", owner="NULL", condition="TRUE", order="n")
+        + "RETURNING id",
+        "write_claimed": _WRITE.format(
+            **write, begun="once", owner="CAST(:me AS bigint)", condition=free, order="lane"
+        )
+        + _IF_FREE,
+        "claim": _CLAIM.format(
+            **claim,
+            lanes=_WAITING.format(now=now, bots=dialect.rows_of("bots", {"bot_id": "bigint"})),
+        ),
+        "claim_in": _CLAIM.format(**claim, lanes=dialect.rows_of("lanes", {"lane": "text"})),
+        "end": _END.format(now=now, ended=dialect.rows_of("ended", ENDED)),
+        "release": _RELEASE.format(now=now, gone=gone),
+        "give_back": _GIVE_BACK,
+        "mine": _MINE.format(columns=columns),
+        "look": _LOOK.format(wanted=dialect.rows_of("wanted", {"id": "bigint"})),
+        "open": _OPEN.format(now=now, oldest=oldest),
+        "next": _NEXT,
+        "forget": _FORGET.format(ago=ago),
+    }
+    return {name: text(statement) for name, statement in sql.items()}

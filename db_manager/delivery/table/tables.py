@@ -1,0 +1,66 @@
+"""The tables of the outbox, and of the processes that empty it."""
+
+from datetime import datetime
+
+from sqlalchemy import REAL, BigInteger, DateTime, Index, Integer, SmallInteger, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_manager.base import Base
+
+#: Longest name of a lane that fits, in characters.
+LONGEST_LANE = 255
+_KEY = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER counts by itself there
+_MOMENT = DateTime(timezone=True).with_variant(REAL(), "sqlite")
+
+
+class OutboxRow(Base):
+    """A message that is sent, or was, or never will be."""
+
+    __tablename__ = "delivery__outbox"
+
+    id: Mapped[int] = mapped_column(_KEY, primary_key=True)
+    bot_id: Mapped[int] = mapped_column(BigInteger)
+    #: Messages of one lane are sent one after the other.
+    lane: Mapped[str] = mapped_column(String(LONGEST_LANE))
+    method: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[str | None] = mapped_column(Text)
+    once: Mapped[bool]
+    #: Of a message with `once`: somebody had it, and may have sent it.
+    begun: Mapped[bool]
+    due_at: Mapped[datetime] = mapped_column(_MOMENT)
+    attempts: Mapped[int]
+    #: 0 open, 1 sent, 2 dead, 3 unknown, 4 expired.
+    state: Mapped[int] = mapped_column(SmallInteger)
+    #: The process that sends it; only of one that is open.
+    owner: Mapped[int | None] = mapped_column(BigInteger)
+    message_id: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(_MOMENT)
+    ended_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+
+
+_COLUMNS = OutboxRow.__table__.c
+Index(
+    "ix_delivery__outbox_open",
+    _COLUMNS.lane,
+    _COLUMNS.id,
+    postgresql_where=_COLUMNS.state == 0,
+    sqlite_where=_COLUMNS.state == 0,
+)
+Index(
+    "uq_delivery__outbox_owned",
+    _COLUMNS.lane,
+    unique=True,
+    postgresql_where=_COLUMNS.owner.is_not(None),
+    sqlite_where=_COLUMNS.owner.is_not(None),
+)
+
+
+class MemberRow(Base):
+    """A process that sends; it lives while it says so."""
+
+    __tablename__ = "delivery__member"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(255))
+    seen_at: Mapped[datetime] = mapped_column(_MOMENT)

@@ -1,0 +1,149 @@
+"""Every event of the outbox: ids of messages and chats, never what was said."""
+
+from typing import ClassVar
+
+from lifecycle.event import Event, Level
+
+
+class MessageEvent(Event, kw_only=True):
+    """Base of the events about one message of the outbox.
+
+    Args:
+        message: Its number in the table `delivery__outbox`.
+        bot_id: The bot that sends it.
+        method: Name of the method of the Bot API.
+    """
+
+    level: ClassVar[Level] = "debug"
+    labels: ClassVar[tuple[str, ...]] = ("method",)
+
+    message: int
+    bot_id: int
+    method: str
+
+
+class MessageSent(MessageEvent, kw_only=True):
+    """Telegram has taken a message.
+
+    Args:
+        attempts: How often it was sent by this process.
+        wait: Seconds from when it was due.
+    """
+
+    topic: ClassVar[str] = "message.sent"
+    measures: ClassVar[tuple[str, ...]] = ("wait",)
+
+    attempts: int
+    wait: float
+
+
+class MessageRetried(MessageEvent, kw_only=True):
+    """A message was not taken, and will be sent again.
+
+    Args:
+        attempts: How often it was sent by this process.
+        wait: Seconds until the next time.
+        error: Why, in one line, without the error's text.
+    """
+
+    topic: ClassVar[str] = "message.retried"
+    level: ClassVar[Level] = "info"
+
+    attempts: int
+    wait: float
+    error: str
+
+
+class MessageDead(MessageEvent, kw_only=True):
+    """A message will not be sent: Telegram refuses it, or it is too late for it.
+
+    Args:
+        error: Why, in one line, without the error's text, which the table has.
+        expired: It came too late.
+    """
+
+    topic: ClassVar[str] = "message.dead"
+    level: ClassVar[Level] = "warning"
+
+    error: str
+    expired: bool = False
+
+
+class MessageUnknown(MessageEvent, kw_only=True):
+    """Whether a message with `once=True` was sent is unknown; it is not sent again.
+
+    Args:
+        error: Why, in one line; empty after the death of the process that had it.
+    """
+
+    topic: ClassVar[str] = "message.unknown"
+    level: ClassVar[Level] = "warning"
+
+    error: str = ""
+
+
+class ChatBlocked(Event, kw_only=True):
+    """A chat does not take messages of the bot any more: it was blocked, or thrown out.
+
+    Args:
+        bot_id: The bot.
+        chat: The chat.
+    """
+
+    topic: ClassVar[str] = "chat.blocked"
+
+    bot_id: int
+    chat: int | str
+
+
+class ChatMigrated(Event, kw_only=True):
+    """A group has become a supergroup, with another id; the message went there.
+
+    Args:
+        bot_id: The bot.
+        chat: The group.
+        to: The supergroup.
+    """
+
+    topic: ClassVar[str] = "chat.migrated"
+
+    bot_id: int
+    chat: int | str
+    to: int
+
+
+class MemberEvent(Event, kw_only=True):
+    """Base of the events about one of the processes that share the outbox.
+
+    Args:
+        member: Its number in the table `delivery__member`.
+    """
+
+    member: int
+
+
+class MemberJoined(MemberEvent, kw_only=True):
+    """This process takes part from now on."""
+
+    topic: ClassVar[str] = "member.joined"
+
+
+class MemberExpelled(MemberEvent, kw_only=True):
+    """This process was silent for too long: others have what it had, and it joins anew."""
+
+    topic: ClassVar[str] = "member.expelled"
+    level: ClassVar[Level] = "warning"
+
+
+class LanesRecovered(Event, kw_only=True):
+    """What a process left behind that is gone, or this one in an earlier run, is sent by others.
+
+    Args:
+        count: How many messages.
+    """
+
+    topic: ClassVar[str] = "lane.recovered"
+    level: ClassVar[Level] = "info"
+    measures: ClassVar[tuple[str, ...]] = ("count",)
+
+    count: int
