@@ -18,16 +18,17 @@ PUBLIC = {
     "db_manager": """
         BackupError Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData
         DatabasePlugin DatabaseUnavailableError DbManagerError DeliveryOffError EndTimeoutError
-        LegacySessionWarning ManagerClosedError MessageDeadError MessageUnknownError MigrationError MigrationsNotInstalledError
-        MigrationsPendingError NAMING_CONVENTION NotStorableError PoolExhaustedError
-        ReadOnlyUnsupportedError RetriesExhaustedError SchemaDriftError Sending TableNameError TransactionAbortedError
+        LegacySessionWarning ManagerClosedError MessageDeadError MessageUnknownError
+        MigrationError MigrationsNotInstalledError MigrationsPendingError NAMING_CONVENTION
+        NotStorableError PoolExhaustedError ReadOnlyUnsupportedError RetriesExhaustedError
+        SchemaDriftError Sending TableNameError TransactionAbortedError
         TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
         UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
     "db_manager.delivery": "DeliveryConfig DeliveryPlugin SqlStorage",
     "db_manager.events": """
-        Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent JoinMode JoinOutcome
-        LanesRecovered MemberEvent MemberExpelled MemberJoined MessageDead MessageEvent
+        Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
+        JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined MessageDead MessageEvent
         MessageRetried MessageSent MessageUnknown Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined

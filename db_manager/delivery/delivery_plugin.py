@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 #: Connections of the relay beside the pool: marks and looks; signs of life.
 _CONNECTIONS: Final = 3
-#: Share of the time for a stop in which messages are still sent.
-_SENDING: Final = 0.6
+#: Shares of the time for a stop: in which messages are still sent, and answers are waited for.
+_SENDING: Final = 0.5
+_WAITING: Final = 0.3
 
 
 class DeliveryPlugin(Plugin):
@@ -89,7 +90,7 @@ class DeliveryPlugin(Plugin):
         if relay is None:
             return
         async with asyncio.timeout(context.stop_deadline):
-            await relay.stop(context.stop_deadline * _SENDING)
+            await relay.stop(context.stop_deadline * _SENDING, context.stop_deadline * _WAITING)
         self._outbox.relay = None
 
     def _make_member(self, context: PluginContext) -> Alone:

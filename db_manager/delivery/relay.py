@@ -69,10 +69,11 @@ class Relay:
         self._window = asyncio.Semaphore(config.window)
         self._size = config.window
         self._held: dict[int, Claimed] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._in_flight: set[int] = set()
         self._delivered: list[Delivered] = []
         self._has_delivered = asyncio.Event()
-        self._is_stopping = False
+        self._is_stopping = self._is_over = False
 
     # -- what it has ----------------------------------------------------------------------
 
@@ -102,8 +103,8 @@ class Relay:
             return
         self._held[row.id] = row
         task = asyncio.create_task(self._deliver(row), name=f"message {row.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = row.id
+        task.add_done_callback(self._tasks.__delitem__)
 
     def watch(self, sendings: Iterable[Sending]) -> None:
         """Let somebody wait for these."""
@@ -132,8 +133,10 @@ class Relay:
                 if not await self._may_send(row):
                     self._drop(row)
                     return
+                self._in_flight.add(row.id)
                 delivered = await self._courier.send(letter)
             finally:
+                self._in_flight.discard(row.id)
                 if delivered is None:
                     self._window.release()
         sending = self.sendings.get(row.id)
@@ -147,7 +150,8 @@ class Relay:
         """Wait until nobody can think this process dead; return whether *row* is its own then."""
         while not self._member.is_sure:  # noqa: ASYNC110 -- it depends on a clock
             await asyncio.sleep(_LOOK)
-        return row.owner == self._member.me and self._held.get(row.id) is row
+        mine = row.owner == self._member.me and self._held.get(row.id) is row
+        return mine and not self._is_over
 
     def _drop(self, row: Claimed) -> None:
         if self._held.get(row.id) is row:
@@ -172,7 +176,7 @@ class Relay:
         await self.gate.enter()
         try:
             me = self._member.me if self._member.is_sure else 0
-            lanes = {each.row.lane for each in group} if me else ()
+            lanes = {each.row.lane for each in group} if me and not self._is_over else ()
             following = await self._claims.end(me, rows, lanes)
             for each in group:
                 self._drop(each.row)
@@ -187,17 +191,29 @@ class Relay:
 
     # -- the end --------------------------------------------------------------------------
 
-    async def stop(self, deadline: float) -> None:
-        """Send what can be sent within *deadline* seconds, and let others have the rest."""
+    async def stop(self, sending: float, waiting: float) -> None:
+        """Send what can be sent in time, and let others have the rest.
+
+        Args:
+            sending: Seconds in which messages are still sent.
+            waiting: Seconds after that to wait for the answers: what is cut off comes twice.
+        """
         self._is_stopping = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(deadline):
-                while self._held:  # noqa: ASYNC110 -- what is sent brings what comes next
-                    await asyncio.sleep(_LOOK)
-        while self._tasks:
-            for task in list(self._tasks):
+        await self._wait_until(lambda: not self._held, sending)
+        self._is_over = True
+        for task, number in list(self._tasks.items()):
+            if number not in self._in_flight:
                 task.cancel()
-            await asyncio.wait(set(self._tasks))
+        await self._wait_until(lambda: not self._tasks, waiting)
+        for task in list(self._tasks):
+            task.cancel()
+        await self._wait_until(lambda: not self._tasks, _LOOK)
         await self._mark_group()
         await self._claims.give_back(self._member.me)
         await self._member.leave()
+
+    async def _wait_until(self, holds: Callable[[], bool], deadline: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while not holds():  # noqa: ASYNC110 -- it is the end of many things, of which some begin meanwhile
+                    await asyncio.sleep(_LOOK / 5)

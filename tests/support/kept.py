@@ -1,13 +1,21 @@
-"""A running application with an outbox, and what is in its table."""
+"""Applications with an outbox on one database, and what is in its table."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
+from db_manager.delivery import DeliveryPlugin
+from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
+from lifecycle.testing import BotApiServer
 from observability.testing import EventRecorder
 
 #: Seconds until a test gives up.
@@ -27,13 +35,15 @@ class Kept:
         factory: UnitOfWorkFactory = self.app.services["db_manager:uow_factory"]
         return factory
 
+    async def sql(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        """Run a statement in a unit."""
+        async with self.units() as uow:
+            found = await uow.connection.execute(text(sql), parameters)
+            return [tuple(row) for row in found] if found.returns_rows else []
+
     async def rows(self, what: str = "id, lane, method, state, attempts") -> list[tuple[Any, ...]]:
         """Return columns of the table, in the order in which they were written."""
-        async with self.units(read_only=True) as uow:
-            found = await uow.connection.execute(
-                text(f"SELECT {what} FROM delivery__outbox ORDER BY id")  # noqa: S608 -- of tests
-            )
-            return [tuple(row) for row in found]
+        return await self.sql(f"SELECT {what} FROM delivery__outbox ORDER BY id")  # noqa: S608 -- of tests
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until *holds* returns True."""
@@ -42,12 +52,51 @@ class Kept:
                 await asyncio.sleep(0.01)
 
     async def settled(self) -> None:
-        """Wait until nothing is open."""
+        """Wait until nothing that is due is open."""
 
         async def is_settled() -> bool:
             return all(state for (state,) in await self.rows("state"))
 
         await self.until(is_settled)
 
+    def of(self, topic: str) -> list[Any]:
+        """Return the events of a topic that there are."""
+        return list(self.events.topic(topic).events)
 
-Start = Callable[..., Awaitable[Kept]]
+
+@asynccontextmanager
+async def client(server: BotApiServer, token: str | None = None) -> AsyncIterator[Bot]:
+    """Yield a real client; its connections close without aiogram's pause of 250 ms for TLS."""
+    session = AiohttpSession(api=TelegramAPIServer.from_base(server.url))
+    connections = await session.create_session()
+    yield Bot(token or server.token, session=session)
+    await connections.close()
+
+
+@asynccontextmanager
+async def kept(url: URL, *bots: Bot, **keys: Any) -> AsyncIterator[Kept]:
+    """Run an application with an outbox during the block.
+
+    Args:
+        url: Its database.
+        *bots: Its bots; without one it sends nothing itself.
+        **keys: Keys of [delivery]; in those of [database] if they are a dictionary.
+    """
+    database = keys.pop("database", {})
+    app = Application(
+        [DatabasePlugin, DeliveryPlugin],
+        config={
+            "app": {"journal": "memory"},
+            "database": {
+                "url": url.render_as_string(hide_password=False),
+                "slow_unit": 60,
+                **database,
+            },
+            "delivery": {"poll": 0.1, **keys},
+        },
+    )
+    if bots:
+        app.services.provide("aiogram:bots", bots)
+    with EventRecorder(app.bus) as events:
+        async with app:
+            yield Kept(app, events)

@@ -1,41 +1,13 @@
 """A bot whose messages are kept, with the local Telegram."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
+from aiogram import Bot
 from sqlalchemy.engine import URL
-from support.kept import Kept, Start
+from support.kept import client
 
-from db_manager.delivery import DeliveryPlugin
-from db_manager.plugin import DatabasePlugin
-from lifecycle.application import Application
-from lifecycle.testing import LocalTelegram
-from observability.testing import EventRecorder
-
-
-@pytest.fixture
-async def start(telegram: LocalTelegram, url: URL) -> AsyncIterator[Start]:
-    """Start an application with an outbox, with keys for [delivery]."""
-    stack = AsyncExitStack()
-
-    async def start(**keys: Any) -> Kept:
-        app = Application(
-            [DatabasePlugin, DeliveryPlugin],
-            config={
-                "app": {"journal": "memory"},
-                "database": {"url": url.render_as_string(hide_password=False), "slow_unit": 60},
-                "delivery": {"poll": 0.1, **keys},
-            },
-        )
-        events = stack.enter_context(EventRecorder(app.bus))
-        await telegram.run(app)
-        return Kept(app, events)
-
-    yield start
-    await telegram.end()
-    await stack.aclose()
+from lifecycle.testing import BotApiServer
 
 
 @pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
@@ -44,3 +16,19 @@ def url(request: pytest.FixtureRequest) -> URL:
     kind = "sqlite" if request.param == "sqlite" else "postgres"
     found: URL = request.getfixturevalue(f"{kind}_database")
     return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[BotApiServer]:
+    """A Bot API server that Ada (7), Bob (8) and Eve (9) have written to."""
+    async with BotApiServer() as server:
+        for number, name in ((7, "Ada"), (8, "Bob"), (9, "Eve")):
+            await server.user(number, name).say("/start")
+        yield server
+
+
+@pytest.fixture
+async def bot(server: BotApiServer) -> AsyncIterator[Bot]:
+    """A client of that server."""
+    async with client(server) as bot:
+        yield bot
