@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 #: Connections of the relay beside the pool: marks and looks; signs of life.
 _CONNECTIONS: Final = 3
 #: Shares of the time for a stop: in which messages are still sent, and answers are waited for.
-_SENDING: Final = 0.5
-_WAITING: Final = 0.3
+_SENDING: Final = 0.4
+_WAITING: Final = 0.45
 
 
 class DeliveryPlugin(Plugin):
@@ -42,6 +42,7 @@ class DeliveryPlugin(Plugin):
     name = "delivery"
     requires = ("db_manager",)
     config_model = DeliveryConfig
+    stop_timeout = 1.5
 
     _outbox: Outbox
     _bots: "dict[int, Bot]"

@@ -43,12 +43,12 @@ class Kept:
 
     async def rows(self, what: str = "id, lane, method, state, attempts") -> list[tuple[Any, ...]]:
         """Return columns of the table, in the order in which they were written."""
-        return await self.sql(f"SELECT {what} FROM delivery__outbox ORDER BY id")  # noqa: S608 -- of tests
+        return await self.sql(f"SELECT {what} FROM delivery__outbox ORDER BY id")
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until *holds* returns True."""
         async with asyncio.timeout(PATIENCE):
-            while not await holds():
+            while not await holds():  # noqa: ASYNC110 -- of a database
                 await asyncio.sleep(0.01)
 
     async def settled(self) -> None:
@@ -80,13 +80,13 @@ async def kept(url: URL, *bots: Bot, **keys: Any) -> AsyncIterator[Kept]:
     Args:
         url: Its database.
         *bots: Its bots; without one it sends nothing itself.
-        **keys: Keys of [delivery]; in those of [database] if they are a dictionary.
+        **keys: Keys of [delivery]; `app` and `database` are keys of those sections.
     """
-    database = keys.pop("database", {})
+    database, of_app = keys.pop("database", {}), keys.pop("app", {})
     app = Application(
         [DatabasePlugin, DeliveryPlugin],
         config={
-            "app": {"journal": "memory"},
+            "app": {"journal": "memory", **of_app},
             "database": {
                 "url": url.render_as_string(hide_password=False),
                 "slow_unit": 60,
