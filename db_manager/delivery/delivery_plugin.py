@@ -130,7 +130,7 @@ async def _beside(engine: "AsyncEngine") -> "AsyncIterator[AsyncEngine]":
     try:
         yield own
     finally:
-        if own is not engine:
+        if own.sync_engine.pool is not engine.sync_engine.pool:
             await own.dispose()
 
 

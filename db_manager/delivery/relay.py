@@ -108,7 +108,11 @@ class Relay:
 
     def watch(self, sendings: Iterable[Sending]) -> None:
         """Let somebody wait for these."""
-        self.sendings.update({sending.id: sending for sending in sendings})
+        for sending in sendings:
+            before = self.sendings.get(sending.id)
+            if before is not None and before is not sending:
+                before.settle("dropped")  # its COMMIT was lost, and SQLite gives its number away
+            self.sendings[sending.id] = sending
 
     def want(self, lane: str) -> None:
         """Look at *lane* soon: something was written there after something else."""

@@ -19,6 +19,9 @@ from db_manager.engine.tls import tls_context
 from db_manager.engine.url import database_url, replica_url
 from db_manager.errors import ConfigError
 
+#: Execution option of the connections of `create_beside`.
+BACKGROUND: Final = "db_manager_background"
+
 _DRIVERS: Final = "use postgresql+asyncpg, sqlite+aiosqlite, postgresql+psycopg or mysql+asyncmy"
 
 
@@ -79,12 +82,13 @@ def create_beside(engine: AsyncEngine, size: int) -> AsyncEngine:
         size: Most connections.
 
     Returns:
-        The new engine. Or *engine* itself, if it was not made here, or one writes at a time.
+        The engine; its pool is that of *engine* if that was not made here, or one writes at a
+        time.
     """
     section = section_of(engine)
-    if section is None or dialect_at(engine.url).has_one_writer:
-        return engine
-    return create_engine(section.model_copy(update={"pool_size": size, "max_overflow": 0}))
+    if section is not None and not dialect_at(engine.url).has_one_writer:
+        engine = create_engine(section.model_copy(update={"pool_size": size, "max_overflow": 0}))
+    return engine.execution_options(**{BACKGROUND: True})
 
 
 def _listen(engine: AsyncEngine, dialect: Dialect, password: str | None) -> None:

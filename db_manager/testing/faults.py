@@ -20,6 +20,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from db_manager.dialects.known import dialect_at
+from db_manager.engine.create import BACKGROUND
 from db_manager.errors import DbManagerError
 from db_manager.testing.aim import Aim, Aimed, Witness
 from db_manager.testing.sandbox import Sandbox
@@ -221,6 +222,8 @@ class Faults:
         def listen(connection: Connection, *_: object) -> None:
             if connection.engine.url.database != self._url.database or self._striking:
                 return
+            if connection.get_execution_options().get(BACKGROUND):
+                return  # the plugin's own work, which nobody aims at
             if fault.left and self._aims_here(fault) and not unless(connection):
                 fault.left -= 1
                 self._striking = True

@@ -17,6 +17,7 @@ class OutboxRow(Base):
     """A message that is sent, or was, or never will be."""
 
     __tablename__ = "delivery__outbox"
+    __table_args__ = ({"sqlite_autoincrement": True},)  # a number is never given twice
 
     id: Mapped[int] = mapped_column(_KEY, primary_key=True)
     bot_id: Mapped[int] = mapped_column(BigInteger)

@@ -211,7 +211,7 @@ async def test_a_unit_whose_outcome_is_unknown_decides_by_itself(
     sandbox: Sandbox, faults: Faults, server: BotApiServer, bot: Bot, *, committed: bool
 ) -> None:
     """Its message is sent if it was committed; who waits for it learns that it was not."""
-    app = sandbox.application(DeliveryPlugin, config={"delivery": {"poll": 60}})
+    app = sandbox.application(DeliveryPlugin, config={"delivery": {"poll": 0.2}})
     app.services.provide("aiogram:bots", (bot,))
     async with app:
         units: UnitOfWorkFactory = app.services["db_manager:uow_factory"]
