@@ -40,7 +40,9 @@ BLOCKS = {
     },
     "docs/start.md": {"bot.py"},
     "docs/aiogram.md": {"several.py"},
-    "docs/delivery.md": {"config.toml", "survey.py"},  # run by tests/db_manager/delivery
+    "docs/delivery.md": {  # run by tests/db_manager/delivery
+        *("config.toml", "diary.py", "survey.py", "async with uow_factory() as uow:"),
+    },
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },

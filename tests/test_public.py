@@ -28,8 +28,8 @@ PUBLIC = {
     "db_manager.delivery": "DeliveryConfig DeliveryPlugin SqlStorage",
     "db_manager.events": """
         Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
-        JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined MessageDead MessageEvent
-        MessageRetried MessageSent MessageUnknown Migrated Migrating
+        JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined
+        MessageDead MessageEvent MessageRetried MessageSent MessageUnknown Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement

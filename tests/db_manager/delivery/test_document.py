@@ -1,4 +1,4 @@
-"""The survey of docs/delivery.md."""
+"""The bot of docs/delivery.md."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,36 @@ from lifecycle.testing import LocalTelegram
 PAGE = Path(__file__).parents[3] / "docs" / "delivery.md"
 
 
-async def test_a_step_that_is_rolled_back_is_asked_again(
-    tmp_path: Path, sandbox: Sandbox, telegram: LocalTelegram, faults: Faults
-) -> None:
-    """The user says the age again, which is then kept with the name that was said before."""
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The files of the page, in a folder."""
     code = PAGE.read_text(encoding="utf-8")
     for name, block in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", code, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(block, encoding="utf-8")
-    await telegram.run(sandbox.application(config=tmp_path / "config.toml"))
+    return tmp_path / "config.toml"
+
+
+async def test_nobody_is_told_of_what_was_rolled_back(
+    config: Path, sandbox: Sandbox, telegram: LocalTelegram, faults: Faults
+) -> None:
+    """An answer comes with the row that it speaks of, and not without; the later one waits."""
+    await telegram.run(sandbox.application(config=config))
+    ada = telegram.user(7, "Ada")
+    faults.refuse_commit(handler="add")
+    with pytest.raises(IntegrityError):
+        await ada.say("/note lost")
+    await ada.say("/note milk")
+    assert (await ada.reply()).text == "Noted."
+    async with sandbox.uow_factory(read_only=True) as uow:
+        assert list(await uow.session.scalars(text("SELECT text FROM diary__entry"))) == ["milk"]
+    assert not ada.unread
+
+
+async def test_a_step_that_is_rolled_back_is_asked_again(
+    config: Path, sandbox: Sandbox, telegram: LocalTelegram, faults: Faults
+) -> None:
+    """The user says the age again, which is then kept with the name that was said before."""
+    await telegram.run(sandbox.application(config=config))
     ada = telegram.user(7, "Ada")
     await ada.say("/start")
     assert (await ada.reply()).text == "Your name?"

@@ -21,7 +21,7 @@ from db_manager.errors import (
     RetriesExhaustedError,
     UnitOfWorkStateError,
 )
-from db_manager.sending import DeliveryOffError, NotStorableError
+from db_manager.sending import DeliveryOffError, NotStorableError, Sending
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.testing import BotApiServer
 
@@ -212,7 +212,7 @@ async def test_what_was_due_while_nothing_ran_is_sent_at_the_start(
 async def test_a_retried_unit_sends_once(url: URL, server: BotApiServer, bot: Bot) -> None:
     """Attempts of `run` that failed send nothing, and hold nobody up."""
     async with kept(url, bot) as app:
-        attempts = []
+        attempts: list[Sending] = []
 
         async def work(uow: UnitOfWork) -> None:
             attempts.append(uow.send(to(7, f"attempt {len(attempts) + 1}")))

@@ -181,7 +181,8 @@ async def test_a_lost_answer_of_the_database_loses_no_message(
     url: URL, server: BotApiServer, bot: Bot, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was claimed or marked, and nobody heard of, is found in the table."""
-    method, lost = getattr(Claims, which), []
+    method = getattr(Claims, which)
+    lost: list[object] = []
 
     async def lose(self: Claims, *given: Any) -> list[Claimed]:
         answer: list[Claimed] = await method(self, *given)
