@@ -1,8 +1,9 @@
 """The plugin `delivery`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import db_manager.delivery.table.tables  # noqa: F401 -- they are created at the start
@@ -16,12 +17,16 @@ from db_manager.delivery.relay import Relay
 from db_manager.delivery.table.claims import Claims
 from db_manager.delivery.table.members import Alone, Member
 from db_manager.engine.create import create_beside
+from lifecycle.error_text import textless
+from lifecycle.errors import ContextClosedError
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
 if TYPE_CHECKING:
     from aiogram import Bot
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+_logger = logging.getLogger("db_manager.delivery")
 
 #: Connections of the relay beside the pool: marks and looks; signs of life.
 _CONNECTIONS: Final = 3
@@ -90,8 +95,15 @@ class DeliveryPlugin(Plugin):
         relay, self._relay = self._relay, None
         if relay is None:
             return
-        async with asyncio.timeout(context.stop_deadline):
-            await relay.stop(context.stop_deadline * _SENDING, context.stop_deadline * _WAITING)
+        try:
+            async with asyncio.timeout(context.stop_deadline):
+                await relay.stop(context.stop_deadline * _SENDING, context.stop_deadline * _WAITING)
+        except Exception as error:
+            _logger.warning(
+                "what this process has to send is not given back, and waits for the lease or the "
+                "next start",
+                exc_info=textless(error),
+            )
         self._outbox.relay = None
 
     def _make_member(self, context: PluginContext) -> Alone:
@@ -107,10 +119,11 @@ class DeliveryPlugin(Plugin):
 
 
 def _tell_refused(context: PluginContext, *, refused: bool) -> None:
-    if refused:
-        context.degraded("Telegram refuses the token of a bot: its messages wait")
-    else:
-        context.recovered()
+    with suppress(ContextClosedError):  # it stops
+        if refused:
+            context.degraded("Telegram refuses the token of a bot: its messages wait")
+        else:
+            context.recovered()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -11,7 +11,7 @@ from aiogram import Bot
 from db_manager import events as facts
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.relay import STATES, Relay
-from db_manager.delivery.table.claims import Claims
+from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.delivery.table.members import Alone
 from lifecycle.event import Event
 
@@ -51,6 +51,7 @@ class Lookout:
         self._config = config
         self._publish = publish
         self._searched_at = time.monotonic()
+        self._looked_at = float("-inf")
         self._forgot_at, self._forgot_until = time.monotonic(), 0
         self._open, self._oldest = 0, 0.0
 
@@ -87,25 +88,26 @@ class Lookout:
         relay.wakes.clear()
         try:
             await self._search()
+            lanes, relay.wanted = relay.wanted, set()
+            if lanes and (me := relay.claims_as):
+                self._take(await self._claims.claim_in(me, lanes))
+            if time.monotonic() < self._looked_at + self._config.poll:
+                return
             if await self._member.judge():
                 await self._recover()
-            await self._claim()
+            if me := relay.claims_as:
+                self._take(await self._claims.claim(me, self._bots, min(relay.room, _MOST)))
         except BaseException:
             relay.lost()
             raise
         await self._settle_foreign()
         self._open, self._oldest = await self._claims.levels()
         await self._forget()
+        self._looked_at = time.monotonic()
 
-    async def _claim(self) -> None:
-        relay, me = self._relay, self._member.me
-        lanes, relay.wanted = relay.wanted, set()
-        if (most := min(relay.claims_as and relay.room, _MOST)) <= 0:
-            return
-        claimed = await self._claims.claim_in(me, lanes) if lanes else []
-        claimed += await self._claims.claim(me, self._bots, most)
-        for row in claimed:
-            relay.take(row)
+    def _take(self, rows: Iterable[Claimed]) -> None:
+        for row in rows:
+            self._relay.take(row)
 
     async def _recover(self) -> None:
         """Release what those had who are gone."""
@@ -124,8 +126,7 @@ class Lookout:
         if seldom or not self._member.is_sure:
             return
         async with self._relay.gate.alone():  # nothing of ours is on its way
-            for row in await self._claims.mine(self._member.me):
-                self._relay.take(row)
+            self._take(await self._claims.mine(self._member.me))
         self._searched_at = now
 
     async def _settle_foreign(self) -> None:

@@ -83,11 +83,11 @@ class Outbox:
         if state != UnitState.ROLLED_BACK:
             relay.watch(sendings)
         if state == UnitState.COMMITTED:
-            for sending, owner in zip(sendings, owners, strict=True):
+            both = list(zip(sendings, owners, strict=True))
+            for sending, owner in both:
                 if owner:
                     relay.take(_claimed(sending, owner))
-                elif sending.row["due"] is None:
-                    relay.want(sending.row["lane"])
+            relay.want({each.row["lane"] for each, owner in both if not owner})
         elif state == UnitState.OUTCOME_UNKNOWN:
             relay.lost()
         relay.gate.leave()

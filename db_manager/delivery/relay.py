@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -114,10 +114,11 @@ class Relay:
                 before.settle("dropped")  # its COMMIT was lost, and SQLite gives its number away
             self.sendings[sending.id] = sending
 
-    def want(self, lane: str) -> None:
-        """Look at *lane* soon: something was written there after something else."""
-        if not any(row.lane == lane for row in self._held.values()):  # who ends it claims the next
-            self.wanted.add(lane)
+    def want(self, lanes: Collection[str]) -> None:
+        """Look at *lanes* soon: something was written there after something else."""
+        mine = {row.lane for row in self._held.values()}  # who ends that claims the next
+        if wanted := {lane for lane in lanes if lane not in mine}:
+            self.wanted |= wanted
             self.wakes.set()
 
     def lost(self) -> None:

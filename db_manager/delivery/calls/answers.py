@@ -73,6 +73,7 @@ class Again:
         counts: How it counts: `time` ends with `retry_for`, `attempt` with `attempts`, and `never`.
         chat: The chat has moved here.
         refused: The bot itself is refused.
+        limited: Telegram takes no more for now.
     """
 
     told: str
@@ -80,6 +81,7 @@ class Again:
     counts: str = "time"
     chat: int | None = None
     refused: bool = False
+    limited: bool = False
 
 
 def meaning(error: Exception, *, once: bool, repeated: bool) -> Ended | Again:
@@ -94,7 +96,7 @@ def meaning(error: Exception, *, once: bool, repeated: bool) -> Ended | Again:
     found: Ended | Again
     match error:
         case TelegramRetryAfter():
-            found = Again(told=told, wait=float(error.retry_after), counts="never")
+            found = Again(told=told, wait=float(error.retry_after), counts="never", limited=True)
         case TelegramMigrateToChat():
             found = Again(told=told, wait=0.0, counts="never", chat=error.migrate_to_chat_id)
         case TelegramUnauthorizedError():

@@ -22,6 +22,7 @@ from db_manager.delivery.calls.answers import (
 from db_manager.delivery.calls.stored import loaded
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed
+from lifecycle.error_text import tell
 from lifecycle.event import Event
 
 #: So many chats that are told to wait within a second mean the bot.
@@ -102,7 +103,7 @@ class Courier:
         self._config = config
         self._publish = publish
         self._on_refused = on_refused
-        self._is_refused = False
+        self._refused: set[int] = set()
         #: When a bot may send again, and which lanes were told to wait of late.
         self._free_at: dict[int, float] = {}
         self._told: deque[tuple[float, str]] = deque(maxlen=20)
@@ -136,7 +137,12 @@ class Courier:
         try:
             bot = self._bots[row.bot_id]
             if letter.call is None:
-                letter.call = loaded(row.method, row.payload, bot)
+                try:
+                    letter.call = loaded(row.method, row.payload, bot)
+                except LookupError as error:  # of a newer release, which will come for it
+                    return self._again(
+                        letter, Again(told=tell(error), wait=LONGEST_WAIT, counts="never")
+                    )
             answer = await bot(letter.call)
         except asyncio.CancelledError:
             if not row.once:
@@ -145,7 +151,7 @@ class Courier:
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the message's
             said = meaning(error, once=row.once, repeated=letter.attempts > 1 or row.age > 0)
             return self._again(letter, said) if isinstance(said, Again) else self._end(letter, said)
-        self._note_refused(refused=False)
+        self._note_refused(row.bot_id, refused=False)
         return self._end(letter, Ended(state=SENT, answer=answer))
 
     def _again(self, letter: Letter, said: Again) -> Delivered | None:
@@ -163,8 +169,8 @@ class Courier:
         letter.free_at = time.monotonic() + wait
         if said.refused:
             self._free_at[row.bot_id] = letter.free_at
-            self._note_refused(refused=True)
-        elif said.counts == "never" and wait:
+            self._note_refused(row.bot_id, refused=True)
+        elif said.limited:
             self._slow_down(row, letter.free_at)
         self._publish(
             facts.MessageRetried(
@@ -193,10 +199,11 @@ class Courier:
         letter.call = call.model_copy(update={"chat_id": chat})
         self._publish(facts.ChatMigrated(bot_id=letter.row.bot_id, chat=before, to=chat))
 
-    def _note_refused(self, *, refused: bool) -> None:
-        if self._is_refused != refused:
-            self._is_refused = refused
-            self._on_refused(refused)
+    def _note_refused(self, bot_id: int, *, refused: bool) -> None:
+        before = bool(self._refused)
+        (self._refused.add if refused else self._refused.discard)(bot_id)
+        if before != bool(self._refused):
+            self._on_refused(bool(self._refused))
 
     def _end(self, letter: Letter, ended: Ended) -> Delivered:
         row = letter.row

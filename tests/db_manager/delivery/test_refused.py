@@ -229,3 +229,23 @@ async def test_an_error_of_the_client_itself_is_tried_a_few_times(
         await last
     assert calls == ["a", "a", "b"]
     assert said(server) == ["b"]
+
+
+async def test_a_method_of_a_newer_release_waits_for_it(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """A row that this release cannot read stays, with an event; other chats go on."""
+    async with kept(url, bot) as app:
+        async with app.units() as uow:
+            sending = uow.send(SendMessage(chat_id=8, text="a"), at=datetime.now(UTC) + _SOON)
+        change = "UPDATE delivery__outbox SET method = 'sendDream'"
+        await app.sql(change)
+        [event] = [await app.events.wait_for("message.retried")]
+        assert event.as_dict()["method"] == "sendDream"
+        [last] = await send(app, "b")
+        await last
+        assert sending.state == "open"
+    assert said(server) == ["b"]
+
+
+_SOON = timedelta(seconds=0.3)
