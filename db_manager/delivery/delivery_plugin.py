@@ -73,7 +73,7 @@ class DeliveryPlugin(Plugin):
         config: DeliveryConfig = context.config
         bots = context.services.get("aiogram:bots", ())
         self._relay = None
-        if not config.outbox or not bots:
+        if not config.outbox:
             return
         self._bots.update({bot.id: bot for bot in bots})
         self._member = self._make_member(context)
@@ -107,7 +107,7 @@ class DeliveryPlugin(Plugin):
         self._outbox.relay = None
 
     def _make_member(self, context: PluginContext) -> Alone:
-        if not self._has_members:
+        if not self._has_members or not self._bots:
             return Alone()
         config: DeliveryConfig = context.config
         return Member(

@@ -61,6 +61,8 @@ class Lookout:
 
     async def run(self) -> None:
         """Begin, and go on until this is cancelled."""
+        if not self._bots:  # a worker only waits for what others send
+            await self._look_often()
         await self._relay.again.until_done(self._begin)
         async with asyncio.TaskGroup() as group:
             for work in (self._relay.mark(), self._look_often(), self._pulse()):

@@ -21,7 +21,12 @@ from db_manager.errors import (
     RetriesExhaustedError,
     UnitOfWorkStateError,
 )
-from db_manager.sending import DeliveryOffError, NotStorableError, Sending
+from db_manager.sending import (
+    DeliveryOffError,
+    MessageDeadError,
+    NotStorableError,
+    Sending,
+)
 from db_manager.unit.uow import UnitOfWork
 from lifecycle.testing import BotApiServer
 
@@ -207,6 +212,20 @@ async def test_what_was_due_while_nothing_ran_is_sent_at_the_start(
     async with kept(url, bot) as app:
         await app.settled()
     assert said(server) == {7: ["first", "second"]}
+
+
+async def test_a_worker_may_wait_for_what_another_process_sends(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """It learns that a message was sent, or why not; the answer itself is the other's."""
+    server.fail_next("sendMessage", error_code=400, description="Bad Request: no")
+    async with kept(url) as worker, kept(url, bot):
+        async with worker.units() as uow:
+            dead, sent = (uow.send(to(7, text).as_(bot)) for text in "ab")
+        with pytest.raises(MessageDeadError, match="Bad Request: no"):
+            await dead
+        assert await sent is None
+        assert sent.state == "sent"
 
 
 async def test_a_retried_unit_sends_once(url: URL, server: BotApiServer, bot: Bot) -> None:
