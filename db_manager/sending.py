@@ -86,11 +86,12 @@ class Sending:
             `once=True` only) or `expired`; `dropped` when its unit or savepoint was rolled back.
     """
 
-    __slots__ = ("__weakref__", "_answer", "_ended", "_reason", "id", "row", "state")
+    __slots__ = ("__weakref__", "_answer", "_ended", "_reason", "id", "owner", "row", "state")
 
     def __init__(self, row: dict[str, Any]) -> None:
         self.row = row
         self.id = 0
+        self.owner = 0  # as whom it was claimed when it was written
         self.state: SendingState = "new"
         self._ended: asyncio.Future[None] | None = None
         self._answer: Any = None
@@ -153,8 +154,11 @@ class Delivery(Protocol):
             NotStorableError: It cannot.
         """
 
+    def wants(self, unit: Any) -> bool:
+        """Return True if `flush` is to be called for *unit* when it wrote something."""
+
     async def flush(self, unit: Any, sendings: Sequence[Sending]) -> None:
         """Write *sendings* in the transaction of *unit*, as the last statements of it."""
 
-    def ended(self, state: str, sendings: Sequence[Sending]) -> None:
-        """Be told how the unit of *sendings* ended; whether `flush` was called or not."""
+    def ended(self, unit: Any, sendings: Sequence[Sending]) -> None:
+        """Be told that *unit* has ended; whether `flush` was called for it or not."""

@@ -12,6 +12,7 @@ import pytest
 import db_manager
 import lifecycle
 import observability
+from db_manager.delivery.inbox.handling import UpdateCompletedError, UpdateTakenError
 from db_manager.dialects.migration import HalfWay
 from db_manager.drift.difference import SchemaDriftError
 from db_manager.errors import (
@@ -58,6 +59,8 @@ ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     TransactionEndedError: (("COMMIT was sent",), {"undone": True}),
     TransitionNotAllowedError: (("notes", "started", "load"), {}),
     UnitOfWorkStateError: (("committed", "execute", "open a new one"), {}),
+    UpdateCompletedError: ((7,), {}),
+    UpdateTakenError: ((7,), {}),
     UnitOfWorkTaskError: (("Task-1", "Task-2"), {}),
 }
 #: An answer of the local Telegram, which no caller ever catches.

@@ -25,7 +25,9 @@ PUBLIC = {
         TransactionEndedError UnitOfWork UnitOfWorkFactory UnitOfWorkStateError
         UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
-    "db_manager.delivery": "DeliveryConfig DeliveryPlugin SqlStorage",
+    "db_manager.delivery": """
+        DeliveryConfig DeliveryPlugin SqlStorage UpdateCompletedError UpdateTakenError webhook
+    """,
     "db_manager.events": """
         Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
         JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined
@@ -33,6 +35,7 @@ PUBLIC = {
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
+        UpdateEvent UpdateParked UpdateRepeated UpdateRetried
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Migrations Sandbox",
     "lifecycle": """
@@ -46,7 +49,7 @@ PUBLIC = {
         SqliteJournal State SubscriberFailed SubscriberOverflowed Subscription
         TransitionNotAllowedError WiringError correlate current_correlation replay to_mermaid
     """,
-    "lifecycle.bot": "attach include_data include_router run_polling",
+    "lifecycle.bot": "attach include_data include_router is_draining run_polling",
     "lifecycle.testing": """
         ApiCall BotApiChat BotApiServer BotApiUser BotMessage CallbackAnswer InlineAnswer Line
         LocalTelegram NoReplyError Payment Transcript UploadedFile

@@ -1,4 +1,4 @@
-"""The plugin `delivery`: what a bot remembers of its conversations is a part of its transactions.
+"""The plugin `delivery`: updates, messages and conversations are a part of a bot's transactions.
 
 The names below are imported when they are first used.
 """
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from db_manager.delivery.delivery_config import DeliveryConfig
     from db_manager.delivery.delivery_plugin import DeliveryPlugin
     from db_manager.delivery.fsm import SqlStorage
+    from db_manager.delivery.inbox.handling import UpdateCompletedError, UpdateTakenError
+    from db_manager.delivery.inbox.receiving import webhook
 else:
     __getattr__, __dir__ = _lazy_exports(
         __name__,
@@ -18,7 +20,16 @@ else:
             "delivery_config": ("DeliveryConfig",),
             "fsm": ("SqlStorage",),
             "delivery_plugin": ("DeliveryPlugin",),
+            "inbox.handling": ("UpdateCompletedError", "UpdateTakenError"),
+            "inbox.receiving": ("webhook",),
         },
     )
 
-__all__ = ["DeliveryConfig", "DeliveryPlugin", "SqlStorage"]
+__all__ = [
+    "DeliveryConfig",
+    "DeliveryPlugin",
+    "SqlStorage",
+    "UpdateCompletedError",
+    "UpdateTakenError",
+    "webhook",
+]

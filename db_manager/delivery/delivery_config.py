@@ -1,6 +1,8 @@
 """The section [delivery] of config.toml."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class DeliveryConfig(BaseModel):
@@ -13,6 +15,10 @@ class DeliveryConfig(BaseModel):
         description="keep states and data of aiogram's FSM, unless the dispatcher has a storage",
     )
     outbox: bool = Field(default=True, description="send messages of `uow.send`")
+    inbox: bool = Field(
+        default=False,
+        description="store updates before Telegram hears that they arrived; needs the outbox",
+    )
     lease: float = Field(
         default=6.0,
         ge=0.5,
@@ -31,6 +37,24 @@ class DeliveryConfig(BaseModel):
         le=2_592_000,
         description="seconds for which a message is tried while Telegram is away",
     )
+    deaths: int = Field(
+        default=4,
+        ge=3,
+        le=100,
+        description="deaths of its process, after which an update is parked",
+    )
+    concurrency: int = Field(
+        default=100, ge=1, le=10_000, description="updates that a process handles at once"
+    )
+    order: Literal["chat", "user", "none"] = Field(
+        default="chat", description="whose updates are handled one after the other"
+    )
+    keep: float = Field(
+        default=172_800,
+        ge=86_400,
+        le=31_536_000,
+        description="seconds for which a handled update is remembered, to know it again",
+    )
     keep_sent: float = Field(
         default=86_400,
         ge=0,
@@ -43,3 +67,9 @@ class DeliveryConfig(BaseModel):
         le=1000,
         description="messages that are sent or being sent and not marked: a death repeats them",
     )
+
+    @model_validator(mode="after")
+    def _inbox_needs_outbox(self) -> Self:
+        if self.inbox and not self.outbox:
+            raise ValueError("inbox = true needs outbox = true: what a handler returns is sent")
+        return self

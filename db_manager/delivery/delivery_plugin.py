@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import db_manager.delivery.table.tables  # noqa: F401 -- they are created at the start
+import db_manager.delivery.table.updates_table  # noqa: F401 -- tables are created at the start
 from db_manager import events as facts
 from db_manager.database.database import Database
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.fsm import SqlStorage
+from db_manager.delivery.inbox.inbox import Inbox
+from db_manager.delivery.inbox.receiving import receiving
+from db_manager.delivery.inbox.updates import Updates
 from db_manager.delivery.lookout import Lookout
 from db_manager.delivery.outbox import Outbox
 from db_manager.delivery.relay import Relay
@@ -23,7 +26,7 @@ from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
 if TYPE_CHECKING:
-    from aiogram import Bot
+    from aiogram import Bot, Dispatcher
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 _logger = logging.getLogger("db_manager.delivery")
@@ -72,7 +75,7 @@ class DeliveryPlugin(Plugin):
         """Send what is open, and what comes."""
         config: DeliveryConfig = context.config
         bots = context.services.get("aiogram:bots", ())
-        self._relay = None
+        self._relay = self._inbox = None
         if not config.outbox:
             return
         self._bots.update({bot.id: bot for bot in bots})
@@ -89,14 +92,36 @@ class DeliveryPlugin(Plugin):
         context.probe(f"{self.name}:outbox", lookout.levels)
         context.spawn(lookout.run(), f"{self.name}.relay")
         self._relay = self._outbox.relay = relay
+        dispatcher = context.services.get("aiogram:dispatcher")
+        if config.inbox and self._bots and dispatcher is not None:
+            await self._begin_inbox(context, dispatcher)
+
+    async def _begin_inbox(self, context: PluginContext, dispatcher: "Dispatcher") -> None:
+        config: DeliveryConfig = context.config
+        inbox = Inbox(
+            Updates(self._engine, has_members=self._has_members),
+            self._member,
+            dispatcher,
+            self._bots,
+            context.services["db_manager:uow_factory"],
+            config,
+            context.publish,
+        )
+        context.probe(f"{self.name}:inbox", inbox.levels)
+        context.spawn(inbox.run(), f"{self.name}.inbox")
+        await context.enter(receiving(inbox, dispatcher, self._bots, config.order))
+        self._inbox = inbox
 
     async def stop(self, context: PluginContext) -> None:
         """Send what fits into a part of the time, and let others have the rest."""
+        inbox, self._inbox = self._inbox, None
         relay, self._relay = self._relay, None
         if relay is None:
             return
         try:
             async with asyncio.timeout(context.stop_deadline):
+                if inbox is not None:
+                    await inbox.stop()
                 await relay.stop(context.stop_deadline * _SENDING, context.stop_deadline * _WAITING)
         except Exception as error:
             _logger.warning(

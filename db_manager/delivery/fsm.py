@@ -140,7 +140,7 @@ class SqlStorage(BaseStorage):
             DatabaseUnavailableError: The database cannot be reached.
         """
         self._written(_checked(data))
-        async with self._uow_factory(nested="join") as uow:
+        async with self._uow_factory(nested="join", detached=True) as uow:
             row = (await uow.connection.execute(_DATA_TO_CHANGE, _mine(key))).one_or_none()
             if row is None:  # make one to lock; another task may do so at the same time
                 await self._upsert(uow, key)
@@ -153,7 +153,7 @@ class SqlStorage(BaseStorage):
         """Do nothing: the database is closed by its plugin."""
 
     async def _set(self, key: StorageKey, name: str, value: str | None) -> None:
-        async with self._uow_factory(nested="join") as uow:
+        async with self._uow_factory(nested="join", detached=True) as uow:
             if value is None:
                 await _clear(uow, key, name)
             else:

@@ -9,6 +9,7 @@ from aiogram.methods import TelegramMethod
 
 from db_manager.database.open_unit import UnitState
 from db_manager.delivery.calls.stored import lane_of, stored
+from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.relay import Relay
 from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.sending import Sending
@@ -28,10 +29,8 @@ class Outbox:
         self._bots = bots
         #: What sends them, while it does.
         self.relay: Relay | None = None
-        #: The relay through whose gate a unit has gone, by its list of messages.
+        #: The relay through whose gate a unit has gone, by its number.
         self._inside: dict[int, Relay] = {}
-        #: As whom rows were claimed in units that have not ended.
-        self._owners: dict[int, int] = {}
 
     def prepare(self, method: Any, at: datetime | None, *, once: bool) -> Sending:
         """Return *method* as what can be written.
@@ -59,36 +58,48 @@ class Outbox:
         }
         return Sending(row)
 
+    def wants(self, unit: UnitOfWork) -> bool:
+        """Return True if the commit of *unit* says that an update is done."""
+        handling = CURRENT.get()
+        return handling is not None and handling.wants(unit)
+
     async def flush(self, unit: UnitOfWork, sendings: Sequence[Sending]) -> None:
-        """Write *sendings* in the transaction of *unit*, as the last statements of it."""
+        """Say that the update is done, and write *sendings*, as the last statements of *unit*."""
+        handling = CURRENT.get()
+        if handling is not None and handling.wants(unit):
+            await handling.complete_in(unit)
+        if not sendings:
+            return
         me, most, relay = 0, 0, self.relay
         if relay is not None:
             await relay.gate.enter()
-            self._inside[id(sendings)] = relay
+            self._inside[unit.number] = relay
             me, most = relay.claims_as, relay.room
         rows = [sending.row for sending in sendings]
         written = await self._claims.write(unit.connection, rows, me, most)
         for sending, (number, is_claimed) in zip(sendings, written, strict=True):
             sending.id = number
-            self._owners[number] = me if is_claimed else 0
+            sending.owner = me if is_claimed else 0
 
-    def ended(self, state: str, sendings: Sequence[Sending]) -> None:
+    def ended(self, unit: UnitOfWork, sendings: Sequence[Sending]) -> None:
         """Hand what was committed to the relay."""
-        owners = [self._owners.pop(sending.id, 0) for sending in sendings]
+        state = unit.state
+        handling = CURRENT.get()
+        if handling is not None:
+            handling.ended(unit)
         for sending in sendings:
-            sending.settle("dropped" if state == UnitState.ROLLED_BACK else "open")
-        relay = self._inside.pop(id(sendings), None)
+            sending.settle("dropped" if state is UnitState.ROLLED_BACK else "open")
+        relay = self._inside.pop(unit.number, None)
         if relay is None:
             return
-        if state != UnitState.ROLLED_BACK:
+        if state is not UnitState.ROLLED_BACK:
             relay.watch(sendings)
-        if state == UnitState.COMMITTED:
-            both = list(zip(sendings, owners, strict=True))
-            for sending, owner in both:
-                if owner:
-                    relay.take(_claimed(sending, owner))
-            relay.want({each.row["lane"] for each, owner in both if not owner})
-        elif state == UnitState.OUTCOME_UNKNOWN:
+        if state is UnitState.COMMITTED:
+            for sending in sendings:
+                if sending.owner:
+                    relay.take(_claimed(sending))
+            relay.want({each.row["lane"] for each in sendings if not each.owner})
+        elif state is UnitState.OUTCOME_UNKNOWN:
             relay.lost()
         relay.gate.leave()
 
@@ -103,7 +114,7 @@ class Outbox:
         return next(iter(self._bots))
 
 
-def _claimed(sending: Sending, owner: int) -> Claimed:
+def _claimed(sending: Sending) -> Claimed:
     row = sending.row
     fields = {name: row[name] for name in ("bot_id", "lane", "method", "payload", "once")}
-    return Claimed(id=sending.id, owner=owner, age=0.0, **fields)
+    return Claimed(id=sending.id, owner=sending.owner, age=0.0, **fields)

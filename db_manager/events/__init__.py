@@ -30,6 +30,10 @@ from db_manager.events.of_delivery import (
     MessageRetried,
     MessageSent,
     MessageUnknown,
+    UpdateEvent,
+    UpdateParked,
+    UpdateRepeated,
+    UpdateRetried,
 )
 from db_manager.events.of_migrations import (
     Migrated,
@@ -86,4 +90,8 @@ __all__ = [
     "UnitRolledBack",
     "UnitSlow",
     "UnitStatement",
+    "UpdateEvent",
+    "UpdateParked",
+    "UpdateRepeated",
+    "UpdateRetried",
 ]

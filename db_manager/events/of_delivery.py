@@ -1,4 +1,4 @@
-"""Every event of the outbox: ids of messages and chats, never what was said."""
+"""Every event of the inbox and the outbox: ids, never what was said."""
 
 from typing import ClassVar
 
@@ -147,3 +147,46 @@ class LanesRecovered(Event, kw_only=True):
     measures: ClassVar[tuple[str, ...]] = ("count",)
 
     count: int
+
+
+class UpdateEvent(Event, kw_only=True):
+    """Base of the events about one update of the inbox.
+
+    Args:
+        update_id: Telegram's number of it.
+    """
+
+    update_id: int
+
+
+class UpdateRepeated(UpdateEvent, kw_only=True):
+    """Telegram has sent an update again, which is stored already."""
+
+    topic: ClassVar[str] = "update.repeated"
+
+
+class UpdateRetried(UpdateEvent, kw_only=True):
+    """An update could not be handled, and will be handled again.
+
+    Args:
+        attempts: How often it was tried by this process.
+        error: Why, in one line, without the error's text.
+    """
+
+    topic: ClassVar[str] = "update.retried"
+
+    attempts: int
+    error: str
+
+
+class UpdateParked(UpdateEvent, kw_only=True):
+    """An update is not handled any more: it failed too often, or its process died each time.
+
+    Args:
+        error: Why, in one line, without the error's text.
+    """
+
+    topic: ClassVar[str] = "update.parked"
+    level: ClassVar[Level] = "error"
+
+    error: str

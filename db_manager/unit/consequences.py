@@ -24,13 +24,15 @@ from db_manager.unit.savepoint import Inside, Part, Savepoints
 class Consequences(Unit):
     """The savepoints and callbacks of a unit; most units have neither."""
 
-    __slots__ = ("_callbacks", "_database", "_savepoints", "defer_callbacks")
+    __slots__ = ("_callbacks", "_database", "_savepoints", "defer_callbacks", "detached")
 
     _callbacks: Callbacks | None
     _database: Database
     _savepoints: Savepoints | None
     #: Whether whoever runs the unit runs its callbacks later.
     defer_callbacks: bool
+    #: Whether it says nothing about the update that is being handled.
+    detached: bool
 
     def savepoint(self) -> AbstractAsyncContextManager[Self]:
         """Run a part of the unit that can fail without the rest.
@@ -179,18 +181,24 @@ class Consequences(Unit):
                 if inspect.isawaitable(called):
                     await called
             ours = self.state is ACTIVE and asyncio.current_task() is self.owner
-            if registered.sendings and ours and not self.is_decided():
-                await self._flush_messages(registered.sendings)
+            if ours and not self.is_decided():
+                await self._deliver(registered.sendings)
         except BaseException as wrong:
             if self.state is not ACTIVE:  # it has rolled back by hand
                 raise
             self.error = wrong
 
-    async def _flush_messages(self, sendings: Sequence[Sending]) -> None:
-        if self._database.delivery is None:  # the plugin was unloaded meanwhile
-            raise DeliveryOffError
+    async def _deliver(self, sendings: Sequence[Sending]) -> None:
+        delivery = self._database.delivery
+        if delivery is None:
+            if sendings:  # the plugin was unloaded meanwhile
+                raise DeliveryOffError
+            return
+        if not sendings and not delivery.wants(self):
+            return
         await self.session.flush()  # nothing of the unit comes after what waits for chats
-        await self._database.delivery.flush(self, sendings)
+        if sendings or self.checked_out is not None:
+            await delivery.flush(self, sendings)
 
     @abstractmethod
     def is_decided(self) -> bool:
@@ -198,11 +206,11 @@ class Consequences(Unit):
 
     async def after_end(self) -> BaseException | None:
         """Tell the outcome to who keeps its messages, and run the callbacks unless they wait."""
-        if self._callbacks is not None and (sendings := self._callbacks.sendings):
+        if self._callbacks is not None:
             if self._database.delivery is not None:
-                self._database.delivery.ended(self.state, sendings)
+                self._database.delivery.ended(self, self._callbacks.sendings)
             elif self.state is not COMMITTED:
-                for sending in sendings:
+                for sending in self._callbacks.sendings:
                     sending.settle("dropped")
         return None if self.defer_callbacks else await self.run_callbacks()
 

@@ -49,6 +49,7 @@ class UnitOfWorkFactory:
         isolation_level: str | None = None,
         resolvable: bool | None = None,
         nested: Nested | None = None,
+        detached: bool = False,
     ) -> UnitOfWork:
         """Make a unit of work; nothing begins before its `async with`.
 
@@ -60,17 +61,20 @@ class UnitOfWorkFactory:
             resolvable: Keep the transaction's id for `resolve`; None means the engine's setting.
             nested: Inside of an open unit of the task: `"refuse"`, `"join"` its transaction, or be
                 a `"savepoint"` of it; None means the engine's setting.
+            detached: With an inbox: its commit does not say that the update is done.
 
         Returns:
             The unit.
         """
-        return UnitOfWork(
+        unit = UnitOfWork(
             self._engine,
             read_only=read_only,
             isolation_level=isolation_level,
             resolvable=resolvable,
             nested=nested,
         )
+        unit.detached = detached
+        return unit
 
     async def run(
         self,

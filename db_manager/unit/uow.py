@@ -77,7 +77,7 @@ class UnitOfWork(Nesting):
         self._held = None  # before its first use
         self.block = self.inner = None
         self._callbacks = self._savepoints = None
-        self.defer_callbacks = False
+        self.defer_callbacks = self.detached = False
         self._scope: Scope
 
     def __repr__(self) -> str:
@@ -140,7 +140,7 @@ class UnitOfWork(Nesting):
         if self.block is not None:
             await self.block.leave(exc)
             return
-        if exc is None and self._callbacks is not None:
+        if exc is None and (self._callbacks is not None or self._database.delivery is not None):
             await self.call_before_commit()
         if self.state is ACTIVE:
             await self.end(exc)

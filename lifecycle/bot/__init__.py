@@ -4,7 +4,7 @@ With the test kit it is all of `lifecycle` that imports aiogram. Outside of this
 names below are imported, and for the test kit `traffic.find_traffic`.
 """
 
-from lifecycle.bot.dispatcher import attach, include_data, include_router
+from lifecycle.bot.dispatcher import attach, include_data, include_router, is_draining
 from lifecycle.bot.polling import run_polling
 
-__all__ = ["attach", "include_data", "include_router", "run_polling"]
+__all__ = ["attach", "include_data", "include_router", "is_draining", "run_polling"]

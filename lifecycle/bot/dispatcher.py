@@ -132,3 +132,15 @@ def include_data(dispatcher: Dispatcher, key: str, value: Any) -> Iterator[None]
             traffic.in_flight.data.pop(key, None)
         if data.get(key) is value:
             del data[key]
+
+
+def is_draining(dispatcher: Dispatcher) -> bool:
+    """Return True from when *dispatcher* shuts down until it handles updates again.
+
+    Whoever feeds it updates of his own begins no more of them then. Added in 0.2.
+
+    Args:
+        dispatcher: The dispatcher; one that is not attached never drains.
+    """
+    traffic = find_traffic(dispatcher)
+    return traffic is not None and traffic.in_flight.draining.is_set()

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from aiogram import Bot
+from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from sqlalchemy import text
@@ -15,6 +15,7 @@ from db_manager.delivery import DeliveryPlugin
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
+from lifecycle.bot import attach
 from lifecycle.testing import BotApiServer
 from observability.testing import EventRecorder
 
@@ -82,8 +83,35 @@ async def kept(url: URL, *bots: Bot, **keys: Any) -> AsyncIterator[Kept]:
         *bots: Its bots; without one it sends nothing itself.
         **keys: Keys of [delivery]; `app` and `database` are keys of those sections.
     """
+    app = application(url, **keys)
+    if bots:
+        app.services.provide("aiogram:bots", bots)
+    with EventRecorder(app.bus) as events:
+        async with app:
+            yield Kept(app, events)
+
+
+@asynccontextmanager
+async def polling(url: URL, dispatcher: Dispatcher, bot: Bot, **keys: Any) -> AsyncIterator[Kept]:
+    """Run an application with an inbox, and the polling of its bot, during the block."""
+    app = application(url, inbox=True, **keys)
+    attach(app, dispatcher)
+    with EventRecorder(app.bus) as events:
+        run = dispatcher.start_polling(bot, handle_signals=False, close_bot_session=False)
+        task = asyncio.create_task(run)
+        try:
+            await events.wait_for("app.started")
+            yield Kept(app, events)
+        finally:
+            with suppress(RuntimeError):  # it has ended by itself
+                await dispatcher.stop_polling()
+            await task
+
+
+def application(url: URL, **keys: Any) -> Application:
+    """Return an application that keeps messages; see `kept`."""
     database, of_app = keys.pop("database", {}), keys.pop("app", {})
-    app = Application(
+    return Application(
         [DatabasePlugin, DeliveryPlugin],
         config={
             "app": {"journal": "memory", **of_app},
@@ -95,8 +123,3 @@ async def kept(url: URL, *bots: Bot, **keys: Any) -> AsyncIterator[Kept]:
             "delivery": {"poll": 0.1, **keys},
         },
     )
-    if bots:
-        app.services.provide("aiogram:bots", bots)
-    with EventRecorder(app.bus) as events:
-        async with app:
-            yield Kept(app, events)

@@ -9,8 +9,8 @@ from db_manager.base import Base
 
 #: Longest name of a lane that fits, in characters.
 LONGEST_LANE = 255
-_KEY = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER counts by itself there
-_MOMENT = DateTime(timezone=True).with_variant(REAL(), "sqlite")
+KEY = BigInteger().with_variant(Integer(), "sqlite")  # only an INTEGER counts by itself there
+MOMENT = DateTime(timezone=True).with_variant(REAL(), "sqlite")
 
 
 class OutboxRow(Base):
@@ -19,7 +19,7 @@ class OutboxRow(Base):
     __tablename__ = "delivery__outbox"
     __table_args__ = ({"sqlite_autoincrement": True},)  # a number is never given twice
 
-    id: Mapped[int] = mapped_column(_KEY, primary_key=True)
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
     bot_id: Mapped[int] = mapped_column(BigInteger)
     #: Messages of one lane are sent one after the other.
     lane: Mapped[str] = mapped_column(String(LONGEST_LANE))
@@ -28,7 +28,7 @@ class OutboxRow(Base):
     once: Mapped[bool]
     #: Of a message with `once`: somebody had it, and may have sent it.
     begun: Mapped[bool]
-    due_at: Mapped[datetime] = mapped_column(_MOMENT)
+    due_at: Mapped[datetime] = mapped_column(MOMENT)
     attempts: Mapped[int]
     #: 0 open, 1 sent, 2 dead, 3 unknown, 4 expired.
     state: Mapped[int] = mapped_column(SmallInteger)
@@ -36,8 +36,8 @@ class OutboxRow(Base):
     owner: Mapped[int | None] = mapped_column(BigInteger)
     message_id: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(_MOMENT)
-    ended_at: Mapped[datetime | None] = mapped_column(_MOMENT)
+    created_at: Mapped[datetime] = mapped_column(MOMENT)
+    ended_at: Mapped[datetime | None] = mapped_column(MOMENT)
 
 
 _COLUMNS = OutboxRow.__table__.c
@@ -64,4 +64,4 @@ class MemberRow(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(String(255))
-    seen_at: Mapped[datetime] = mapped_column(_MOMENT)
+    seen_at: Mapped[datetime] = mapped_column(MOMENT)

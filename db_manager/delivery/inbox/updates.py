@@ -1,0 +1,163 @@
+"""Reads and writes the table of the inbox."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from db_manager.delivery.inbox.inbox_sql import inbox_statements
+from db_manager.dialects.known import dialect_of
+
+#: Deaths after which an update is handled while nothing else is.
+SUSPECT: Final = 2
+#: How often a claim is tried when others claim the same lanes.
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An update that this process handles.
+
+    Args:
+        id: Its number in the table.
+        owner: As whom it was claimed.
+        bot_id: The bot.
+        update_id: Telegram's number.
+        lane: Its lane, of which nobody else handles any meanwhile.
+        payload: The update.
+        deaths: How often its process died.
+        age: Seconds since it was stored.
+    """
+
+    id: int
+    owner: int
+    bot_id: int
+    update_id: int
+    lane: str
+    payload: str
+    deaths: int
+    age: float
+
+
+class Updates:
+    """What is read and written in the table; every statement may be repeated.
+
+    Args:
+        engine: The engine of what is not a part of a unit.
+        has_members: Other processes handle updates too.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, has_members: bool) -> None:
+        self._engine = engine
+        self._sql = inbox_statements(dialect_of(engine.dialect), has_members=has_members)
+
+    async def store(
+        self, rows: Sequence[Mapping[str, Any]], me: int
+    ) -> tuple[list[Stored], list[str], list[int]]:
+        """Store *rows*, and claim the first of each lane where nothing waits.
+
+        Args:
+            rows: With the keys of `inbox_sql.STORED` but `n`.
+            me: Who claims; 0 claims nothing.
+
+        Returns:
+            What was claimed, the lanes of what was not, and the numbers of updates that were known.
+        """
+        numbered = [{**row, "n": n} for n, row in enumerate(rows)]
+        first = {row["lane"]: row for row in reversed(numbered)} if me else {}
+        claimed: list[Stored] = []
+        async with self._engine.begin() as connection:
+            if first:
+                given = {"rows": json.dumps(list(first.values())), "me": me}
+                for row in await connection.execute(self._sql["store_claimed"], given):
+                    payload = first[row.lane]["payload"]
+                    claimed.append(
+                        Stored(row.id, me, row.bot_id, row.update_id, row.lane, payload, 0, 0.0)
+                    )
+            have = {(row.bot_id, row.update_id) for row in claimed}
+            rest = [row for row in numbered if (row["bot_id"], row["update_id"]) not in have]
+            waiting = []
+            if rest:
+                given = {"rows": json.dumps(rest)}
+                waiting = list(await connection.execute(self._sql["store"], given))
+        have |= {(row.bot_id, row.update_id) for row in waiting}
+        repeated = [
+            row["update_id"] for row in numbered if (row["bot_id"], row["update_id"]) not in have
+        ]
+        return claimed, [row.lane for row in waiting], repeated
+
+    async def claim(self, me: int, bots: Iterable[int], most: int) -> list[Stored]:
+        """Claim the heads of up to *most* lanes of these bots in which something waits."""
+        wanted = json.dumps([{"bot_id": bot} for bot in bots])
+        return await self._claim("claim", me, bots=wanted, most=most)
+
+    async def claim_in(self, me: int, lanes: Iterable[str]) -> list[Stored]:
+        """Claim the heads of these lanes, where nobody has one."""
+        wanted = json.dumps([{"lane": lane} for lane in lanes])
+        return await self._claim("claim_in", me, lanes=wanted)
+
+    async def mine(self, me: int) -> list[Stored]:
+        """Return what I have claimed."""
+        return await self._claim("mine", me)
+
+    async def done_in(self, connection: AsyncConnection, row: Stored, attempts: int) -> bool:
+        """Say in the transaction of *connection* that *row* is done; return whether it was mine."""
+        given = {"id": row.id, "me": row.owner, "attempts": attempts}
+        return bool((await connection.execute(self._sql["done"], given)).rowcount)
+
+    async def done(self, row: Stored, attempts: int) -> bool:
+        """Say that *row* is done; return whether it was mine and open."""
+        return bool(await self._run("done", id=row.id, me=row.owner, attempts=attempts))
+
+    async def park(self, row: Stored, attempts: int, error: str) -> bool:
+        """Let *row* be, with what is wrong; return whether it was mine and open."""
+        given = {"attempts": attempts, "error": error}
+        return bool(await self._run("park", id=row.id, me=row.owner, **given))
+
+    async def is_mine(self, row: Stored) -> bool:
+        """Return whether *row* is mine and open."""
+        async with self._engine.begin() as connection:
+            given = {"id": row.id, "me": row.owner}
+            return bool(await connection.scalar(self._sql["is_mine"], given))
+
+    async def count_death(self, row: Stored) -> None:
+        """Count a death before it comes: whoever dies with *row* counts nothing any more."""
+        await self._run("count_death", id=row.id, me=row.owner)
+
+    async def forgive(self, row: Stored) -> None:
+        """Take back the death that did not come."""
+        await self._run("forgive", id=row.id, me=row.owner, deaths=row.deaths)
+
+    async def release(self) -> int:
+        """Take from their owners the rows of those who are gone; return how many."""
+        async with self._engine.begin() as connection:
+            found = await connection.execute(self._sql["release"], {"suspect": SUSPECT})
+            return len(list(found))
+
+    async def give_back(self, me: int) -> None:
+        """Let others have what is open."""
+        await self._run("give_back", me=me)
+
+    async def forget(self, keep: float) -> None:
+        """Delete what was done more than *keep* seconds ago."""
+        await self._run("forget", keep=keep)
+
+    async def _run(self, statement: str, **parameters: Any) -> int:
+        async with self._engine.begin() as connection:
+            return (await connection.execute(self._sql[statement], parameters)).rowcount
+
+    async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Stored]:
+        for attempt in range(_TRIES):
+            try:
+                async with self._engine.begin() as connection:
+                    given = {"me": me, **parameters}
+                    found = list(await connection.execute(self._sql[statement], given))
+                break
+            except IntegrityError:  # another one claimed in one of these lanes: now that is seen
+                if attempt == _TRIES - 1:
+                    raise
+        rows = [Stored(owner=me, **row._mapping) for row in found]  # noqa: SLF001 -- public in SQLAlchemy despite its name
+        return sorted(rows, key=lambda row: row.id)
