@@ -54,6 +54,8 @@ class DeliveryPlugin(Plugin):
 
     _outbox: Outbox
     _bots: "dict[int, Bot]"
+    _relay: Relay | None
+    _inbox: Inbox | None
 
     async def load(self, context: PluginContext) -> None:
         """Give the dispatcher a storage, and units an outbox."""

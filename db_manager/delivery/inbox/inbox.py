@@ -8,20 +8,17 @@ from functools import partial
 from typing import Any, Final
 
 from aiogram import Bot, Dispatcher
-from aiogram.methods import TelegramMethod
-from aiogram.types import Update
 
 from db_manager import events as facts
 from db_manager.delivery.again import Patience
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
-from db_manager.delivery.inbox.handling import CURRENT, Handling, RetryLaterError
-from db_manager.delivery.inbox.updates import SUSPECT, Stored, Updates
+from db_manager.delivery.inbox.attempts import Attempts
+from db_manager.delivery.inbox.handling import Handling
+from db_manager.delivery.inbox.updates import Stored, Updates
 from db_manager.delivery.table.members import Alone
-from db_manager.sending import NotStorableError
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.bot import is_draining
-from lifecycle.error_text import tell
 from lifecycle.event import Event
 
 #: Updates that a process has at most, in `concurrency`; and most that one look brings.
@@ -62,15 +59,15 @@ class Inbox:
         self._member = member
         self._dispatcher = dispatcher
         self._bots = bots
-        self._units = units
         self._config = config
         self._publish = publish
         self._again = Patience()
+        self._attempts = Attempts(updates, dispatcher, bots, units, self._again, config, publish)
         self._gate = Gate()
-        #: Through it goes who handles; alone is who may kill the process.
-        self._quiet, self._one_alone = Gate(), asyncio.Lock()
         self._slots = asyncio.Semaphore(config.concurrency)
         self._held: dict[int, Stored] = {}
+        #: As whom this process polls, by bot.
+        self._polls: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Lanes in which more waits in the table; and those of them to look at soon.
         self._behind: set[str] = set()
@@ -99,8 +96,24 @@ class Inbox:
             self._gate.leave()
         self._behind.update(waiting)
         self._want(waiting)
-        for update_id in repeated:
+        for update_id in filter(None, repeated):
             self._publish(facts.UpdateRepeated(update_id=update_id))
+
+    async def may_poll(self, bot: Bot) -> bool:
+        """Return True if this process asks Telegram for updates of *bot*: one of them all does.
+
+        Who has the row with the number 0 does. It waits a moment before it says no.
+        """
+        if bot.id not in self._polls:
+            lane = f"{bot.id}:poll"
+            await self.receive([{"bot_id": bot.id, "update_id": 0, "lane": lane, "payload": ""}])
+            self._polls.setdefault(bot.id, 0)
+        if not self._polls_as(bot):
+            await asyncio.sleep(self._config.poll)
+        return self._polls_as(bot)
+
+    def _polls_as(self, bot: Bot) -> bool:
+        return self._member.is_sure and self._polls[bot.id] == self._member.me
 
     @property
     def _claims_as(self) -> int:
@@ -121,6 +134,9 @@ class Inbox:
 
     def _take(self, rows: Iterable[Stored]) -> None:
         for row in rows:
+            if not row.update_id:
+                self._polls[row.bot_id] = row.owner
+                continue
             known = self._held.get(row.id)
             if known is not None and known.owner == row.owner:
                 continue
@@ -148,7 +164,7 @@ class Inbox:
                 if not await self._may_handle(row):
                     self._drop(row)
                     return
-                if await self._try(handling):
+                if await self._attempts.handle(handling):
                     break
             await asyncio.sleep(handling.wait or pause)
             pause, handling.wait = min(_GROWTH * pause, _LONGEST_WAIT), None
@@ -168,88 +184,6 @@ class Inbox:
     def _drop(self, row: Stored) -> None:
         if self._held.get(row.id) is row:
             del self._held[row.id]
-
-    async def _try(self, handling: Handling) -> bool:
-        """Handle it once; return False when it is to be handled again."""
-        row = handling.row
-        if row.deaths < SUSPECT:
-            await self._quiet.enter()
-            try:
-                return await self._attempt(handling)
-            finally:
-                self._quiet.leave()
-        async with self._one_alone, self._quiet.alone():
-            if row.deaths >= self._config.deaths:
-                return await self._park(handling, f"its process died {row.deaths} times")
-            await self._again.until_done(partial(self._updates.count_death, row))
-            over = await self._attempt(handling)
-            if not over:
-                await self._again.until_done(partial(self._updates.forgive, row))
-            return over
-
-    async def _attempt(self, handling: Handling) -> bool:
-        row = handling.row
-        bot = self._bots[row.bot_id]
-        token = CURRENT.set(handling)
-        try:
-            update = Update.model_validate_json(row.payload, context={"bot": bot})
-            given = {"bots": tuple(self._bots.values()), "dispatcher": self._dispatcher}
-            response = await self._dispatcher.feed_update(bot, update, **given)
-            if handling.failure is None and not handling.is_done:
-                return await self._complete(handling, bot, response)
-            if isinstance(response, TelegramMethod):
-                await self._send_beside(bot, response)
-        except RetryLaterError as error:
-            return self._retry(handling, error.__cause__ or error)
-        except Exception as error:  # noqa: BLE001 -- aiogram logs it, and it is the update's
-            if self._is_over:
-                return False
-            if not handling.is_done and handling.failure is None and handling.may_retry(error):
-                return self._retry(handling, error)
-            handling.failure = error
-        finally:
-            CURRENT.reset(token)
-        if handling.is_done or handling.failure is None:
-            return True
-        return await self._park(handling, tell(handling.failure))
-
-    def _retry(self, handling: Handling, error: BaseException) -> bool:
-        handling.attempts += 1
-        self._publish(
-            facts.UpdateRetried(
-                update_id=handling.row.update_id, attempts=handling.attempts, error=tell(error)
-            )
-        )
-        return False
-
-    async def _park(self, handling: Handling, error: str) -> bool:
-        row, attempts = handling.row, handling.attempts + 1
-        work = partial(self._updates.park, row, attempts, error)
-        if await self._again.until_done(work):
-            self._publish(facts.UpdateParked(update_id=row.update_id, error=error))
-        return True
-
-    async def _complete(self, handling: Handling, bot: Bot, response: Any) -> bool:
-        """Say that it is done, and keep what the handler has returned; both or none."""
-        row = handling.row
-        if isinstance(response, TelegramMethod):
-            try:
-                async with self._units() as uow:
-                    uow.send(response.as_(bot))
-            except NotStorableError:
-                await self._dispatcher.silent_call_request(bot, response)
-            else:
-                return True
-        await self._again.until_done(partial(self._updates.done, row, handling.attempts + 1))
-        return True
-
-    async def _send_beside(self, bot: Bot, response: TelegramMethod[Any]) -> None:
-        """Keep what was returned after a unit had said that the update is done."""
-        try:
-            async with self._units(detached=True) as uow:
-                uow.send(response.as_(bot))
-        except NotStorableError:
-            await self._dispatcher.silent_call_request(bot, response)
 
     # -- the table ------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from db_manager.delivery.inbox.handling import Retrying
 from db_manager.delivery.inbox.inbox import Inbox
 
-#: The inbox of each bot of this process.
+#: The inbox of each bot, by its identity: two applications may run the same one.
 _INBOXES: Final[dict[int, tuple[Inbox, str]]] = {}
 _SECRET: Final = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105 -- the name of a header
 
@@ -33,20 +33,33 @@ def receiving(
         bots: The bots.
         order: Whose updates are handled in order: of a `chat`, of a `user` in it, or `none`.
     """
+
+    async def store_polled(make_request: Any, bot: Bot, method: Any) -> Any:
+        """Store what getUpdates brings; aiogram's loop only goes on asking."""
+        if not isinstance(method, GetUpdates) or bot.id not in bots:
+            return await make_request(bot, method)
+        if not await inbox.may_poll(bot):
+            return []
+        answer = await make_request(bot, method)
+        if answer:
+            await inbox.receive([_row(bot, update, order) for update in answer])
+            method.offset = answer[-1].update_id + 1  # what the next call says, Telegram forgets
+        return []
+
     retrying = Retrying()
     _put_inside_of_errors(dispatcher, retrying)
     sessions = {id(bot.session): bot.session for bot in bots.values()}
     for bot in bots.values():
-        _INBOXES[bot.id] = inbox, order
+        _INBOXES[id(bot)] = inbox, order
     for session in sessions.values():
-        session.middleware(_store_polled)
+        session.middleware(store_polled)
     try:
         yield
     finally:
         for session in sessions.values():
-            session.middleware.unregister(_store_polled)
+            session.middleware.unregister(store_polled)
         for bot in bots.values():
-            del _INBOXES[bot.id]
+            del _INBOXES[id(bot)]
         dispatcher.update.outer_middleware.unregister(retrying)
 
 
@@ -76,7 +89,7 @@ def webhook(
             update = Update.model_validate_json(await request.read(), context={"bot": bot})
         except ValueError:
             return web.Response(status=400)
-        found = _INBOXES.get(bot.id)
+        found = _INBOXES.get(id(bot))
         if found is None:
             return web.Response(status=503)
         try:
@@ -86,17 +99,6 @@ def webhook(
         return web.Response()
 
     return receive
-
-
-async def _store_polled(make_request: Any, bot: Bot, method: Any) -> Any:
-    """Store what getUpdates brings; aiogram's loop only goes on asking."""
-    answer = await make_request(bot, method)
-    found = _INBOXES.get(bot.id) if isinstance(method, GetUpdates) else None
-    if found is None or not answer:
-        return answer
-    await found[0].receive([_row(bot, update, found[1]) for update in answer])
-    method.offset = answer[-1].update_id + 1  # what the next call says, Telegram forgets
-    return []
 
 
 def _row(bot: Bot, update: Update, order: str) -> dict[str, Any]:
@@ -124,5 +126,6 @@ def _put_inside_of_errors(dispatcher: Dispatcher, middleware: Retrying) -> None:
     at = next((n for n, each in enumerate(others) if isinstance(each, ErrorsMiddleware)), -1)
     for each in others[at + 1 :]:
         manager.unregister(each)
-    for each in (middleware, *others[at + 1 :]):
+    inner: list[Any] = [middleware, *others[at + 1 :]]
+    for each in inner:
         manager.register(each)
