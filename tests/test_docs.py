@@ -42,6 +42,7 @@ BLOCKS = {
     "docs/aiogram.md": {"several.py"},
     "docs/delivery.md": {  # run by tests/db_manager/delivery
         *("config.toml", "diary.py", "survey.py", "async with uow_factory() as uow:"),
+        'app.router.add_post("/hook", delivery.webhook(bot, secret_token="..."))',
     },
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
