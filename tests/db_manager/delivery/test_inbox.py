@@ -442,3 +442,32 @@ async def test_another_process_polls_when_the_first_has_stopped(
             await ada.say("b")
             await handled(app, 2)
             assert await effects(app) == ["a", "b"]
+
+
+async def test_who_was_thought_dead_writes_nothing(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """A unit whose update was taken meanwhile is rolled back, and others do it once."""
+    dispatcher, begun, go_on = Dispatcher(), asyncio.Event(), asyncio.Event()
+    tried: list[str] = []
+
+    @dispatcher.message()
+    async def handle(message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        tried.append(message.text or "")
+        begun.set()
+        await go_on.wait()
+        await write(message, uow_factory)
+
+    async with running(url, dispatcher, bot) as app:
+        await server.user(7, "Ada").say("a")
+        await begun.wait()
+        taken = "UPDATE delivery__inbox SET owner = 999 WHERE update_id > 0"
+        await app.sql(taken)
+        go_on.set()
+        await app.events.wait_for("update.retried")
+        assert await effects(app) == []
+        await app.sql(taken.replace("999", "NULL"))
+        await handled(app, 1)
+        assert await effects(app) == ["a"]
+    assert len(tried) == 2
+    assert said(server) == ["Noted: a"]

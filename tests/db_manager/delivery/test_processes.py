@@ -232,3 +232,21 @@ async def test_a_unit_whose_outcome_is_unknown_decides_by_itself(
                 await sending
         await last
     assert said(server) == {7: ["a", "b", "c"] if committed else ["a", "c"]}
+
+
+async def test_a_process_that_is_not_sure_sends_nothing_that_it_has(
+    postgres_database: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """What it had claimed before waits until it knows that nobody else has it."""
+    async with kept(postgres_database, bot, lease=600) as app:
+        await app.events.wait_for("member.joined")
+        server.fail_next("sendMessage", error_code=429, retry_after=1)
+        await say(app, 7, "a")
+        await app.events.wait_for("message.retried")
+        plugin: Any = app.app.plugins["delivery"].plugin
+        plugin._member._seen_at -= 0.8 * 600
+        await asyncio.sleep(1.5)  # longer than Telegram wants
+        assert said(server) == {}
+        await plugin._member.pulse()
+        await app.settled()
+    assert said(server) == {7: ["a"]}
