@@ -14,6 +14,7 @@ from db_manager.delivery.again import Patience
 from db_manager.delivery.calls.courier import Courier, Delivered
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
+from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.delivery.table.members import Alone
 from db_manager.sending import Sending, SendingState
@@ -130,6 +131,7 @@ class Relay:
 
     async def _deliver(self, row: Claimed) -> None:
         """Send *row* until it is over; its place in the window is free once it is marked."""
+        CURRENT.set(None)  # units of a middleware of the session are none of the handler's
         letter, delivered = self._courier.letter(row), None
         while delivered is None:
             await self._courier.wait(letter)

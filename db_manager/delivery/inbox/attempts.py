@@ -77,6 +77,7 @@ class Attempts:
         row = handling.row
         bot = self._bots[row.bot_id]
         token = CURRENT.set(handling)
+        handling.is_running = True
         try:
             update = Update.model_validate_json(row.payload, context={"bot": bot})
             given = {"bots": tuple(self._bots.values()), "dispatcher": self._dispatcher}
@@ -94,6 +95,7 @@ class Attempts:
                 return self._retry(handling, error)
             handling.failure = error
         finally:
+            handling.is_running = False
             CURRENT.reset(token)
         if handling.is_done or handling.failure is None:
             return True

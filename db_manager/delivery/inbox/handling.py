@@ -82,6 +82,7 @@ class Handling:
     Attributes:
         attempts: How often it was tried before.
         is_done: A unit has committed that it is done.
+        is_running: Its handler runs; tasks that it leaves behind are on their own after that.
         failure: The error of the last attempt.
         wait: Seconds that Telegram wants.
     """
@@ -90,6 +91,7 @@ class Handling:
         self.row = row
         self.attempts = 0
         self.is_done = False
+        self.is_running = False
         self.failure: Exception | None = None
         self.wait: float | None = None
         self._updates = updates
@@ -99,7 +101,7 @@ class Handling:
 
     def wants(self, unit: UnitOfWork) -> bool:
         """Return True if the commit of *unit* says that the update is done."""
-        return not (unit.read_only or unit.detached)
+        return self.is_running and not (unit.read_only or unit.detached)
 
     async def complete_in(self, unit: UnitOfWork) -> None:
         """Say in *unit* that the update is done.

@@ -471,3 +471,37 @@ async def test_who_was_thought_dead_writes_nothing(
         assert await effects(app) == ["a"]
     assert len(tried) == 2
     assert said(server) == ["Noted: a"]
+
+
+async def test_what_outlives_a_handler_is_on_its_own(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """A task that it leaves behind writes later, and so does a middleware around the sending."""
+    dispatcher, go_on = Dispatcher(), asyncio.Event()
+    left: list[asyncio.Task[None]] = []
+
+    @dispatcher.message()
+    async def handle(message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        async def later() -> None:
+            await go_on.wait()
+            async with uow_factory() as uow:
+                await uow.session.execute(WRITE, {"chat": 7, "said": "later"})
+
+        left.append(asyncio.create_task(later()))
+        await write(message, uow_factory)
+
+    async with running(url, dispatcher, bot) as app:
+
+        async def note(make_request: Any, bot: Bot, method: Any) -> Any:
+            if isinstance(method, SendMessage):
+                async with app.units() as uow:
+                    await uow.session.execute(WRITE, {"chat": 7, "said": "sending"})
+            return await make_request(bot, method)
+
+        bot.session.middleware(note)
+        await server.user(7, "Ada").say("a")
+        await handled(app, 1)
+        go_on.set()
+        await asyncio.gather(*left)
+        assert await effects(app) == ["a", "sending", "later"]
+    assert said(server) == ["Noted: a"]
