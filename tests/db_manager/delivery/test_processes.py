@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiogram import Bot
 from aiogram.methods import SendMessage
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.kept import Kept, client, kept
 
@@ -250,3 +251,25 @@ async def test_a_process_that_is_not_sure_sends_nothing_that_it_has(
         await plugin._member.pulse()
         await app.settled()
     assert said(server) == {7: ["a"]}
+
+
+async def test_marks_do_not_wait_for_handlers(
+    postgres_database: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """The relay has connections of its own: handlers that hold all others may wait for it."""
+    pool = {"pool_size": 1, "max_overflow": 0}
+    async with kept(postgres_database, bot, database=pool) as app:
+        async with app.units() as uow:
+            first = uow.send(SendMessage(chat_id=7, text="a"))
+            last = uow.send(SendMessage(chat_id=7, text="b"))
+        async with app.units() as uow:
+            await uow.session.execute(text("SELECT 1"))  # now there is no other one
+            await first
+            await last
+            levels: Any = app.app.probes["delivery:outbox"]
+
+            async def is_marked() -> bool:
+                return bool(levels()["held"] == levels()["window"] == 0)
+
+            await app.until(is_marked)
+    assert said(server) == {7: ["a", "b"]}
