@@ -1,0 +1,207 @@
+"""Replicas of a bot that writes a ledger and answers; run by test_delivering_*.py.
+
+The imports take seconds, so one process imports, and forks a replica for each line: the JSON of a
+`Life`. Each line that is said begins with the number of a replica: its `pid`, its `ready` with the
+port of its webhook, events of the plugin `delivery`, and `ended` with its exit code.
+
+In the wrong ways there is no plugin: `plain` answers after the unit, `early` inside of it.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import secrets
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import random
+from typing import Any, Final
+
+from aiogram import Bot, Dispatcher
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.types import Message
+from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
+from aiohttp import web
+from sqlalchemy import text
+
+from db_manager.delivery import DeliveryPlugin
+from db_manager.plugin import DatabasePlugin
+from db_manager.unit.factory import UnitOfWorkFactory
+from lifecycle.application import Application
+from lifecycle.bot import attach
+
+#: Seconds after which a replica that nobody ended is dead.
+LONGEST: Final = 600
+#: The number of a message that must never be sent.
+PHANTOM: Final = 9
+_ENTRY: Final = text("INSERT INTO ledger (chat, key, unit) VALUES (:chat, :key, :unit)")
+
+
+@dataclass
+class Life:
+    """What a replica is to be.
+
+    Args:
+        number: Its own.
+        url: The database.
+        api: Address of the Telegram.
+        token: Of its bot.
+        way: How it answers: `right`, or the name of a wrong way.
+        keys: Of the section [delivery].
+        seconds: How long a handler takes at most.
+        dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
+        options: More arguments of `uow.send`.
+    """
+
+    number: int
+    url: str
+    api: str
+    token: str
+    way: str = "right"
+    keys: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    dies_at: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        """Write a line at once, in one piece."""
+        os.write(1, f"{self.number} {line}\n".encode())
+
+
+class ChangedMindError(Exception):
+    """A block is left, and takes back what it has done."""
+
+
+class Clerk:
+    """Enters each update into the ledger, and answers it with one message or two.
+
+    The text of an update is its key; that of a message is the key, the number of the message, and
+    the unit that sends it, which is in the ledger if it was committed.
+
+    Args:
+        life: What the replica is to be.
+    """
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+
+    async def handle(self, message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        """Handle an update; each third one changes its mind before, each fifth one in between."""
+        key = int(message.text or "")
+        await asyncio.sleep(random() * self._life.seconds)
+        if key % 3 == 0:
+            with suppress(ChangedMindError):
+                async with uow_factory() as uow:
+                    await self._write(uow, message, key, [PHANTOM])
+                    raise ChangedMindError
+        async with uow_factory() as uow:
+            later = await self._write(uow, message, key, list(range(1 + key % 2)))
+            if key % 5 == 0:
+                with suppress(ChangedMindError):
+                    async with uow.savepoint():
+                        await self._write(uow, message, key, [PHANTOM])
+                        raise ChangedMindError
+        for answer in later:
+            await answer
+
+    async def _write(self, uow: Any, message: Message, key: int, numbers: list[int]) -> list[Any]:
+        """Write the entry and send messages; return those that are still to be sent."""
+        unit = secrets.token_hex(8)
+        await uow.connection.execute(_ENTRY, {"chat": message.chat.id, "key": key, "unit": unit})
+        answers = [message.answer(f"{key} {number} {unit}") for number in numbers]
+        if self._life.way == "plain":
+            return answers
+        for answer in answers:
+            if self._life.way == "early":
+                await answer
+            else:
+                uow.send(answer, **self._life.options)
+        return []
+
+
+def application(life: Life) -> Application:
+    """Return the application of a replica, which tells what its plugins tell."""
+    config: dict[str, Any] = {
+        "app": {"journal": "memory", "grace": 6.0, "drain": 2.0},
+        "database": {"url": life.url, "application_name": f"replica_{life.number}"},
+    }
+    plugins: list[Any] = [DatabasePlugin]
+    if life.way not in {"plain", "early"}:
+        config["delivery"] = life.keys
+        plugins.append(DeliveryPlugin)
+    app = Application(plugins, config=config)
+    for topic in (
+        "member.*",
+        "update.parked",
+        "update.repeated",
+        "message.dead",
+        "message.unknown",
+    ):
+        app.bus.subscribe(topic, lambda event: life.say(f"event {event.topic}"))
+    if life.dies_at:
+        app.bus.subscribe(life.dies_at, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    return app
+
+
+async def main(life: Life) -> None:
+    """Serve a webhook until SIGTERM."""
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    bot = Bot(life.token, AiohttpSession(api=TelegramAPIServer.from_base(life.api)))
+    dispatcher, site = Dispatcher(), web.Application()
+    dispatcher.message.register(Clerk(life).handle)
+    attach(application(life), dispatcher)
+    setup_application(site, dispatcher, bot=bot)
+    SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(site, path="/")
+    runner = web.AppRunner(site, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    life.say(f"ready {runner.addresses[0][1]}")
+    await told.wait()
+    await runner.cleanup()
+
+
+def live(life: Life) -> None:
+    """Be a replica, in a process of its own."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.alarm(LONGEST)
+    try:
+        asyncio.run(main(life))
+    except BaseException:  # noqa: BLE001 -- it is printed, and the process ends
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # the interpreter would take a second to tear aiogram's classes down
+
+
+def serve() -> None:
+    """Fork a replica for each line, and tell how each of them ended."""
+    numbers: dict[int, int] = {}
+
+    def bury(*_: object) -> None:
+        while numbers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            code = os.waitstatus_to_exitcode(status)
+            os.write(1, f"{numbers.pop(pid)} ended {code}\n".encode())
+
+    signal.signal(signal.SIGCHLD, bury)
+    gc.freeze()
+    for line in sys.stdin:
+        life = Life(**json.loads(line))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        pid = os.fork()
+        if pid:
+            numbers[pid] = life.number
+            life.say(f"pid {pid}")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        if not pid:
+            live(life)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,90 @@
+"""A Telegram that keeps what arrives, and refuses, loses and delays what it is sent."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from lifecycle.testing import BotApiServer
+from lifecycle.testing.telegram.calls import ApiCall, Json
+
+#: Number of the first person.
+FIRST = 1000
+
+
+class Arrival(NamedTuple):
+    """A message that has arrived in a chat; see `Clerk` in tests/faults/delivering.py."""
+
+    chat: int
+    key: int
+    number: int
+    unit: str
+
+
+class UnreliableTelegram(BotApiServer):
+    """A local Telegram with some people, whose `sendMessage` may fail.
+
+    Args:
+        people: How many.
+
+    Attributes:
+        chats: The numbers of their chats.
+        arrived: What has arrived, in this order.
+        trouble: How often something goes wrong, by its name: `request` and `answer` are lost, `500`
+            and `429` are answered.
+        troubles: How often it has gone wrong.
+        latency: Seconds from a request to its answer; the message arrives at some time of these.
+        at_request: Called once, when the next message is on its way to Telegram.
+        at_arrival: Called once, when the next message has arrived, before the bot is told.
+    """
+
+    def __init__(self, people: int) -> None:
+        super().__init__()
+        self.chats = [self.user(FIRST + each, f"Person {each}").id for each in range(people)]
+        self.arrived: list[Arrival] = []
+        self.trouble: dict[str, float] = {}
+        self.troubles: Counter[str] = Counter()
+        self.latency = 0.0
+        self.at_request: Callable[[], Awaitable[None]] | None = None
+        self.at_arrival: Callable[[], Awaitable[None]] | None = None
+
+    async def _answer(self, request: web.Request, params: Json) -> web.Response:
+        if request.match_info["method"].lower() != "sendmessage":
+            return await super()._answer(request, params)
+        before = random.random() * self.latency
+        await asyncio.sleep(before)
+        if self.at_request is not None:
+            act, self.at_request = self.at_request, None
+            await act()
+        self._go_wrong()
+        answer = await super()._answer(request, params)
+        if self.at_arrival is not None:
+            act, self.at_arrival = self.at_arrival, None
+            await act()
+        await asyncio.sleep(self.latency - before)
+        return answer
+
+    def _go_wrong(self) -> None:
+        """Choose what goes wrong with the call that is answered next."""
+        chance = random.random()
+        for what, share in self.trouble.items():
+            chance -= share
+            if chance < 0:
+                self.troubles[what] += 1
+                match what:
+                    case "request" | "answer":
+                        self.lose_next("sendMessage", what)
+                    case "429":
+                        self.fail_next("sendMessage", error_code=429, retry_after=1)
+                    case _:
+                        self.fail_next("sendMessage", error_code=int(what))
+                return
+
+    def _send_message(self, call: ApiCall) -> dict[str, Any]:
+        message = super()._send_message(call)
+        key, number, unit = call.params["text"].split()
+        self.arrived.append(Arrival(call.params["chat_id"], int(key), int(number), unit))
+        return message

@@ -1,0 +1,142 @@
+"""What became of updates and messages: lost, twice, out of order, or of a unit that never was."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from sqlalchemy import NullPool, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.unreliable import Arrival
+
+#: Of each unit; `id` is the order of the entries.
+LEDGER: Final = """
+    CREATE TABLE ledger (
+        id {serial}, chat bigint NOT NULL, key bigint NOT NULL, unit varchar(16) NOT NULL
+    )
+"""
+_OPEN: Final = "SELECT count(*) FROM delivery__outbox WHERE state = 0"
+_PAUSE: Final = 0.05
+
+
+class Entry(NamedTuple):
+    """A committed unit, which is the effect of an update."""
+
+    chat: int
+    key: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many went wrong; all but `duplicates` are never right, unless a row says so."""
+
+    effects_lost: int
+    effects_twice: int
+    effects_out_of_order: int
+    messages_lost: int
+    phantoms: int
+    messages_out_of_order: int
+    #: Messages that arrived once more.
+    duplicates: int
+
+    def wrong(self, *besides: str) -> dict[str, int]:
+        """Return what went wrong.
+
+        Args:
+            *besides: What does not count here.
+        """
+        free = {"duplicates", *besides}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: number for name, number in found.items() if number and name not in free}
+
+
+def judge(said: Mapping[int, int], entries: Iterable[Entry], arrived: Iterable[Arrival]) -> Verdict:
+    """Compare what people said with what was committed, and that with what arrived.
+
+    Args:
+        said: The last number of each chat; they have said 1, 2, 3 and so on.
+        entries: In the order in which they were written.
+        arrived: In the order of arrival.
+    """
+    effects: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    due: dict[Arrival, int] = {}
+    for place, (chat, key, unit) in enumerate(entries):
+        effects[chat].append((key, 0))
+        due.update({Arrival(chat, key, each, unit): place for each in range(1 + key % 2)})
+    times = Counter(arrived)
+    order: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for each in times:  # in the order of first arrivals
+        if each in due:
+            order[each.chat].append((due[each], each.number))
+    keys = Counter((chat, key) for chat, found in effects.items() for key, _ in found)
+    return Verdict(
+        effects_lost=sum(
+            (chat, key) not in keys for chat, last in said.items() for key in range(1, last + 1)
+        ),
+        effects_twice=keys.total() - len(keys),
+        effects_out_of_order=sum(_disorder(found) for found in effects.values()),
+        messages_lost=len(due.keys() - times.keys()),
+        phantoms=len(times.keys() - due.keys()),
+        messages_out_of_order=sum(_disorder(found) for found in order.values()),
+        duplicates=times.total() - len(times),
+    )
+
+
+def _disorder(found: Sequence[tuple[int, int]]) -> int:
+    """Return how many come after one that is later."""
+    return sum(later < former for former, later in pairwise(found))
+
+
+class Books:
+    """The database of replicas, seen from outside.
+
+    Args:
+        url: Where it is.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self._engine = create_async_engine(url, poolclass=NullPool)
+
+    async def open(self) -> None:
+        """Create the ledger."""
+        sqlite = self._url.get_backend_name() == "sqlite"
+        serial = "INTEGER PRIMARY KEY" if sqlite else "bigserial PRIMARY KEY"
+        async with self._engine.begin() as connection:
+            await connection.execute(text(LEDGER.format(serial=serial)))
+
+    async def entries(self) -> list[Entry]:
+        """Return what is in the ledger."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(text("SELECT chat, key, unit FROM ledger ORDER BY id"))
+            return [Entry(*row) for row in rows]
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until no row is open any more.
+
+        Args:
+            seconds: How long this may take.
+
+        Raises:
+            AssertionError: It takes longer.
+        """
+        left = -1
+        try:
+            async with asyncio.timeout(seconds):
+                while left:
+                    await asyncio.sleep(_PAUSE)
+                    left = await self._open_rows()
+        except TimeoutError:
+            raise AssertionError(f"{left} rows are open after {seconds} s") from None
+
+    async def _open_rows(self) -> int:
+        try:
+            async with self._engine.connect() as connection:
+                return int(await connection.scalar(text(_OPEN)) or 0)
+        except (OSError, DBAPIError):  # it is away, or its writer is busy
+            return -1
