@@ -4,7 +4,8 @@ The imports take seconds, so one process imports, and forks a replica for each l
 `Life`. Each line that is said begins with the number of a replica: its `pid`, its `ready` with the
 port of its webhook, events of the plugin `delivery`, and `ended` with its exit code.
 
-In the wrong ways there is no plugin: `plain` answers after the unit, `early` inside of it.
+Other ways than `right` go without the plugin: `plain` answers after the unit, `early` inside of it,
+and those of `support.naive` have an outbox of their own.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ from aiogram.types import Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
 from sqlalchemy import text
+from support.naive import WAYS as NAIVE
+from support.naive import NaiveOutbox
 
 from db_manager.delivery import DeliveryPlugin
 from db_manager.plugin import DatabasePlugin
@@ -50,7 +53,7 @@ class Life:
         url: The database.
         api: Address of the Telegram.
         token: Of its bot.
-        way: How it answers: `right`, or the name of a wrong way.
+        way: How it answers: `right`, with the plugin, or another way.
         keys: Of the section [delivery].
         seconds: How long a handler takes at most.
         dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
@@ -118,19 +121,23 @@ class Clerk:
         for answer in answers:
             if self._life.way == "early":
                 await answer
+            elif self._life.way in NAIVE:
+                await NaiveOutbox.send(uow, answer)
             else:
                 uow.send(answer, **self._life.options)
         return []
 
 
-def application(life: Life) -> Application:
+def application(life: Life, bot: Bot) -> Application:
     """Return the application of a replica, which tells what its plugins tell."""
     config: dict[str, Any] = {
         "app": {"journal": "memory", "grace": 6.0, "drain": 2.0},
         "database": {"url": life.url, "application_name": f"replica_{life.number}"},
     }
     plugins: list[Any] = [DatabasePlugin]
-    if life.way not in {"plain", "early"}:
+    if life.way in NAIVE:
+        plugins.append(NaiveOutbox(bot, life.way))
+    elif life.way == "right":
         config["delivery"] = life.keys
         plugins.append(DeliveryPlugin)
     app = Application(plugins, config=config)
@@ -154,7 +161,7 @@ async def main(life: Life) -> None:
     bot = Bot(life.token, AiohttpSession(api=TelegramAPIServer.from_base(life.api)))
     dispatcher, site = Dispatcher(), web.Application()
     dispatcher.message.register(Clerk(life).handle)
-    attach(application(life), dispatcher)
+    attach(application(life, bot), dispatcher)
     setup_application(site, dispatcher, bot=bot)
     SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(site, path="/")
     runner = web.AppRunner(site, access_log=None)

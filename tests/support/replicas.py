@@ -15,7 +15,7 @@ from support.programs import environment
 
 _PROGRAM: Final = Path(__file__).parents[1] / "faults" / "delivering.py"
 #: Seconds until a replica is taken for hanging; the first one waits for the imports.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 100.0
 T = TypeVar("T")
 
 

@@ -61,6 +61,7 @@ async def scene(
     people: int = 8,
     rate: float = 30.0,
     repeats: float = 0.0,
+    tables: tuple[str, ...] = (),
     **life: Any,
 ) -> AsyncIterator[Scene]:
     """Yield a scene that has begun.
@@ -71,10 +72,11 @@ async def scene(
         people: How many people.
         rate: How many updates they write in a second.
         repeats: Share of the updates that come again.
+        tables: More of the database.
         **life: Of each replica; see `Life` in tests/faults/delivering.py.
     """
     books = Books(url)
-    await books.open()
+    await books.open(*tables)
     async with (
         UnreliableTelegram(people) as telegram,
         replicas(

@@ -103,12 +103,13 @@ class Books:
         self._url = url
         self._engine = create_async_engine(url, poolclass=NullPool)
 
-    async def open(self) -> None:
-        """Create the ledger."""
+    async def open(self, *tables: str) -> None:
+        """Create the ledger, and more tables."""
         sqlite = self._url.get_backend_name() == "sqlite"
         serial = "INTEGER PRIMARY KEY" if sqlite else "bigserial PRIMARY KEY"
         async with self._engine.begin() as connection:
-            await connection.execute(text(LEDGER.format(serial=serial)))
+            for each in (LEDGER.format(serial=serial), *tables):
+                await connection.execute(text(each))
 
     async def entries(self) -> list[Entry]:
         """Return what is in the ledger."""
