@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from random import random
 from typing import Any, Final
 
-from aiogram import Bot, Dispatcher
+from aiogram import Bot, Dispatcher, F
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from aiogram.dispatcher.event.bases import SkipHandler
 from aiogram.types import Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
@@ -35,12 +36,14 @@ from db_manager.delivery import DeliveryPlugin
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
-from lifecycle.bot import attach
+from lifecycle.bot import attach, run_polling
 
 #: Seconds after which a replica that nobody ended is dead.
 LONGEST: Final = 600
 #: The number of a message that must never be sent.
 PHANTOM: Final = 9
+#: The topics of events that are told.
+TOLD: Final = ("member.*", "update.parked", "update.repeated", "message.dead", "chat.*")
 _ENTRY: Final = text("INSERT INTO ledger (chat, key, unit) VALUES (:chat, :key, :unit)")
 
 
@@ -56,6 +59,7 @@ class Life:
         way: How it answers: `right`, with the plugin, or another way.
         keys: Of the section [delivery].
         seconds: How long a handler takes at most.
+        receives: `webhook` or `polling`.
         dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
         options: More arguments of `uow.send`.
     """
@@ -67,6 +71,7 @@ class Life:
     way: str = "right"
     keys: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    receives: str = "webhook"
     dies_at: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -92,15 +97,18 @@ class Clerk:
     def __init__(self, life: Life) -> None:
         self._life = life
 
+    async def skip(self, message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        """Take back what was done with an update, and leave it to another handler."""
+        await self._take_back(message, uow_factory, SkipHandler())
+
     async def handle(self, message: Message, uow_factory: UnitOfWorkFactory) -> None:
-        """Handle an update; each third one changes its mind before, each fifth one in between."""
+        """Handle an update; some of them change their mind before, or in between."""
         key = int(message.text or "")
         await asyncio.sleep(random() * self._life.seconds)
         if key % 3 == 0:
-            with suppress(ChangedMindError):
-                async with uow_factory() as uow:
-                    await self._write(uow, message, key, [PHANTOM])
-                    raise ChangedMindError
+            for error in (ChangedMindError(), asyncio.CancelledError()):
+                with suppress(type(error)):
+                    await asyncio.create_task(self._take_back(message, uow_factory, error))
         async with uow_factory() as uow:
             later = await self._write(uow, message, key, list(range(1 + key % 2)))
             if key % 5 == 0:
@@ -110,6 +118,14 @@ class Clerk:
                         raise ChangedMindError
         for answer in later:
             await answer
+
+    async def _take_back(
+        self, message: Message, uow_factory: UnitOfWorkFactory, error: BaseException
+    ) -> None:
+        """Write and send in a unit that is left by an error."""
+        async with uow_factory() as uow:
+            await self._write(uow, message, int(message.text or ""), [PHANTOM])
+            raise error
 
     async def _write(self, uow: Any, message: Message, key: int, numbers: list[int]) -> list[Any]:
         """Write the entry and send messages; return those that are still to be sent."""
@@ -155,13 +171,26 @@ def application(life: Life, bot: Bot) -> Application:
 
 
 async def main(life: Life) -> None:
-    """Serve a webhook until SIGTERM."""
+    """Work until SIGTERM."""
+    bot = Bot(life.token, AiohttpSession(api=TelegramAPIServer.from_base(life.api)))
+    dispatcher = Dispatcher()
+    clerk = Clerk(life)
+    dispatcher.message.register(clerk.skip, F.text.endswith("7"))
+    dispatcher.message.register(clerk.handle)
+    app = application(life, bot)
+    if life.receives == "polling":
+        app.bus.subscribe("app.started", lambda _: life.say("ready 1"))
+        await run_polling(app, dispatcher, bot, polling_timeout=5)
+        return
+    attach(app, dispatcher)
+    await serve_webhook(life, dispatcher, bot)
+
+
+async def serve_webhook(life: Life, dispatcher: Dispatcher, bot: Bot) -> None:
+    """Serve the webhook of a bot until SIGTERM."""
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-    bot = Bot(life.token, AiohttpSession(api=TelegramAPIServer.from_base(life.api)))
-    dispatcher, site = Dispatcher(), web.Application()
-    dispatcher.message.register(Clerk(life).handle)
-    attach(application(life, bot), dispatcher)
+    site = web.Application()
     setup_application(site, dispatcher, bot=bot)
     SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(site, path="/")
     runner = web.AppRunner(site, access_log=None)

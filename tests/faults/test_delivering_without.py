@@ -27,3 +27,24 @@ async def test_messages_inside_of_the_unit_are_phantoms(postgres_database: URL) 
     async with scene(postgres_database, way="early") as played:
         await played.talk(1)
         assert "phantoms" in (await played.verdict()).wrong()
+
+
+async def test_updates_that_are_acknowledged_before_they_are_handled_are_lost(
+    postgres_database: URL,
+) -> None:
+    """O2, the wrong way: aiogram's polling tells Telegram that it has what it has not handled."""
+    async with scene(postgres_database, way="plain", count=1, receives="polling", seconds=0.5) as (
+        played
+    ):
+        while "effects_lost" not in (await played.verdict()).wrong():
+            await played.talk(1, played.kill_one)
+
+
+async def test_updates_of_a_chat_overtake_each_other(postgres_database: URL) -> None:
+    """O1, the wrong way: aiogram's polling handles all updates of a chat at the same time."""
+    async with scene(
+        postgres_database, way="plain", count=1, people=2, receives="polling", seconds=0.3
+    ) as played:
+        await played.talk(1)
+        await played.replicas.all[0].stop()
+        assert "effects_out_of_order" in (await played.verdict()).wrong()

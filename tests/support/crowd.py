@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from support.programs import all_taken
 from support.replicas import Replicas
 from support.unreliable import UnreliableTelegram
 
@@ -18,14 +19,15 @@ _PAUSE: Final = 0.05
 class Crowd:
     """People who write, each of them 1, 2, 3 and so on.
 
-    Telegram delivers one update of a chat at a time, to a replica that chance chooses, and again
-    until it is answered with 200.
+    To webhooks Telegram delivers one update of a chat at a time, to a replica that chance chooses,
+    and again until it is answered with 200. From those who poll it waits for an acknowledgement.
 
     Args:
         telegram: Where they write.
         replicas: Who gets it.
         rate: How many updates they write in a second, all together.
         repeats: Share of the updates that come once or twice more, to other replicas and later.
+        polled: Replicas poll, and have no webhooks.
 
     Attributes:
         said: The last number of each chat.
@@ -39,6 +41,7 @@ class Crowd:
         *,
         rate: float,
         repeats: float = 0.0,
+        polled: bool = False,
     ) -> None:
         self.said: Counter[int] = Counter()
         self.refused = 0
@@ -46,6 +49,7 @@ class Crowd:
         self._replicas = replicas
         self._pause = len(telegram.chats) / rate
         self._repeats = repeats
+        self._polled = polled
         self._updates = 0
 
     async def talk(self, seconds: float) -> None:
@@ -59,6 +63,9 @@ class Crowd:
                 while loop.time() + (pause := random.expovariate(1 / self._pause)) < end:
                     await asyncio.sleep(pause)
                     update = self._update(chat)
+                    if self._polled:
+                        self._telegram.push(message=update["message"])
+                        continue
                     await self._deliver(session, update)
                     if random.random() < self._repeats:
                         again.create_task(self._repeat(session, update))
@@ -66,6 +73,7 @@ class Crowd:
             async with asyncio.TaskGroup() as again, asyncio.TaskGroup() as group:
                 for chat in self._telegram.chats:
                     group.create_task(person(chat))
+        await all_taken(self._telegram)
 
     def _update(self, chat: int) -> dict[str, object]:
         """Return what a person writes next."""

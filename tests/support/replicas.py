@@ -82,6 +82,11 @@ class Replica:
         self.signal(signal.SIGKILL)
         await self.has_ended()
 
+    async def stop(self) -> None:
+        """Tell it to stop with SIGTERM; it has to end well."""
+        self.signal(signal.SIGTERM)
+        assert await self.has_ended() == 0
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: SIGTERM, SIGSTOP, SIGCONT."""
         assert self._pid  # 0 would be all of this test's processes

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -47,10 +48,18 @@ class Scene:
         await random.choice(self.replicas.serving).kill()
         await self.replicas.begin()
 
+    async def freeze_one(self, seconds: float) -> None:
+        """Stop a replica after a while with SIGSTOP, for some time, and let it go on."""
+        await asyncio.sleep(random.uniform(0.3, 1.5))
+        frozen = random.choice(self.replicas.serving)
+        frozen.signal(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        frozen.signal(signal.SIGCONT)
+
     @property
     def kills(self) -> int:
         """How many replicas have been killed."""
-        return sum(each.code == -9 for each in self.replicas.all)
+        return sum(each.code == -signal.SIGKILL for each in self.replicas.all)
 
 
 @asynccontextmanager
@@ -86,7 +95,8 @@ async def scene(
             **life,
         ) as begun,
     ):
-        crowd = Crowd(telegram, begun, rate=rate, repeats=repeats)
+        polled = life.get("receives") == "polling"
+        crowd = Crowd(telegram, begun, rate=rate, repeats=repeats, polled=polled)
         for _ in range(count):
             await begun.begin()
         yield Scene(telegram, begun, crowd, books)

@@ -4,15 +4,20 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
 from lifecycle.testing import BotApiServer
 from lifecycle.testing.telegram.calls import ApiCall, Json
+from lifecycle.testing.telegram.http.refusals import RefusedError
 
 #: Number of the first person.
-FIRST = 1000
+FIRST: Final = 1000
+TOO_MANY: Final = 429
+RETRY_AFTER: Final = 1
+#: The arguments of such a refusal.
+FLOOD: Final[dict[str, Any]] = {"error_code": TOO_MANY, "retry_after": RETRY_AFTER}
 
 
 class Arrival(NamedTuple):
@@ -37,7 +42,9 @@ class UnreliableTelegram(BotApiServer):
             and `429` are answered.
         troubles: How often it has gone wrong.
         latency: Seconds from a request to its answer; the message arrives at some time of these.
-        at_request: Called once, when the next message is on its way to Telegram.
+        refusals: What the chats of these numbers are refused with.
+        hasty: How many messages came before the end of the wait that a 429 had asked for.
+        at_request: Called once, when the next message is on its way to Telegram, and lost there.
         at_arrival: Called once, when the next message has arrived, before the bot is told.
     """
 
@@ -48,6 +55,9 @@ class UnreliableTelegram(BotApiServer):
         self.trouble: dict[str, float] = {}
         self.troubles: Counter[str] = Counter()
         self.latency = 0.0
+        self.refusals: dict[int, RefusedError] = {}
+        self.hasty = 0
+        self._waits: dict[int, float] = {}
         self.at_request: Callable[[], Awaitable[None]] | None = None
         self.at_arrival: Callable[[], Awaitable[None]] | None = None
 
@@ -59,8 +69,13 @@ class UnreliableTelegram(BotApiServer):
         if self.at_request is not None:
             act, self.at_request = self.at_request, None
             await act()
-        self._go_wrong()
+            self.lose_next("sendMessage", "request")
+        else:
+            self._go_wrong()
+        self.hasty += self.clock() < self._waits.get(params["chat_id"], 0.0)
         answer = await super()._answer(request, params)
+        if answer.status == TOO_MANY:
+            self._waits[params["chat_id"]] = self.clock() + RETRY_AFTER
         if self.at_arrival is not None:
             act, self.at_arrival = self.at_arrival, None
             await act()
@@ -78,12 +93,14 @@ class UnreliableTelegram(BotApiServer):
                     case "request" | "answer":
                         self.lose_next("sendMessage", what)
                     case "429":
-                        self.fail_next("sendMessage", error_code=429, retry_after=1)
+                        self.fail_next("sendMessage", **FLOOD)
                     case _:
                         self.fail_next("sendMessage", error_code=int(what))
                 return
 
     def _send_message(self, call: ApiCall) -> dict[str, Any]:
+        if refusal := self.refusals.get(call.params["chat_id"]):
+            raise refusal
         message = super()._send_message(call)
         key, number, unit = call.params["text"].split()
         self.arrived.append(Arrival(call.params["chat_id"], int(key), int(number), unit))

@@ -20,6 +20,7 @@ LEDGER: Final = """
     )
 """
 _OPEN: Final = "SELECT count(*) FROM delivery__outbox WHERE state = 0"
+_STATES: Final = "SELECT state, count(*) AS number FROM delivery__outbox GROUP BY state"
 _PAUSE: Final = 0.05
 
 
@@ -116,6 +117,12 @@ class Books:
         async with self._engine.connect() as connection:
             rows = await connection.execute(text("SELECT chat, key, unit FROM ledger ORDER BY id"))
             return [Entry(*row) for row in rows]
+
+    async def states(self) -> dict[int, int]:
+        """Return how many messages are in each state of the outbox."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(text(_STATES))
+            return {row.state: row.number for row in rows}
 
     async def settle(self, seconds: float) -> None:
         """Wait until no row is open any more.
