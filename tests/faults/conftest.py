@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 from soak.report import section
+from support.scene import FULL, SHORT, Size
 
 Row = Callable[..., None]
 
@@ -107,6 +108,12 @@ def row(request: pytest.FixtureRequest) -> Row:
         rows.append((name, f"{load}; plain runner" if plain else load, result))
 
     return note
+
+
+@pytest.fixture
+def size(*, full: bool) -> Size:
+    """How much happens in a row of durable delivery."""
+    return FULL if full else SHORT
 
 
 def pytest_terminal_summary(

@@ -31,8 +31,9 @@ from aiohttp import web
 from sqlalchemy import text
 from support.naive import WAYS as NAIVE
 from support.naive import NaiveOutbox
+from support.unreliable import FIRST
 
-from db_manager.delivery import DeliveryPlugin
+from db_manager.delivery import DeliveryPlugin, webhook
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
@@ -44,6 +45,8 @@ LONGEST: Final = 600
 PHANTOM: Final = 9
 #: The topics of events that are told.
 TOLD: Final = ("member.*", "update.parked", "update.repeated", "message.dead", "chat.*")
+#: The exit code of a process that an update has ended.
+DEADLY: Final = 3
 _ENTRY: Final = text("INSERT INTO ledger (chat, key, unit) VALUES (:chat, :key, :unit)")
 
 
@@ -60,6 +63,8 @@ class Life:
         keys: Of the section [delivery].
         seconds: How long a handler takes at most.
         receives: `webhook` or `polling`.
+        poison: Keys of updates that always fail.
+        deadly: Key of the update of the first chat that ends each process that handles it.
         dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
         options: More arguments of `uow.send`.
     """
@@ -72,6 +77,8 @@ class Life:
     keys: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     receives: str = "webhook"
+    poison: list[int] = field(default_factory=list)
+    deadly: int = 0
     dies_at: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +89,10 @@ class Life:
 
 class ChangedMindError(Exception):
     """A block is left, and takes back what it has done."""
+
+
+class PoisonError(Exception):
+    """A handler fails whenever it gets this update."""
 
 
 class Clerk:
@@ -105,6 +116,10 @@ class Clerk:
         """Handle an update; some of them change their mind before, or in between."""
         key = int(message.text or "")
         await asyncio.sleep(random() * self._life.seconds)
+        if key in self._life.poison:
+            raise PoisonError
+        if key == self._life.deadly and message.chat.id == FIRST:
+            os._exit(DEADLY)
         if key % 3 == 0:
             for error in (ChangedMindError(), asyncio.CancelledError()):
                 with suppress(type(error)):
@@ -147,7 +162,7 @@ class Clerk:
 def application(life: Life, bot: Bot) -> Application:
     """Return the application of a replica, which tells what its plugins tell."""
     config: dict[str, Any] = {
-        "app": {"journal": "memory", "grace": 6.0, "drain": 2.0},
+        "app": {"journal": "memory", "grace": 10.0, "drain": 2.0},
         "database": {"url": life.url, "application_name": f"replica_{life.number}"},
     }
     plugins: list[Any] = [DatabasePlugin]
@@ -192,7 +207,11 @@ async def serve_webhook(life: Life, dispatcher: Dispatcher, bot: Bot) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     site = web.Application()
     setup_application(site, dispatcher, bot=bot)
-    SimpleRequestHandler(dispatcher, bot, handle_in_background=False).register(site, path="/")
+    if life.way == "right" and life.keys.get("inbox"):
+        site.router.add_post("/", webhook(bot))
+    else:
+        hook = SimpleRequestHandler(dispatcher, bot, handle_in_background=False)
+        hook.register(site, path="/")
     runner = web.AppRunner(site, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -53,15 +53,17 @@ class Crowd:
         self._updates = 0
 
     async def talk(self, seconds: float) -> None:
-        """Write for some time; return when all of it is delivered."""
+        """Write for some time, each of them at least once; return when all of it is delivered."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         timeout = ClientTimeout(total=_LONGEST)
         async with ClientSession(connector=TCPConnector(limit=0), timeout=timeout) as session:
 
             async def person(chat: int) -> None:
-                while loop.time() + (pause := random.expovariate(1 / self._pause)) < end:
+                pause = min(random.expovariate(1 / self._pause), seconds / 2)
+                while loop.time() + pause < end:
                     await asyncio.sleep(pause)
+                    pause = random.expovariate(1 / self._pause)
                     update = self._update(chat)
                     if self._polled:
                         self._telegram.push(message=update["message"])

@@ -6,13 +6,41 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.engine import URL
 from support.crowd import Crowd
 from support.replicas import Replicas, replicas
 from support.unreliable import UnreliableTelegram
 from support.verdict import Books, Verdict, judge
+
+#: Messages of a process that are sent and not marked, by default.
+WINDOW: Final = 20
+#: Telegram repeats what no replica has answered: without an inbox that has effects again.
+REPEATED: Final = ("effects_twice", "effects_out_of_order")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much happens in a row, and how long what is left may take.
+
+    Args:
+        people: How many write.
+        rate: Their updates in a second.
+        seconds: For how long.
+        lease: Seconds without a sign of life until others take over.
+        patience: Seconds after the last fault until all is sent; a short run says nothing of them.
+    """
+
+    people: int
+    rate: float
+    seconds: float
+    lease: float
+    patience: float
+
+
+FULL: Final = Size(people=40, rate=60.0, seconds=60.0, lease=6.0, patience=18.0)
+SHORT: Final = Size(people=8, rate=25.0, seconds=3.0, lease=2.0, patience=40.0)
 
 
 @dataclass
@@ -23,13 +51,31 @@ class Scene:
     replicas: Replicas
     crowd: Crowd
     books: Books
+    size: Size
+
+    @property
+    def summary(self) -> str:
+        """How many updates and messages there were."""
+        return f"{self.crowd.said.total()} updates, {len(self.telegram.arrived)} messages"
+
+    async def settled(self) -> Verdict:
+        """Wait until nothing is left to be sent; return what became of all."""
+        await self.books.settle(self.size.patience)
+        return await self.verdict()
 
     async def verdict(self) -> Verdict:
         """Return what became of all updates and messages so far."""
         return judge(self.crowd.said, await self.books.entries(), self.telegram.arrived)
 
-    async def talk(self, seconds: float, *faults: Callable[[], Awaitable[None]]) -> None:
-        """Let people write for some time, and all of *faults* happen again and again meanwhile."""
+    async def talk(
+        self, *faults: Callable[[], Awaitable[None]], seconds: float | None = None
+    ) -> None:
+        """Let people write, and all of *faults* happen again and again meanwhile.
+
+        Args:
+            *faults: Each is awaited before it happens again.
+            seconds: For how long; by default that of the size.
+        """
         over = asyncio.Event()
 
         async def again(fault: Callable[[], Awaitable[None]]) -> None:
@@ -38,7 +84,7 @@ class Scene:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(again(fault)) for fault in faults]
-            await self.crowd.talk(seconds)
+            await self.crowd.talk(self.size.seconds if seconds is None else seconds)
             over.set()
             await asyncio.gather(*tasks)
 
@@ -65,38 +111,43 @@ class Scene:
 @asynccontextmanager
 async def scene(
     url: URL,
+    size: Size = SHORT,
     *,
-    count: int = 3,
-    people: int = 8,
-    rate: float = 30.0,
+    count: int | None = None,
     repeats: float = 0.0,
     tables: tuple[str, ...] = (),
+    keys: dict[str, Any] | None = None,
+    way: str = "right",
     **life: Any,
 ) -> AsyncIterator[Scene]:
     """Yield a scene that has begun.
 
     Args:
         url: An empty database.
-        count: How many replicas.
-        people: How many people.
-        rate: How many updates they write in a second.
+        size: How many people write how much.
+        count: How many replicas; by default three, and one where only one can be.
         repeats: Share of the updates that come again.
         tables: More of the database.
+        keys: Of the section [delivery], besides the lease and the inbox.
+        way: How replicas answer.
         **life: Of each replica; see `Life` in tests/faults/delivering.py.
     """
-    books = Books(url)
+    books = Books(url, inbox=way == "right")
     await books.open(*tables)
     async with (
-        UnreliableTelegram(people) as telegram,
+        UnreliableTelegram(size.people) as telegram,
         replicas(
             url=url.render_as_string(hide_password=False),
             api=telegram.url,
             token=telegram.token,
+            way=way,
+            keys={"inbox": True, "lease": size.lease, "window": WINDOW, **(keys or {})},
             **life,
         ) as begun,
     ):
         polled = life.get("receives") == "polling"
-        crowd = Crowd(telegram, begun, rate=rate, repeats=repeats, polled=polled)
-        for _ in range(count):
+        crowd = Crowd(telegram, begun, rate=size.rate, repeats=repeats, polled=polled)
+        usual = 1 if url.get_backend_name() == "sqlite" else 3
+        for _ in range(usual if count is None else count):
             await begun.begin()
-        yield Scene(telegram, begun, crowd, books)
+        yield Scene(telegram, begun, crowd, books, size)

@@ -1,6 +1,7 @@
 """What became of updates and messages: lost, twice, out of order, or of a unit that never was."""
 
 import asyncio
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +20,12 @@ LEDGER: Final = """
         id {serial}, chat bigint NOT NULL, key bigint NOT NULL, unit varchar(16) NOT NULL
     )
 """
+#: How many messages, and updates, are left.
 _OPEN: Final = "SELECT count(*) FROM delivery__outbox WHERE state = 0"
+_UNDONE: Final = """
+    SELECT count(*) FROM delivery__inbox WHERE done_at IS NULL AND parked_at IS NULL
+"""
+_PARKED: Final = "SELECT payload FROM delivery__inbox WHERE parked_at IS NOT NULL"
 _STATES: Final = "SELECT state, count(*) AS number FROM delivery__outbox GROUP BY state"
 _PAUSE: Final = 0.05
 
@@ -98,9 +104,11 @@ class Books:
 
     Args:
         url: Where it is.
+        inbox: They have an inbox.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, inbox: bool) -> None:
+        self._inbox = inbox
         self._url = url
         self._engine = create_async_engine(url, poolclass=NullPool)
 
@@ -124,6 +132,13 @@ class Books:
             rows = await connection.execute(text(_STATES))
             return {row.state: row.number for row in rows}
 
+    async def parked(self) -> set[tuple[int, int]]:
+        """Return chat and key of the updates that are parked."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(text(_PARKED))
+            messages = [json.loads(row.payload)["message"] for row in rows]
+        return {(each["chat"]["id"], int(each["text"])) for each in messages}
+
     async def settle(self, seconds: float) -> None:
         """Wait until no row is open any more.
 
@@ -145,6 +160,7 @@ class Books:
     async def _open_rows(self) -> int:
         try:
             async with self._engine.connect() as connection:
-                return int(await connection.scalar(text(_OPEN)) or 0)
+                undone = await connection.scalar(text(_UNDONE)) if self._inbox else 0
+                return int(undone or 0) + int(await connection.scalar(text(_OPEN)) or 0)
         except (OSError, DBAPIError):  # it is away, or its writer is busy
             return -1

@@ -1,0 +1,65 @@
+"""Messages survive the death of who was to send them: O1, O2 and O15."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.engine import URL
+from support.scene import FULL, WINDOW, Size, scene
+
+UNKNOWN = 3
+
+Row = Callable[..., None]
+
+
+async def test_without_a_fault_each_message_comes_once(
+    database_url: URL, size: Size, row: Row
+) -> None:
+    """O1: without a fault each message arrives exactly once, and in order."""
+    async with scene(database_url, size, keys={"lease": 60.0}) as played:
+        played.telegram.latency = 0.02
+        await played.talk()
+        verdict = await played.settled()
+    assert verdict.wrong() == {}
+    assert verdict.duplicates == 0
+    row(
+        "O1",
+        load=f"{database_url.get_backend_name()}: webhooks to {len(played.replicas.all)} replicas",
+        result=f"{played.summary}: 0 lost, 0 out of order, 0 twice",
+    )
+
+
+async def test_messages_of_the_dead_are_sent(database_url: URL, size: Size, row: Row) -> None:
+    """O2: after each SIGKILL others, or the next process, send what was committed."""
+    async with scene(database_url, size) as played:
+        played.telegram.latency = 0.05
+        await played.talk(played.kill_one)
+        verdict = await played.settled()
+    assert verdict.wrong() == {}
+    assert verdict.duplicates <= played.kills * (1 if size is FULL else WINDOW)
+    row(
+        "O2",
+        load=f"{database_url.get_backend_name()}: {played.kills} x SIGKILL",
+        result=f"{played.summary}: 0 lost, 0 out of order, {verdict.duplicates} twice",
+    )
+
+
+@pytest.mark.parametrize("lost", ["answer", "request"])
+async def test_what_must_not_come_twice_does_not(
+    postgres_database: URL, size: Size, row: Row, lost: str
+) -> None:
+    """O15: with once=True nothing arrives twice, and what may be missing is said to be unknown."""
+    async with scene(postgres_database, size, options={"once": True}) as played:
+        played.telegram.latency = 0.05
+        played.telegram.trouble = {lost: 0.1}
+        await played.talk(played.kill_one)
+        verdict, states = await played.settled(), await played.books.states()
+    assert verdict.wrong("messages_lost") == {}
+    assert verdict.duplicates == 0
+    unknown = states.get(UNKNOWN, 0)
+    assert verdict.messages_lost <= unknown
+    row(
+        "O15",
+        load=f"once=True, {played.kills} x SIGKILL, {played.telegram.troubles[lost]} lost {lost}s",
+        result=f"0 twice of {sum(states.values())}, {unknown} unknown, of which "
+        f"{unknown - verdict.messages_lost} had arrived",
+    )
