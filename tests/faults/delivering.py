@@ -172,13 +172,7 @@ def application(life: Life, bot: Bot) -> Application:
         config["delivery"] = life.keys
         plugins.append(DeliveryPlugin)
     app = Application(plugins, config=config)
-    for topic in (
-        "member.*",
-        "update.parked",
-        "update.repeated",
-        "message.dead",
-        "message.unknown",
-    ):
+    for topic in TOLD:
         app.bus.subscribe(topic, lambda event: life.say(f"event {event.topic}"))
     if life.dies_at:
         app.bus.subscribe(life.dies_at, lambda _: os.kill(os.getpid(), signal.SIGKILL))

@@ -65,10 +65,6 @@ class Replica:
         assert self.code is not None
         return self.code
 
-    async def tells(self, topic: str) -> None:
-        """Wait until it has told of an event."""
-        await self._until(lambda: topic in self.events, f"tell {topic}")
-
     async def _until(self, condition: Callable[[], object], what: str) -> None:
         try:
             async with asyncio.timeout(PATIENCE):

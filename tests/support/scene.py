@@ -52,6 +52,8 @@ class Scene:
     crowd: Crowd
     books: Books
     size: Size
+    #: How many replicas have been killed.
+    kills: int = 0
 
     @property
     def summary(self) -> str:
@@ -92,6 +94,7 @@ class Scene:
         """Kill a replica with SIGKILL after 0.3 to 1.5 s, and begin another one."""
         await asyncio.sleep(random.uniform(0.3, 1.5))
         await random.choice(self.replicas.serving).kill()
+        self.kills += 1
         await self.replicas.begin()
 
     async def freeze_one(self, seconds: float) -> None:
@@ -101,11 +104,6 @@ class Scene:
         frozen.signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
         frozen.signal(signal.SIGCONT)
-
-    @property
-    def kills(self) -> int:
-        """How many replicas have been killed."""
-        return sum(each.code == -signal.SIGKILL for each in self.replicas.all)
 
 
 @asynccontextmanager
