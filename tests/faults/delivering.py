@@ -25,7 +25,7 @@ from aiogram import Bot, Dispatcher, F
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.dispatcher.event.bases import SkipHandler
-from aiogram.types import Message
+from aiogram.types import ErrorEvent, Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
 from sqlalchemy import text
@@ -134,6 +134,10 @@ class Clerk:
         for answer in later:
             await answer
 
+    async def fail(self, _: ErrorEvent) -> None:
+        """Tell of an update that has failed."""
+        self._life.say("event error")
+
     async def _take_back(
         self, message: Message, uow_factory: UnitOfWorkFactory, error: BaseException
     ) -> None:
@@ -186,6 +190,7 @@ async def main(life: Life) -> None:
     clerk = Clerk(life)
     dispatcher.message.register(clerk.skip, F.text.endswith("7"))
     dispatcher.message.register(clerk.handle)
+    dispatcher.errors.register(clerk.fail)
     app = application(life, bot)
     if life.receives == "polling":
         app.bus.subscribe("app.started", lambda _: life.say("ready 1"))

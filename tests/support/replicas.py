@@ -56,8 +56,8 @@ class Replica:
 
     async def is_ready(self) -> None:
         """Wait until it serves."""
-        await self._until(lambda: self.port or self.code, "serve")
-        assert self.serves, f"it ended at once: {self.code}"
+        await self._until(lambda: self.port or self.code is not None, "serve")
+        assert self.port, f"it ended at once: {self.code}"
 
     async def has_ended(self) -> int:
         """Wait for its end; return its exit code."""

@@ -52,7 +52,9 @@ class Scene:
     crowd: Crowd
     books: Books
     size: Size
-    #: How many replicas have been killed.
+    #: How many replicas there are at a time.
+    count: int
+    #: How many of them have been killed.
     kills: int = 0
 
     @property
@@ -97,6 +99,12 @@ class Scene:
         self.kills += 1
         await self.replicas.begin()
 
+    async def revive(self) -> None:
+        """Begin a replica for one that has ended by itself."""
+        await asyncio.sleep(0.05)
+        if len(self.replicas.serving) < self.count:
+            await self.replicas.begin()
+
     async def freeze_one(self, seconds: float) -> None:
         """Stop a replica after a while with SIGSTOP, for some time, and let it go on."""
         await asyncio.sleep(random.uniform(0.3, 1.5))
@@ -114,6 +122,7 @@ async def scene(
     count: int | None = None,
     repeats: float = 0.0,
     tables: tuple[str, ...] = (),
+    through: URL | None = None,
     keys: dict[str, Any] | None = None,
     way: str = "right",
     **life: Any,
@@ -126,6 +135,7 @@ async def scene(
         count: How many replicas; by default three, and one where only one can be.
         repeats: Share of the updates that come again.
         tables: More of the database.
+        through: Where replicas find the database, if not there.
         keys: Of the section [delivery], besides the lease and the inbox.
         way: How replicas answer.
         **life: Of each replica; see `Life` in tests/faults/delivering.py.
@@ -135,7 +145,7 @@ async def scene(
     async with (
         UnreliableTelegram(size.people) as telegram,
         replicas(
-            url=url.render_as_string(hide_password=False),
+            url=(through or url).render_as_string(hide_password=False),
             api=telegram.url,
             token=telegram.token,
             way=way,
@@ -145,7 +155,8 @@ async def scene(
     ):
         polled = life.get("receives") == "polling"
         crowd = Crowd(telegram, begun, rate=size.rate, repeats=repeats, polled=polled)
-        usual = 1 if url.get_backend_name() == "sqlite" else 3
-        for _ in range(usual if count is None else count):
+        if count is None:
+            count = 1 if url.get_backend_name() == "sqlite" else 3
+        for _ in range(count):
             await begun.begin()
-        yield Scene(telegram, begun, crowd, books, size)
+        yield Scene(telegram, begun, crowd, books, size, count)
