@@ -4,8 +4,7 @@ The imports take seconds, so one process imports, and forks a replica for each l
 `Life`. Each line that is said begins with the number of a replica: its `pid`, its `ready` with the
 port of its webhook, events of the plugin `delivery`, and `ended` with its exit code.
 
-Other ways than `right` go without the plugin: `plain` answers after the unit, `early` inside of it,
-and those of `support.naive` have an outbox of their own.
+The ways `plain` and `early` go without the plugin: they answer after the unit, and inside of it.
 """
 
 import asyncio
@@ -29,11 +28,11 @@ from aiogram.types import ErrorEvent, Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
 from sqlalchemy import text
-from support.naive import WAYS as NAIVE
-from support.naive import NaiveOutbox
+from support.mutations import MUTATIONS
 from support.unreliable import FIRST
 
-from db_manager.delivery import DeliveryPlugin, webhook
+from db_manager import delivery
+from db_manager.delivery import DeliveryPlugin
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
@@ -67,6 +66,7 @@ class Life:
         deadly: Key of the update of the first chat that ends each process that handles it.
         dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
         options: More arguments of `uow.send`.
+        without: The guard that the plugin is without; see `support.mutations`.
     """
 
     number: int
@@ -81,6 +81,7 @@ class Life:
     deadly: int = 0
     dies_at: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    without: str = ""
 
     def say(self, line: str) -> None:
         """Write a line at once, in one piece."""
@@ -156,23 +157,19 @@ class Clerk:
         for answer in answers:
             if self._life.way == "early":
                 await answer
-            elif self._life.way in NAIVE:
-                await NaiveOutbox.send(uow, answer)
             else:
                 uow.send(answer, **self._life.options)
         return []
 
 
-def application(life: Life, bot: Bot) -> Application:
+def application(life: Life) -> Application:
     """Return the application of a replica, which tells what its plugins tell."""
     config: dict[str, Any] = {
         "app": {"journal": "memory", "grace": 10.0, "drain": 2.0},
         "database": {"url": life.url, "application_name": f"replica_{life.number}"},
     }
     plugins: list[Any] = [DatabasePlugin]
-    if life.way in NAIVE:
-        plugins.append(NaiveOutbox(bot, life.way))
-    elif life.way == "right":
+    if life.way == "right":
         config["delivery"] = life.keys
         plugins.append(DeliveryPlugin)
     app = Application(plugins, config=config)
@@ -191,7 +188,7 @@ async def main(life: Life) -> None:
     dispatcher.message.register(clerk.skip, F.text.endswith("7"))
     dispatcher.message.register(clerk.handle)
     dispatcher.errors.register(clerk.fail)
-    app = application(life, bot)
+    app = application(life)
     if life.receives == "polling":
         app.bus.subscribe("app.started", lambda _: life.say("ready 1"))
         await run_polling(app, dispatcher, bot, polling_timeout=5)
@@ -207,7 +204,7 @@ async def serve_webhook(life: Life, dispatcher: Dispatcher, bot: Bot) -> None:
     site = web.Application()
     setup_application(site, dispatcher, bot=bot)
     if life.way == "right" and life.keys.get("inbox"):
-        site.router.add_post("/", webhook(bot))
+        site.router.add_post("/", delivery.webhook(bot))
     else:
         hook = SimpleRequestHandler(dispatcher, bot, handle_in_background=False)
         hook.register(site, path="/")
@@ -223,6 +220,8 @@ def live(life: Life) -> None:
     """Be a replica, in a process of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.alarm(LONGEST)
+    if life.without:
+        MUTATIONS[life.without]()
     try:
         asyncio.run(main(life))
     except BaseException:  # noqa: BLE001 -- it is printed, and the process ends

@@ -16,8 +16,6 @@ from support.verdict import Books, Verdict, judge
 
 #: Messages of a process that are sent and not marked, by default.
 WINDOW: Final = 20
-#: Telegram repeats what no replica has answered: without an inbox that has effects again.
-REPEATED: Final = ("effects_twice", "effects_out_of_order")
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,6 @@ async def scene(
     *,
     count: int | None = None,
     repeats: float = 0.0,
-    tables: tuple[str, ...] = (),
     through: URL | None = None,
     keys: dict[str, Any] | None = None,
     way: str = "right",
@@ -134,14 +131,13 @@ async def scene(
         size: How many people write how much.
         count: How many replicas; by default three, and one where only one can be.
         repeats: Share of the updates that come again.
-        tables: More of the database.
         through: Where replicas find the database, if not there.
         keys: Of the section [delivery], besides the lease and the inbox.
         way: How replicas answer.
         **life: Of each replica; see `Life` in tests/faults/delivering.py.
     """
     books = Books(url, inbox=way == "right")
-    await books.open(*tables)
+    await books.open()
     async with (
         UnreliableTelegram(size.people) as telegram,
         replicas(

@@ -44,6 +44,7 @@ class UnreliableTelegram(BotApiServer):
         latency: Seconds from a request to its answer; the message arrives at some time of these.
         refusals: What the chats of these numbers are refused with.
         hasty: How many messages came before the end of the wait that a 429 had asked for.
+        answers: While it is not set, what has arrived is not answered.
         at_request: Called once, when the next message is on its way to Telegram, and lost there.
         at_arrival: Called once, when the next message has arrived, before the bot is told.
     """
@@ -57,6 +58,8 @@ class UnreliableTelegram(BotApiServer):
         self.latency = 0.0
         self.refusals: dict[int, RefusedError] = {}
         self.hasty = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self._waits: dict[int, float] = {}
         self.at_request: Callable[[], Awaitable[None]] | None = None
         self.at_arrival: Callable[[], Awaitable[None]] | None = None
@@ -80,6 +83,7 @@ class UnreliableTelegram(BotApiServer):
             act, self.at_arrival = self.at_arrival, None
             await act()
         await asyncio.sleep(self.latency - before)
+        await self.answers.wait()
         return answer
 
     def _go_wrong(self) -> None:

@@ -112,13 +112,12 @@ class Books:
         self._url = url
         self._engine = create_async_engine(url, poolclass=NullPool)
 
-    async def open(self, *tables: str) -> None:
-        """Create the ledger, and more tables."""
+    async def open(self) -> None:
+        """Create the ledger."""
         sqlite = self._url.get_backend_name() == "sqlite"
         serial = "INTEGER PRIMARY KEY" if sqlite else "bigserial PRIMARY KEY"
         async with self._engine.begin() as connection:
-            for each in (LEDGER.format(serial=serial), *tables):
-                await connection.execute(text(each))
+            await connection.execute(text(LEDGER.format(serial=serial)))
 
     async def entries(self) -> list[Entry]:
         """Return what is in the ledger."""
