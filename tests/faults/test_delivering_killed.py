@@ -11,11 +11,12 @@ UNKNOWN = 3
 Row = Callable[..., None]
 
 
+@pytest.mark.parametrize("receives", ["webhook", "polling"])
 async def test_without_a_fault_each_message_comes_once(
-    database_url: URL, size: Size, row: Row
+    database_url: URL, size: Size, row: Row, receives: str
 ) -> None:
     """O1: without a fault each message arrives exactly once, and in order."""
-    async with scene(database_url, size, keys={"lease": 60.0}) as played:
+    async with scene(database_url, size, keys={"lease": 60.0}, receives=receives) as played:
         played.telegram.latency = 0.02
         await played.talk()
         verdict = await played.settled()
@@ -23,14 +24,17 @@ async def test_without_a_fault_each_message_comes_once(
     assert verdict.duplicates == 0
     row(
         "O1",
-        load=f"{database_url.get_backend_name()}: webhooks to {len(played.replicas.all)} replicas",
+        load=f"{database_url.get_backend_name()}: {len(played.replicas.all)} replicas, {receives}",
         result=f"{played.summary}: 0 lost, 0 out of order, 0 twice",
     )
 
 
-async def test_messages_of_the_dead_are_sent(database_url: URL, size: Size, row: Row) -> None:
+@pytest.mark.parametrize("receives", ["webhook", "polling"])
+async def test_messages_of_the_dead_are_sent(
+    database_url: URL, size: Size, row: Row, receives: str
+) -> None:
     """O2: after each SIGKILL others, or the next process, send what was committed."""
-    async with scene(database_url, size) as played:
+    async with scene(database_url, size, receives=receives) as played:
         played.telegram.latency = 0.05
         await played.talk(played.kill_one)
         verdict = await played.settled()
@@ -38,7 +42,7 @@ async def test_messages_of_the_dead_are_sent(database_url: URL, size: Size, row:
     assert verdict.duplicates <= played.kills * (1 if size is FULL else WINDOW)
     row(
         "O2",
-        load=f"{database_url.get_backend_name()}: {played.kills} x SIGKILL",
+        load=f"{database_url.get_backend_name()}: {played.kills} x SIGKILL, {receives}",
         result=f"{played.summary}: 0 lost, 0 out of order, {verdict.duplicates} twice",
     )
 

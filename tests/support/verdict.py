@@ -24,7 +24,8 @@ LEDGER: Final = """
 _OPEN: Final = "SELECT count(*) FROM delivery__outbox WHERE state = 0"
 _UNDONE: Final = """
     SELECT count(*) FROM delivery__inbox WHERE done_at IS NULL AND parked_at IS NULL
-"""
+    AND update_id <> 0
+"""  # 0 says who polls
 _PARKED: Final = "SELECT payload FROM delivery__inbox WHERE parked_at IS NOT NULL"
 _STATES: Final = "SELECT state, count(*) AS number FROM delivery__outbox GROUP BY state"
 _PAUSE: Final = 0.05
