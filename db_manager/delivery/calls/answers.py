@@ -116,7 +116,8 @@ def meaning(error: Exception, *, once: bool, repeated: bool) -> Ended | Again:
 
 def _maybe_done(error: TelegramAPIError, *, once: bool) -> Ended | Again:
     """Telegram may have done it, unless it was never asked."""
-    if once and not isinstance(error.__cause__, ClientConnectorError):
+    below = error.__cause__ or error.__context__  # an older aiogram does not say `from`
+    if once and not isinstance(below, ClientConnectorError):
         return Ended(state=UNKNOWN, error=_said(error), told=tell(error))
     return Again(told=tell(error))
 
