@@ -8,6 +8,7 @@ from functools import partial
 import aiosqlite
 import asyncpg
 import pytest
+import sqlalchemy
 from sqlalchemy import select
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Mapped, mapped_column
@@ -189,6 +190,8 @@ async def test_the_last_flush_needs_no_task(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dialects know in which coroutines SQLAlchemy executes statements, one or many."""
+    if database.engine.dialect.name == "sqlite" and sqlalchemy.__version__.startswith("2.0."):
+        pytest.skip("SQLAlchemy 2.0 awaits a cursor of aiosqlite in parts: the flush has a task")
 
     def fail(*_: object, **_more: object) -> None:
         raise AssertionError
