@@ -28,7 +28,17 @@ PACKAGES = ("lifecycle", "db_manager", "observability")
 FRONTS = (lifecycle, lifecycle.testing, db_manager, observability.testing)
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Fields with few values, none of which a user chose.
-LABELS = {"plugin", "hook", "subscriber", "cause", "outcome", "sqlstate", "database", "mode"}
+LABELS = {
+    "plugin",
+    "hook",
+    "subscriber",
+    "cause",
+    "outcome",
+    "sqlstate",
+    "database",
+    "mode",
+    "method",
+}
 
 
 @pytest.mark.parametrize("package", FRONTS, ids=lambda package: package.__name__)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support.ways import Way, walked
 
+from db_manager.engine.given_up import IS_OLD
 from db_manager.plugin import DatabasePlugin
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
@@ -21,6 +22,8 @@ from lifecycle.plugins.plugin import Plugin
 
 #: What a reader of the plain runner is asked for at most; `running.fast` may be skipped.
 MOST_FILES, MOST_CHANGES = 16, 60
+if IS_OLD:  # for SQLAlchemy 2.0 there is a step more, in a file of its own
+    MOST_FILES, MOST_CHANGES = 17, 62
 
 BOT = Bot("42:offline")
 

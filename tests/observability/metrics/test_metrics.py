@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[3]
 PACKAGES = ("lifecycle", "db_manager", "observability")
 EVENTS = [e for e in EVENT_TYPES.values() if e.__module__.partition(".")[0] in PACKAGES]
 #: Labels that are text: names in the program's code, and the server's codes.
-NAMES = {"database", "plugin", "subscriber", "sqlstate"}
+NAMES = {"database", "method", "plugin", "subscriber", "sqlstate"}
 
 
 @pytest.fixture
