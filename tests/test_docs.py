@@ -58,6 +58,7 @@ PAGES = {
     "docs/aiogram.md": "docs/ru/aiogram.md",
     "docs/configuration.md": "docs/ru/configuration.md",
     "docs/testing.md": "docs/ru/testing.md",
+    "docs/delivery.md": "docs/ru/delivery.md",
     "docs/migrations.md": "docs/ru/migrations.md",
     "docs/moving.md": "docs/ru/moving.md",
     "docs/recipes.md": "docs/ru/recipes.md",
