@@ -5,9 +5,11 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import greenlet_spawn
 from support.line import Line
 
@@ -163,3 +165,22 @@ async def test_who_is_cancelled_while_a_connection_is_given_up_hears_of_it(
             await work
         assert_free(database, driver)
         line.speak()
+
+
+async def test_what_asyncpg_says_of_itself_is_an_error_of_the_database(
+    postgres_database: URL, open_database: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend that dies between two steps of a statement is no error of a kind of its own."""
+    database = open_database(postgres_database)
+
+    async def fail(*_: object, **_more: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12")
+
+    with pytest.raises(DBAPIError, match="cannot switch"):
+        async with UnitOfWork(database) as uow:
+            driver = await uow.driver()
+            monkeypatch.setattr(type(driver), "prepare", fail)
+            await uow.session.execute(text("SELECT 1"))
+    assert uow.state == "rolled_back"
+    monkeypatch.undo()
+    assert_free(database)

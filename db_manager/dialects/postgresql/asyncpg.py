@@ -63,8 +63,16 @@ class Asyncpg(PostgreSQL):
         return arguments
 
     def complete(self, stock: Any) -> None:
-        """Raise a cancellation of a good-bye, which SQLAlchemy before 2.0.42 drops."""
+        """Raise what older releases of SQLAlchemy do not raise, or not as an error of the database.
+
+        These are a cancellation of a good-bye (before 2.0.42), and what asyncpg says when a backend
+        dies between two steps of a statement.
+        """
+        from asyncpg import InternalClientError  # noqa: PLC0415 -- only when asyncpg is used
+
         stock.do_terminate = _terminate
+        translated = stock.dbapi._asyncpg_error_translate  # noqa: SLF001 -- guarded by a test
+        translated.setdefault(InternalClientError, stock.dbapi.InternalError)
 
     # -- a connection ---------------------------------------------------------------------
 
