@@ -84,7 +84,7 @@ class Bots:
 
 
 @pytest.fixture(scope="module")
-async def nursery() -> AsyncIterator[Process]:
+async def fork_server() -> AsyncIterator[Process]:
     """Yield the process that forks bots; it is forked itself."""
     program = forked(Path(__file__).parent / "working_bot.py")
     process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE)
@@ -101,13 +101,13 @@ def journal(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def ready_bots(
-    nursery: Process, api: BotApiServer, url: URL, journal: Path
+    fork_server: Process, api: BotApiServer, url: URL, journal: Path
 ) -> AsyncIterator[Bots]:
     """Make the table that they write; at the end kill what still lives."""
     async with accounted(url) as database, UnitOfWork(database) as uow:
         await uow.session.execute(text("CREATE TABLE t (id int)"))
     bots = Bots(
-        nursery,
+        fork_server,
         api=api.url,
         token=api.token,
         url=url.render_as_string(hide_password=False),
@@ -130,19 +130,19 @@ async def api() -> AsyncIterator[BotApiServer]:
 
 @pytest.fixture
 async def bots(
-    nursery: Process, api: BotApiServer, database_url: URL, journal: Path
+    fork_server: Process, api: BotApiServer, database_url: URL, journal: Path
 ) -> AsyncIterator[Bots]:
     """Yield bots, once on SQLite and once on PostgreSQL."""
-    async with ready_bots(nursery, api, database_url, journal) as bots:
+    async with ready_bots(fork_server, api, database_url, journal) as bots:
         yield bots
 
 
 @pytest.fixture
 async def postgres_bots(
-    nursery: Process, api: BotApiServer, postgres_database: URL, journal: Path
+    fork_server: Process, api: BotApiServer, postgres_database: URL, journal: Path
 ) -> AsyncIterator[Bots]:
     """Yield bots on PostgreSQL."""
-    async with ready_bots(nursery, api, postgres_database, journal) as bots:
+    async with ready_bots(fork_server, api, postgres_database, journal) as bots:
         yield bots
 
 

@@ -2,7 +2,7 @@
 
 `forked("-m", "bot")` is the command line that `(sys.executable, "-m", "bot")` is, for all who start
 programs. Its process has a life of its own as a fresh one has, to the end of its interpreter. But
-the libraries of `nursery.LIBRARIES` are imported: a test of what a program imports, or of its
+the libraries of `fork_server.LIBRARIES` are imported: a test of what a program imports, or of its
 start, begins with `sys.executable`.
 """
 
@@ -26,14 +26,14 @@ def forked(*arguments: str | Path) -> tuple[str, ...]:
             then arguments of the program.
     """
     # Without site and what the environment says: it is a launcher only, and quick.
-    launcher = (sys.executable, "-I", "-S", str(HERE / "launcher.py"), _nursery())
+    launcher = (sys.executable, "-I", "-S", str(HERE / "launcher.py"), _fork_server())
     return (*launcher, *map(str, arguments))
 
 
 @cache
-def _nursery() -> str:
-    """Start the nursery; return the path of its socket. It ends with this process."""
-    folder = TemporaryDirectory(prefix="nursery")
+def _fork_server() -> str:
+    """Start the fork server; return the path of its socket. It ends with this process."""
+    folder = TemporaryDirectory(prefix="fork-server")
     path = str(Path(folder.name) / "socket")
     said = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with socket.socket(socket.AF_UNIX) as listener:
@@ -41,7 +41,7 @@ def _nursery() -> str:
         listener.listen(100)
         owned, owner = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, HERE / "nursery.py", str(listener.fileno()), str(owned)],
+            [sys.executable, HERE / "fork_server.py", str(listener.fileno()), str(owned)],
             stdin=subprocess.DEVNULL,
             env=said,
             pass_fds=(listener.fileno(), owned),

@@ -1,4 +1,4 @@
-"""Stands for a program that the nursery forks: has its streams, gets its signals, ends as it does.
+"""Stands for a program that the fork server forks: it has its streams and signals, and its end.
 
 Run by `support.forks`, as what is started in the place of Python. It imports next to nothing.
 """
@@ -13,30 +13,30 @@ from contextlib import suppress
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
-def launch(nursery: socket.socket, arguments: list[str]) -> int:
+def launch(server: socket.socket, arguments: list[str]) -> int:
     """Have a program run; return how it ended, a signal as a negative number.
 
     Args:
-        nursery: The connection to the nursery.
+        server: The connection to the fork server.
         arguments: What follows `python` on the command line.
     """
     folder = os.getcwd()  # noqa: PTH109 -- pathlib takes longer to import than all of this
     request = json.dumps([arguments, folder, dict(os.environ)]).encode()
     # Until there is somebody to pass them on to.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-    nursery.sendall(len(request).to_bytes(8) + request)
-    socket.send_fds(nursery, [b"."], [0, 1, 2])
+    server.sendall(len(request).to_bytes(8) + request)
+    socket.send_fds(server, [b"."], [0, 1, 2])
     os.close(0)  # whether its streams are open is a matter of the program
     os.close(1)
 
     def pass_on(number: int, _: object) -> None:
         with suppress(OSError):  # it has ended
-            nursery.send(bytes([number]))
+            server.send(bytes([number]))
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-    return int(nursery.recv(16) or -signal.SIGKILL)
+    return int(server.recv(16) or -signal.SIGKILL)
 
 
 if __name__ == "__main__":

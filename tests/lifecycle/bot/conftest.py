@@ -29,11 +29,11 @@ async def server() -> AsyncIterator[BotApiServer]:
 class Child:
     """The bot of stopping_bot.py in a process of its own."""
 
-    def __init__(self, server: BotApiServer, folder: Path, nursery: Process, pid: int) -> None:
+    def __init__(self, server: BotApiServer, folder: Path, fork_server: Process, pid: int) -> None:
         self.ada = server.user(id=7, name="Ada")
         self.folder = folder
         self.pid = pid
-        self.nursery = nursery
+        self.fork_server = fork_server
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -45,7 +45,7 @@ class Child:
 
     async def exit_code(self) -> int:
         """Wait for the end."""
-        return await read_number(self.nursery)
+        return await read_number(self.fork_server)
 
     @property
     def stderr(self) -> str:
@@ -71,14 +71,14 @@ class Child:
         return entries
 
 
-async def read_number(nursery: Process) -> int:
+async def read_number(fork_server: Process) -> int:
     """Read a line of the process that forks the bots."""
-    assert nursery.stdout is not None
-    return int(await asyncio.wait_for(nursery.stdout.readline(), 30))
+    assert fork_server.stdout is not None
+    return int(await asyncio.wait_for(fork_server.stdout.readline(), 30))
 
 
 @pytest.fixture(scope="module")
-async def nursery() -> AsyncIterator[Process]:
+async def fork_server() -> AsyncIterator[Process]:
     """Yield the process that forks the bots; it is forked itself."""
     pipe = asyncio.subprocess.PIPE
     script = forked(Path(__file__).parent / "stopping_bot.py")
@@ -90,7 +90,7 @@ async def nursery() -> AsyncIterator[Process]:
 
 @pytest.fixture
 async def run_child(
-    nursery: Process, server: BotApiServer, tmp_path: Path
+    fork_server: Process, server: BotApiServer, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Any]]:
     """Yield a function that starts the bot; what still runs at the end is killed."""
     pids: list[int] = []
@@ -105,12 +105,12 @@ async def run_child(
             "beside": beside,
             "config": {"app": {"journal": str(tmp_path / "journal"), **settings}},
         }
-        assert nursery.stdin is not None
-        nursery.stdin.write(json.dumps(arguments).encode() + b"\n")
-        pids.append(await read_number(nursery))
-        return Child(server, tmp_path, nursery, pids[0])
+        assert fork_server.stdin is not None
+        fork_server.stdin.write(json.dumps(arguments).encode() + b"\n")
+        pids.append(await read_number(fork_server))
+        return Child(server, tmp_path, fork_server, pids[0])
 
     yield start
     with suppress(ProcessLookupError):
         os.kill(pids[0], signal.SIGKILL)  # a test that failed half way
-        await read_number(nursery)
+        await read_number(fork_server)

@@ -44,7 +44,7 @@ class Request(NamedTuple):
     environment: dict[str, str]
 
 
-class Nursery:
+class ForkServer:
     """Forks a process for each launcher, and is its parent.
 
     Args:
@@ -76,14 +76,14 @@ class Nursery:
                 raise SystemExit
             if self._ended in ready:
                 self._ended.recv(_LIMIT)
-                self._bury()
+                self._reap()
             # The one whose launcher was killed is dead before another one begins.
             for launcher in self._children.keys() & set(ready):
-                self._obey(launcher)
-            if self._listener in ready and (request := self._bear()):
+                self._pass_on(launcher)
+            if self._listener in ready and (request := self._fork()):
                 return request
 
-    def _bear(self) -> Request | None:
+    def _fork(self) -> Request | None:
         """Fork a process; return its request in it, and None in this one."""
         launcher, _ = self._listener.accept()
         try:
@@ -103,14 +103,14 @@ class Nursery:
         return None if pid else request
 
     def _leave(self, launcher: socket.socket) -> None:
-        """Give back what is the nursery's."""
+        """Give back what is the fork server's."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._owner)
         for each in (self._listener, self._ended, self._end, launcher, *self._children):
             each.close()
 
-    def _obey(self, launcher: socket.socket) -> None:
+    def _pass_on(self, launcher: socket.socket) -> None:
         """Pass on the signals that a launcher got, or SIGKILL when it is dead."""
         numbers = launcher.recv(_LIMIT)
         for number in numbers:
@@ -125,7 +125,7 @@ class Nursery:
         os.waitpid(pid, 0)
         launcher.close()
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         """Tell the launchers of those that have ended how they did."""
         for launcher, pid in list(self._children.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -195,6 +195,6 @@ if __name__ == "__main__":
     for name in LIBRARIES:
         import_module(name)
     gc.freeze()  # what is imported is not looked through by each of the programs
-    wanted = Nursery(socket.socket(fileno=listening), owning).serve()
+    wanted = ForkServer(socket.socket(fileno=listening), owning).serve()
     begin(wanted)
     run(wanted.arguments)
