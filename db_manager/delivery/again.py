@@ -3,7 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
+
+from sqlalchemy.exc import IntegrityError
 
 from lifecycle.error_text import textless
 
@@ -14,6 +17,8 @@ _logger = logging.getLogger("db_manager.delivery")
 #: Seconds before the second attempt, and longest pause.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
+#: How often a claim is tried when others claim the same lanes.
+_CLAIMS: Final = 5
 
 
 class Patience:
@@ -37,3 +42,18 @@ class Patience:
                 return done
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def claim_again(claim: Callable[[], Awaitable[T]]) -> T:
+    """Return what *claim* returns; tried again when others have claimed in one of its lanes.
+
+    Args:
+        claim: A transaction of its own, which then sees what they have.
+
+    Raises:
+        IntegrityError: Others were first each time.
+    """
+    for _ in range(_CLAIMS - 1):
+        with suppress(IntegrityError):
+            return await claim()
+    return await claim()

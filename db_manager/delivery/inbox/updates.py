@@ -5,16 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from db_manager.delivery.again import claim_again
 from db_manager.delivery.inbox.inbox_sql import inbox_statements
 from db_manager.dialects.known import dialect_of
 
 #: Deaths after which an update is handled while nothing else is.
 SUSPECT: Final = 2
-#: How often a claim is tried when others claim the same lanes.
-_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +148,12 @@ class Updates:
             return (await connection.execute(self._sql[statement], parameters)).rowcount
 
     async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Stored]:
-        for attempt in range(_TRIES):
-            try:
-                async with self._engine.begin() as connection:
-                    given = {"me": me, **parameters}
-                    found = list(await connection.execute(self._sql[statement], given))
-                break
-            except IntegrityError:  # another one claimed in one of these lanes: now that is seen
-                if attempt == _TRIES - 1:
-                    raise
+        async def claim() -> list[Any]:
+            async with self._engine.begin() as connection:
+                return list(
+                    await connection.execute(self._sql[statement], {"me": me, **parameters})
+                )
+
+        found = await claim_again(claim)
         rows = [Stored(owner=me, **row._mapping) for row in found]  # noqa: SLF001 -- public in SQLAlchemy despite its name
         return sorted(rows, key=lambda row: row.id)

@@ -3,20 +3,18 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import RowMapping
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from db_manager.delivery.again import claim_again
 from db_manager.delivery.table.outbox_sql import statements
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import DbManagerError
 
 #: States of a row.
 OPEN, SENT, DEAD, UNKNOWN, EXPIRED = range(5)
-#: How often a claim is tried when others claim the same lanes.
-_TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +160,13 @@ class Claims:
     async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Claimed]:
         [(name, rows)] = [each for each in parameters.items() if isinstance(each[1], list)]
         rest = {key: value for key, value in parameters.items() if key != name}
-        for attempt in range(_TRIES):
-            try:
-                async with self._engine.begin() as connection:
-                    found = await self._execute(connection, statement, rows, name, me=me, **rest)
-                    return _claimed(me, found)
-            except IntegrityError:  # another one claimed in one of these lanes: now that is seen
-                if attempt == _TRIES - 1:
-                    raise
-        raise AssertionError  # pragma: no cover -- the loop returns or raises
+
+        async def claim() -> list[Claimed]:
+            async with self._engine.begin() as connection:
+                found = await self._execute(connection, statement, rows, name, me=me, **rest)
+                return _claimed(me, found)
+
+        return await claim_again(claim)
 
     async def _execute(
         self,

@@ -223,7 +223,7 @@ async def test_who_moves_the_database_meanwhile_is_noticed(
 
     def move_away(self: Migration, *args: object, **kwargs: object) -> None:
         nonlocal moved
-        begin(self, *args, **kwargs)  # type: ignore[arg-type]
+        begin(self, *args, **kwargs)  # type: ignore[arg-type]  # whatever it is given
         if not moved:
             moved = True
             by_hand(sqlite_database, "DELETE FROM shop__alembic_version")
