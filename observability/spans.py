@@ -4,7 +4,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from msgspec.structs import astuple
+
 from lifecycle.bus import EventBus
+from lifecycle.correlation import Correlation
 from observability import vocabulary
 from observability.vocabulary import (
     Happened,
@@ -30,6 +33,9 @@ LONGEST_STATEMENT: Final = 4000
 
 #: OpenTelemetry's names of databases that SQLAlchemy names differently.
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+#: Attributes of a span: for fields of a correlation, and for those of an event, which win.
+_WHERE: Final = tuple(f"db_manager.{name}" for name in Correlation.__struct_fields__)
+_OWN: Final = tuple((name, f"db_manager.{name}") for name in ("plugin", "unit", "database"))
 _HOOKS: Final = {"loaded": "load", "started": "start", "stopped": "stop", "unloaded": "unload"}
 
 
@@ -103,17 +109,20 @@ class Spans:
         )
         if len(self._open) >= MOST_OPEN:
             self._abandon()
-        self._open[event.unit] = _Open(span, outside, event.at)
+        inside = self._trace.set_span_in_context(span, outside)
+        self._open[event.unit] = _Open(span, outside, inside, event.at)
         # Spans that other libraries make inside the block become children of the unit. This works
         # because a plain handler runs in the context of its publisher: the unit's task.
-        self._context.attach(self._trace.set_span_in_context(span, outside))
+        self._context.attach(inside)
 
     def _close(self, event: UnitClosed) -> None:
         opened = self._open.pop(event.unit, None)
         if opened is None:
             return  # it began before we subscribed
         span = opened.span
-        if self._trace.get_current_span() is span:
+        here = self._context.get_current()
+        # Another context may have the span, too: that of the block with more in it.
+        if here is opened.inside or self._trace.get_current_span(here) is span:
             # Not `detach`: its token is refused in a task other than that of `attach`.
             self._context.attach(opened.outside)
         if span.is_recording():
@@ -265,7 +274,9 @@ class _Open(NamedTuple):
     """The span of a unit that is open."""
 
     span: "Span"
+    #: The context around the unit, and that of its block.
     outside: "Context"
+    inside: "Context"
     at: float
 
 
@@ -275,8 +286,9 @@ def _nanoseconds(seconds: float) -> int:
 
 def _where(event: Happened) -> dict[str, Any]:
     """Return the correlation of an event as attributes of a span."""
-    known = event.correlation.as_dict()
-    for name in ("plugin", "unit", "database"):
+    named = zip(_WHERE, astuple(event.correlation), strict=True)
+    known = {name: value for name, value in named if value is not None}
+    for name, attribute in _OWN:
         if (value := getattr(event, name, "")) != "":
-            known[name] = value
-    return {f"db_manager.{name}": value for name, value in known.items()}
+            known[attribute] = value
+    return known

@@ -5,12 +5,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from msgspec.structs import asdict, astuple
+from msgspec.structs import astuple
 
 from lifecycle.bus import EventBus, Subscription
 from lifecycle.correlation import Correlation
 from lifecycle.event import EVENT_TYPES, Event, Level
-from observability.logs.forms import step_aside
+from observability.logs.forms import RESERVED, step_aside
 from observability.logs.writer import LineWriter
 
 #: Makes the fields of a line; called when the line is written.
@@ -121,17 +121,20 @@ class LogLines:
 
 
 def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
-    own = asdict(event)
-    where: Correlation = own.pop("correlation")
-    # Drop empty fields: they would bury the others.
-    line = {k: v for k, v in own.items() if v or v.__class__ in _NUMBERS}
+    # Made for every unit. The values are as many as the fields: `strict` would cost a call.
+    values = zip(shape.fields, astuple(event))  # noqa: B905 -- see above
+    # Empty fields are dropped: they would bury the others.
+    line = {name: value for name, value in values if value or value.__class__ in _NUMBERS}
+    where: Correlation = line.pop("correlation")
     for name in shape.measures:
         value = line.get(name)
-        if isinstance(value, float):
+        if value.__class__ is float:
             line[name] = round(value, 6)
-    step_aside(line)
-    known = zip(_CORRELATION, astuple(where), strict=True)
-    line |= {k: v for k, v in known if v is not None and k not in own}
+    own = shape.fields
+    if shape.steps_aside:
+        step_aside(line)
+    known = zip(_CORRELATION, astuple(where))  # noqa: B905 -- as above
+    line |= {name: value for name, value in known if value is not None and name not in own}
     if "run" not in own:
         line["run"] = run
     return line
@@ -145,6 +148,9 @@ class _Shape(NamedTuple):
     of_unit: bool
     ends_unit: bool
     measures: tuple[str, ...]
+    fields: tuple[str, ...]
+    #: Whether a line has another use for the name of one of its fields.
+    steps_aside: bool
 
     @classmethod
     def of(cls, kind: type[Event]) -> Self:
@@ -157,6 +163,8 @@ class _Shape(NamedTuple):
             of_unit=of_unit,
             ends_unit=of_unit and "duration" in kind.measures,
             measures=kind.measures,
+            fields=own,
+            steps_aside=not RESERVED.isdisjoint(own),
         )
 
     @property
