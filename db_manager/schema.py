@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, MetaData, Table, inspect
+from sqlalchemy import Column, Connection, MetaData, Table, inspect
+from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.engine.reflection import Inspector
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -106,6 +107,37 @@ def refuse_shared(databases: Mapping[str, MetaData]) -> None:
                 )
 
 
+def create_tables(
+    connection: Connection | MockConnection,
+    metadata: MetaData,
+    tables: Sequence[Table],
+    *,
+    checkfirst: bool = True,
+) -> None:
+    """Create tables, and no type that only others have: their migrations make it.
+
+    SQLAlchemy makes all types of the models with the first table: one of PostgreSQL's enumerations
+    as it is at the end of its migrations, of which the first would fail.
+
+    Args:
+        connection: SQLAlchemy's synchronous connection, or what prints instead.
+        metadata: The models.
+        tables: Those to create, in creation order.
+        checkfirst: Leave those alone that are there.
+    """
+    others = set(metadata.tables.values()).difference(tables)
+    if any(_has_own_type(column) for table in others for column in table.columns):
+        for table in tables:
+            table.create(connection, checkfirst=checkfirst)
+    else:
+        metadata.create_all(connection, tables=tables, checkfirst=checkfirst)
+
+
+def _has_own_type(column: Column[Any]) -> bool:
+    """Return True if *column* may have a type of its own, which is created before its table."""
+    return getattr(column.type, "native_enum", False) or hasattr(column.type, "create_type")
+
+
 async def create_missing_tables(
     engine: AsyncEngine,
     metadata: MetaData,
@@ -140,7 +172,7 @@ async def create_missing_tables(
     async with schema_locked(engine, LOCK_WAIT) as connection:
         missing = await connection.run_sync(look)
         if missing:
-            await connection.run_sync(lambda sync: metadata.create_all(sync, tables=ours))
+            await connection.run_sync(create_tables, metadata, ours)
     return tuple(missing)
 
 

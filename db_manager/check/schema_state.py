@@ -15,10 +15,10 @@ from db_manager.dialects.safe_text import connection_text
 from db_manager.drift.look import differences
 from db_manager.engine.url import database_url
 from db_manager.errors import DbManagerError
-from db_manager.migrations.alembic_command import alembic, check_files
+from db_manager.migrations.alembic_context import alembic, run_files
 from db_manager.migrations.failure import MigrationError, MigrationsNotInstalledError
-from db_manager.migrations.generate import generate
 from db_manager.migrations.history import History, folders, read, wheels
+from db_manager.migrations.revision.generate import generate
 from db_manager.migrations.versions import (
     Standing,
     refuse_half_way,
@@ -124,7 +124,7 @@ class SchemaState:
         for history in () if self._broken else self._histories.values():
             try:
                 async with alembic():
-                    check_files(history)
+                    run_files(history)
                 findings += await self._compared(history)
             except MigrationsNotInstalledError as error:
                 findings.append(Finding("warning", "migrations", f"{error}, before the next one"))

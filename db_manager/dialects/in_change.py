@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from sqlalchemy.engine import Connection
 from sqlalchemy.types import TypeEngine
 
-from db_manager.dialects.migration import HalfWay, Migration
+from db_manager.dialects.migration import Migration
 
 
 class InChange:
@@ -83,21 +83,3 @@ class InChange:
         """
         del connection
         return ""
-
-    def half_way(self, connection: Connection, versions: str) -> HalfWay | None:
-        """Return what is known of a migration that began and did not end.
-
-        Args:
-            connection: Any connection.
-            versions: The table that says what the database is at.
-        """
-        del connection, versions
-        return None
-
-    def forget_half_way(self, connection: Connection, versions: str) -> None:
-        """Know no more of a migration that began and did not end: somebody has said what is there.
-
-        Args:
-            connection: A connection in no transaction.
-            versions: The table that says what the database is at.
-        """

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import sqlalchemy.engine
+from sqlalchemy import Index
 from sqlalchemy.engine import URL
 
 from db_manager.dialects.dialect import Dialect
@@ -52,6 +53,28 @@ def dialect_at(url: URL) -> Dialect:
     """Return our dialect for the database at *url*."""
     database, _, driver = url.drivername.partition("+")
     return _named(database, driver)
+
+
+def databases_of(index: Index) -> tuple[str, ...] | None:
+    """Return SQLAlchemy's names of the databases that *index* is made on; None for all of them.
+
+    One whose `ddl_if` asks a function is made on none, as far as anybody can tell.
+
+    Args:
+        index: An index of a model.
+    """
+    limit = getattr(index, "_ddl_if", None)  # private there, guarded by a test
+    if limit is None or (limit.dialect is None and limit.callable_ is None):
+        return None
+    if limit.callable_ is not None:
+        return ()
+    return (limit.dialect,) if isinstance(limit.dialect, str) else tuple(limit.dialect)
+
+
+def is_made_on(index: Index, dialect: sqlalchemy.engine.Dialect) -> bool:
+    """Return True if *index* is one for the database of *dialect*."""
+    names = databases_of(index)
+    return names is None or dialect.name in names
 
 
 def with_driver(url: URL) -> URL:

@@ -4,11 +4,11 @@ import datetime as dt
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Final, Self
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 #: Statements that change nothing, by their first word.
@@ -43,26 +43,12 @@ class HalfWay:
     connection: int
 
     @classmethod
-    def now(cls, before: str, after: str, connection: int) -> Self:
-        """Return what is half way from now on."""
-        return cls(
-            before, after, dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds"), connection
-        )
-
-    @classmethod
-    def read(cls, comment: object, is_there: Callable[[int], bool]) -> Self | None:
-        """Return what *comment* of a version table says; None if that is something else.
-
-        Args:
-            comment: The comment.
-            is_there: Tells whether the server still has the connection of a number.
-        """
+    def read(cls, comment: object) -> Self | None:
+        """Return what *comment* of a version table says; None if that is something else."""
         found = _MARK.fullmatch(str(comment or ""))
         if found is None:
             return None
-        number = int(found["connection"])
-        number = number if is_there(number) else 0
-        return cls(found["before"], found["after"], found["since"], number)
+        return cls(found["before"], found["after"], found["since"], int(found["connection"]))
 
     def __str__(self) -> str:
         """Return the comment."""
@@ -89,6 +75,12 @@ class Migration:
     lock_wait: ClassVar[float] = 2.0
     #: Whether it may leave its transaction, for a statement that must run outside of one.
     may_leave: ClassVar[bool] = True
+    #: How the comment of a table is put; queries for it, for the number of a connection, and for
+    #: whether that one works on something. Nothing where nothing stays half way.
+    put_comment: ClassVar[str] = ""
+    comment: ClassVar[TextClause | None] = None
+    number: ClassVar[TextClause] = text("SELECT 0")
+    works: ClassVar[TextClause] = text("SELECT 0")
 
     def __init__(
         self,
@@ -106,6 +98,8 @@ class Migration:
         #: Number of its statements that a ROLLBACK does not take back.
         self.kept = 0
         self._open = self._committing = 0
+        #: Whether the database says that it is half way.
+        self.is_marked = False
 
     # -- what a database does in its own way ----------------------------------------------
 
@@ -122,6 +116,7 @@ class Migration:
         Args:
             connection: Its connection, in the transaction, which is committed now.
         """
+        self.mark(connection)
 
     def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
         """Run one statement of it.
@@ -157,6 +152,54 @@ class Migration:
         Args:
             connection: Its connection, in no transaction; it may be lost.
         """
+
+    # -- what is half way -----------------------------------------------------------------
+
+    def half_way(self, connection: Connection) -> HalfWay | None:
+        """Return what is known of a migration that began and did not end.
+
+        Args:
+            connection: Any connection.
+        """
+        if self.comment is None:
+            return None
+        found = HalfWay.read(connection.scalar(self.comment, {"versions": self.versions}))
+        if found and not connection.scalar(self.works, {"number": found.connection}):
+            return replace(found, connection=0)
+        return found
+
+    def forget_half_way(self, connection: Connection) -> None:
+        """Know no more of it: somebody has said what is there.
+
+        Args:
+            connection: A connection in no transaction.
+        """
+        if self.half_way(connection) is not None:
+            self.unmark(connection)
+
+    def mark(self, connection: Connection) -> None:
+        """Let the database say that it is half way.
+
+        Args:
+            connection: Its connection.
+        """
+        if not self.is_marked:
+            self.is_marked = True
+            since = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+            number = int(connection.scalar(self.number) or 0)
+            self._comment(connection, str(HalfWay(self.before, self.after, since, number)))
+
+    def unmark(self, connection: Connection) -> None:
+        """Let the database say so no more.
+
+        Args:
+            connection: Its connection.
+        """
+        self._comment(connection, "")
+
+    def _comment(self, connection: Connection, said: str) -> None:
+        quoted = said.replace("'", "''")
+        connection.exec_driver_sql(self.put_comment.format(table=self.versions, said=quoted))
 
     # -- what stays -----------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from sqlalchemy import Table
 
 from db_manager.migrate.chosen import Chosen, say
 from db_manager.migrate.writing import revision
-from db_manager.migrations.move import move, sql_of
-from db_manager.migrations.upgrade import upgrade
+from db_manager.migrations.move import move, upgrade
+from db_manager.migrations.printing import sql_of
 from db_manager.migrations.versions import Standing
 from db_manager.schema import create_missing_tables
 from lifecycle.event import Event
@@ -80,7 +80,7 @@ async def go_back(one: Chosen, options: argparse.Namespace) -> int:
     if getattr(options, "sql", False):
         return await _print(one, options, options.revision)
     at = await move(one.config, history, options.verb, options.revision)
-    say(f"{history.plugin}: at {'no revision' if at == 'base' else at}")
+    say(f"{history.plugin}: at {at or 'no revision'}")
     return 0
 
 

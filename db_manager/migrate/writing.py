@@ -3,8 +3,8 @@
 import argparse
 
 from db_manager.migrate.chosen import Chosen, say
-from db_manager.migrations.generate import generate, write_empty
 from db_manager.migrations.history import History, folders, wheels
+from db_manager.migrations.revision.generate import generate, write_file
 from lifecycle.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ async def revision(one: Chosen, options: argparse.Namespace) -> int:
     for plugin in owners:
         history = one.histories.get(plugin) or History(plugin, there[plugin], ())
         if options.empty:
-            file = await write_empty(history, options.message)
+            file = write_file(history, options.message)
             say(f"{file}: written; fill it in, and commit it")
             continue
         found = await generate(

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db_manager.config import DatabaseConfig
 from db_manager.events import DatabaseDrifted, TablesCreated
 from db_manager.migrations.failure import MigrationsPendingError
-from db_manager.migrations.upgrade import upgrade
+from db_manager.migrations.move import upgrade
 from db_manager.migrations.versions import Standing
 from db_manager.schema import create_missing_tables
 from lifecycle.event import Event

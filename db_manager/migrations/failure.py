@@ -63,21 +63,6 @@ def ways_out(plugin: str, before: str, after: str) -> str:
     )
 
 
-class BrokenRowsError(DbManagerError):
-    """After a migration rows refer to others that are not there.
-
-    Args:
-        tables: Which tables.
-    """
-
-    def __init__(self, tables: str) -> None:
-        self.tables = tables
-        super().__init__(tables)
-
-    def __str__(self) -> str:
-        return self.tables
-
-
 class MigrationsPendingError(DbManagerError):
     """Migrations are pending, and `[database] migrate = "check"` leaves them to somebody else.
 
@@ -102,15 +87,4 @@ class MigrationsNotInstalledError(DbManagerError):
 
 
 class ScratchError(DbManagerError):
-    """There is no database to build migrations in, or something was left of it.
-
-    Args:
-        what: What is wrong, and what to do.
-    """
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(what)
-
-    def __str__(self) -> str:
-        return self.what
+    """There is no database to build migrations in, or something was left of it."""

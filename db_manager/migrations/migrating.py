@@ -1,26 +1,16 @@
-"""The engine, the lock and the transaction in which migrations run."""
+"""The engine and the lock with which migrations run."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.config import LONGEST, DatabaseConfig
 from db_manager.dialects.known import dialect_at, dialect_of
-from db_manager.dialects.migration import Migration
 from db_manager.engine.create import create_engine
 from db_manager.engine.url import database_url
-from db_manager.migrations.alembic_command import configured
-from db_manager.migrations.failure import BrokenRowsError
-from db_manager.migrations.history import History
 from db_manager.running.plain import shield
 from db_manager.schema import schema_locked
-
-if TYPE_CHECKING:
-    from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
 
 
 @asynccontextmanager
@@ -92,60 +82,3 @@ async def one_at_a_time(
         return
     async with schema_locked(engine, config.migrate_timeout) as lock:
         yield lock
-
-
-def in_transaction(
-    connection: Connection,
-    history: History,
-    migration: Migration,
-    *,
-    admits: Callable[[tuple[str, ...]], bool] = lambda _: True,
-    **options: Any,
-) -> "Config":
-    """Return a configuration of Alembic's that runs a command in one transaction of *connection*.
-
-    Args:
-        connection: A connection in no transaction.
-        history: The migrations of a plugin.
-        migration: How the database takes it.
-        admits: Called in the transaction, when nobody else can change it any more, with the
-            revisions that the database is at; nothing is done when it returns False.
-        **options: For Alembic's `context.configure`.
-    """
-    undoes_ddl = dialect_of(connection.dialect).undoes_ddl
-    # Alembic commits nothing in a transaction that somebody else began, as a listener of
-    # SQLAlchemy's that says something on each new connection.
-    if connection.in_transaction():
-        connection.commit()
-
-    def admit(context: "MigrationContext") -> bool:
-        migration.begin(connection)
-        admitted = admits(context.get_current_heads())
-        context.autocommit_block = _marked(context, migration)  # type: ignore[method-assign]  # guarded by a test
-        if not undoes_ddl:
-            connection.rollback()  # Alembic begins a transaction of its own there
-        return admitted
-
-    def finish(_context: "MigrationContext") -> None:
-        if wrong := migration.end(connection):
-            raise BrokenRowsError(wrong)
-
-    return configured(
-        history, connection, admit=admit, finish=finish, transactional_ddl=undoes_ddl, **options
-    )
-
-
-def _marked(context: "MigrationContext", migration: Migration) -> Callable[[], Any]:
-    """Return what stands in for Alembic's block outside of the transaction."""
-    if not migration.may_leave:
-        return nullcontext
-    left = context.autocommit_block
-
-    @contextmanager
-    def marked() -> Iterator[None]:
-        if context.connection is not None:
-            migration.leave(context.connection)
-        with left():
-            yield
-
-    return marked

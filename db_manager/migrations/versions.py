@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sqlalchemy import Connection, MetaData, Select, inspect, literal, select, union_all
 from sqlalchemy.exc import DBAPIError
@@ -11,7 +11,10 @@ from sqlalchemy.sql.expression import ColumnClause, column, table
 from db_manager.base import plugin_of
 from db_manager.dialects.known import dialect_of
 from db_manager.migrations.failure import HalfWayError, MigrationError
-from db_manager.migrations.history import FOLDER, History, folders, version_table
+from db_manager.migrations.history import FOLDER, History, Step, folders, version_table
+
+#: A direction.
+Verb: TypeAlias = Literal["upgrade", "downgrade"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,42 @@ class Standing:
             return "ahead"
         return "pending" if self.pending else "current"
 
+    def way(self, verb: Verb, target: str) -> list[Step]:
+        """Return the steps to a revision; none from one that is unknown here up to any.
+
+        Args:
+            verb: The direction that was asked for.
+            target: The revision, as `History.find` takes it.
+
+        Raises:
+            MigrationError: It is in the other direction, there is no such one, or the database is
+                at a revision to take back that is in no file.
+        """
+        history, at = self.history, self.at or ""
+        last = history.find(target)
+        if self.is_ahead and verb == "upgrade":
+            return []
+        if self.is_ahead:
+            raise MigrationError(
+                history.plugin,
+                at,
+                "the database is at it, and no file has it; take it back with the code that has "
+                "it, or say what the tables really are at: `db-manager migrate stamp "
+                f"{history.plugin} …`",
+            )
+        steps = history.steps(at, last)
+        if steps and steps[0].verb != verb:
+            comes, back = "before", f"upgrade {history.plugin}` goes on"
+            if verb == "upgrade":
+                comes, back = "after", f"downgrade {history.plugin} {last or 'base'}` goes back"
+            raise MigrationError(
+                history.plugin,
+                last,
+                f"the database is at {at or 'no revision'}, which comes {comes} it; `db-manager "
+                f"migrate {back}",
+            )
+        return steps
+
 
 def standings(connection: Connection, histories: Iterable[History]) -> list[Standing]:
     """Return where the database stands in each of *histories*, by one query if all have a version.
@@ -85,7 +124,7 @@ def refuse_half_way(connection: Connection, found: Iterable[Standing]) -> None:
     dialect = dialect_of(connection.dialect)
     for standing in found:
         history, at = standing.history, standing.at or ""
-        mark = dialect.half_way(connection, history.version_table)
+        mark = dialect.migration(history.version_table).half_way(connection)
         if mark is not None and mark.after != at:  # else it ended, and was killed before it said so
             revision = max((mark.before, mark.after), key=history.position)
             raise HalfWayError(history.plugin, revision, mark)

@@ -5,8 +5,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,11 +17,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db_manager.base import Base
+from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
 from db_manager.dialects.known import with_driver
 from db_manager.dialects.safe_text import connection_text
-from db_manager.migrations.history import find
-from db_manager.migrations.upgrade import upgrade
+from db_manager.engine.create import create_engine
+from db_manager.migrations.history import History, find
+from db_manager.migrations.move import upgrade
 from db_manager.schema import create_missing_tables
 from db_manager.testing.environment import config_at
 from lifecycle.errors import ConfigError
@@ -99,7 +102,7 @@ class Databases:
         if template is None or tables != template.tables:
             empty = self.reserve()
             await self._place.make(self._made[empty], None)
-            await _create_tables(empty, metadata)
+            await make_tables(config_at(empty), metadata, find(metadata))
             template = self._templates[metadata] = _Template(self._made[empty], tables)
         await self._place.make(self._made[url], template.name)
 
@@ -196,15 +199,26 @@ def _folder(name: str) -> Path:
     return Path(tempfile.gettempdir()) / name
 
 
-async def _create_tables(url: URL, metadata: MetaData) -> None:
-    """Create the tables as a start does: those of a plugin with migrations by them."""
-    histories = find(metadata)
-    engine = create_async_engine(url)
+async def make_tables(
+    config: DatabaseConfig,
+    metadata: MetaData,
+    histories: Mapping[str, History],
+    without: Collection[str] = (),
+) -> None:
+    """Make tables as a start does: those of a plugin with migrations by them.
+
+    Args:
+        config: Where the database is.
+        metadata: The models of all plugins.
+        histories: The migrations of those that have any.
+        without: Plugins whose tables are left out.
+    """
+    create = partial(create_missing_tables, metadata=metadata, migrated={*histories, *without})
+    engine = create_engine(config)
     try:
-        if histories:
-            await create_missing_tables(engine, metadata, histories, alone=True)
-            await upgrade(config_at(url), histories.values())
-        await create_missing_tables(engine, metadata, histories)
+        await create(engine, alone=True)
+        await upgrade(config, [each for name, each in histories.items() if name not in without])
+        await create(engine)
     finally:
         await engine.dispose()
 

@@ -12,13 +12,13 @@ from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.create import create_engine
 from db_manager.errors import ConfigError
 from db_manager.migrations.failure import MigrationError
-from db_manager.migrations.generate import differences, reflected
 from db_manager.migrations.history import History, find
-from db_manager.migrations.move import move
-from db_manager.migrations.upgrade import upgrade
+from db_manager.migrations.move import move, upgrade
+from db_manager.migrations.revision.generate import differences, reflected
 from db_manager.migrations.versions import standings
 from db_manager.plugin import DatabasePlugin
-from db_manager.testing.databases import Databases
+from db_manager.schema import stands_on
+from db_manager.testing.databases import Databases, make_tables
 from db_manager.testing.environment import config_at
 from db_manager.testing.sandbox import Sandbox
 from lifecycle.errors import nearest
@@ -62,7 +62,7 @@ class Migrations:
         await self._databases.make(url, None)
         try:
             config = config_at(url)
-            await _Ground(config, metadata, histories).of(plugin)
+            await _lay_ground(config, metadata, histories, plugin)
             for revision in history.ids:
                 await _there_and_back(config, history, revision)
             if missing := await _differences(config, history, metadata):
@@ -106,12 +106,12 @@ class Migrations:
             ConfigError: The plugin has no migrations.
         """
         config, history = await self._ready(plugin)
-        await _take_back(config, history, history.find(revision))
+        await _take_back(config, history, revision)
 
     async def _ready(self, plugin: str) -> tuple[DatabaseConfig, History]:
         metadata, histories, section = _found(plugin)
         config = config_at(await self._sandbox.database(section, metadata))
-        await _Ground(config, metadata, histories).of(plugin)
+        await _lay_ground(config, metadata, histories, plugin)
         return config, histories[plugin]
 
 
@@ -142,41 +142,12 @@ def _every(kind: type[DatabasePlugin]) -> Iterator[type[DatabasePlugin]]:
         yield from _every(other)
 
 
-class _Ground:
-    """Makes the tables that those of a plugin refer to.
-
-    Args:
-        config: Where the database is.
-        metadata: The models of all plugins.
-        histories: The migrations of those that have any.
-    """
-
-    def __init__(
-        self, config: DatabaseConfig, metadata: MetaData, histories: dict[str, History]
-    ) -> None:
-        self._config = config
-        self._metadata = metadata
-        self._histories = histories
-        self._seen: set[str] = set()
-
-    async def of(self, plugin: str) -> None:
-        """Make those of the plugins that *plugin* refers to, and before them what they refer to."""
-        self._seen.add(plugin)
-        tables = [t for t in self._metadata.sorted_tables if plugin_of(t.name) == plugin]
-        keys = [key for table in tables for key in table.foreign_keys]
-        for other in dict.fromkeys(plugin_of(key.column.table.name) for key in keys):
-            if other not in self._seen:
-                await self.of(other)
-                await self._make(other)
-
-    async def _make(self, plugin: str) -> None:
-        if plugin in self._histories:
-            await upgrade(self._config, [self._histories[plugin]])
-            return
-        tables = [t for t in self._metadata.sorted_tables if plugin_of(t.name) == plugin]
-        await _run(
-            self._config, lambda connection: self._metadata.create_all(connection, tables=tables)
-        )
+async def _lay_ground(
+    config: DatabaseConfig, metadata: MetaData, histories: dict[str, History], plugin: str
+) -> None:
+    """Make the tables that those of *plugin* refer to."""
+    others = set(map(plugin_of, metadata.tables)) - (stands_on(plugin, metadata) - {plugin})
+    await make_tables(config, metadata, histories, without=others)
 
 
 async def _there_and_back(config: DatabaseConfig, history: History, revision: str) -> None:

@@ -21,7 +21,7 @@ from aiogram.types import Message
 from db_manager import Base, DatabaseConfig, UnitOfWorkFactory
 from db_manager.events import Migrated
 from db_manager.migrations.history import find
-from db_manager.migrations.upgrade import upgrade
+from db_manager.migrations.move import upgrade
 from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
 from lifecycle import (

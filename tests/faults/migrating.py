@@ -30,7 +30,7 @@ from support.project import Project
 
 from db_manager.dialects.sqlite.sqlite_migration import SqliteMigration
 from db_manager.events import Migrated
-from db_manager.migrations import upgrade
+from db_manager.migrations import move
 from db_manager.plugin import DatabasePlugin
 from lifecycle.application import Application
 
@@ -78,7 +78,7 @@ async def main(run: Run, ready: Barrier, looked: Barrier) -> None:
     app = Application([plugin], config={"app": {"journal": "memory"}, "database": section})
     app.bus.subscribe("database.migrated", _tell)
     if run.way == "without-lock":
-        vars(upgrade)["one_at_a_time"] = nobody_waits
+        vars(move)["one_at_a_time"] = nobody_waits
         waits = iter((looked.wait,))  # at the first one only
         app.bus.subscribe("database.migrating", lambda _: next(waits, lambda: None)())
     await asyncio.to_thread(ready.wait)

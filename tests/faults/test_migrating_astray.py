@@ -8,11 +8,10 @@ import pytest
 from sqlalchemy.engine import URL
 from support.project import Project
 from support.shop import SECOND, application, shop_at
+from support.stock_alembic import upgrade_alone
 
 from db_manager.dialects.sqlite.aiosqlite import Aiosqlite
-from db_manager.migrations.alembic_command import alembic, configured
 from db_manager.migrations.failure import MigrationError
-from db_manager.migrations.history import History
 from lifecycle.errors import PluginFailedError
 
 BEFORE = """
@@ -112,16 +111,12 @@ async def load(project: Project) -> None:
 
 async def stock(project: Project) -> None:
     """Let Alembic alone upgrade, to all the heads that it finds."""
-    history = History("shop", project.folder / "migrations" / "shop", ())
     engine = project.engine()
-    async with alembic() as command, engine.connect() as connection:
+    async with engine.connect() as connection:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of twins, and goes on
-            await connection.run_sync(
-                lambda sync: command.upgrade(
-                    configured(history, sync, transactional_ddl=True), "heads"
-                )
-            )
+            folder = project.folder / "migrations" / "shop"
+            await connection.run_sync(upgrade_alone, folder, "heads")
     await engine.dispose()
 
 

@@ -13,7 +13,7 @@ from support.gate import WAITS, Gate
 from support.project import Project
 from support.shop import application, shop_at
 
-from db_manager.migrations import alembic_command
+from db_manager.migrations import alembic_context
 from db_manager.migrations.failure import MigrationError
 from lifecycle.application import Application
 from observability.testing import EventRecorder
@@ -142,7 +142,7 @@ async def test_two_that_meet_would_break_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """M19, the wrong way: without the lock the one loses its `op` to the other."""
-    assert isinstance(alembic_command._alone, type(Lock()))
-    monkeypatch.setattr(alembic_command, "_alone", Free())
+    assert isinstance(alembic_context._alone, type(Lock()))
+    monkeypatch.setattr(alembic_context, "_alone", Free())
     with Gate() as gate, pytest.raises(MigrationError, match=r"KeyError|NameError"):
         await two_at_once(tmp_path, gate)

@@ -12,8 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support.migrators import Migrators, migrators
 from support.project import Project
 from support.shop import shop_at
-
-from db_manager.migrations.alembic_command import alembic, configured
+from support.stock_alembic import upgrade_alone
 
 THREE = """
 def upgrade():
@@ -165,14 +164,10 @@ async def test_the_stock_driver_of_sqlite_leaves_half(
     (project.folder / "migrations" / "shop" / "0002_second.py").unlink()
     project.write("0002_three", THREE.format(third=FAILS), after="0001_first")
     engine = create_async_engine(sqlite_database)
-    history = project.histories["shop"]
-    async with alembic() as command, engine.connect() as connection:
+    folder = project.folder / "migrations" / "shop"
+    async with engine.connect() as connection:
         with pytest.raises(OperationalError):
-            await connection.run_sync(
-                lambda sync: command.upgrade(
-                    configured(history, sync, transactional_ddl=True), "head"
-                )
-            )
+            await connection.run_sync(upgrade_alone, folder, "head")
     await engine.dispose()
     project.write("0002_three", REPAIRED, after="0001_first")
     with pytest.raises(AssertionError):

@@ -14,11 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.engine.create import create_engine
-from db_manager.migrations.generate import generate
 from db_manager.migrations.history import History, find, folders
-from db_manager.migrations.mend import Generated
-from db_manager.migrations.move import move
-from db_manager.migrations.upgrade import upgrade
+from db_manager.migrations.move import move, upgrade
+from db_manager.migrations.revision.generate import Generated, generate
 from lifecycle.event import Event
 
 #: Begins the name under which models are imported.

@@ -10,9 +10,8 @@ from sqlalchemy.types import TypeEngine
 
 from db_manager.config import LONGEST, DatabaseConfig
 from db_manager.dialects.dialect import Dialect, scalar
-from db_manager.dialects.migration import HalfWay
 from db_manager.dialects.mysql.column_types import stored_type
-from db_manager.dialects.mysql.mysql_migration import MySQLMigration, half_way, put_comment
+from db_manager.dialects.mysql.mysql_migration import MySQLMigration
 from lifecycle.error_text import Told
 
 #: Lock wait timeout, deadlock, record changed since last read.
@@ -123,15 +122,6 @@ class MySQL(Dialect):
     def column_key(self, name: str) -> str:
         """Return *name* in lower case: names of columns that differ in case are the same."""
         return name.casefold()
-
-    def half_way(self, connection: Connection, versions: str) -> HalfWay | None:
-        """Return what the comment of the version table says."""
-        return half_way(connection, versions)
-
-    def forget_half_way(self, connection: Connection, versions: str) -> None:
-        """Remove that comment."""
-        if half_way(connection, versions) is not None:
-            put_comment(connection, versions, "")
 
     def empty(self, connection: Connection) -> None:
         """Drop tables whatever refers to them."""

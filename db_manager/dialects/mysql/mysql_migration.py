@@ -18,19 +18,12 @@ from sqlalchemy.util import await_only
 from db_manager.config import LONGEST
 from db_manager.dialects.ending_sql import commits_first, stays
 from db_manager.dialects.in_use import origin
-from db_manager.dialects.migration import HalfWay, Migration
+from db_manager.dialects.migration import Migration
 
 #: Seconds between two attempts of a statement.
 _PAUSE: Final = 0.1
 #: No lock was free in time.
 _NO_LOCK: Final = 1205
-_COMMENT: Final = text(
-    "SELECT table_comment FROM information_schema.tables"
-    " WHERE table_schema = database() AND table_name = :versions"
-)
-_IS_THERE: Final = text(
-    "SELECT count(*) FROM information_schema.processlist WHERE id = :number AND db = database()"
-)
 #: Says of itself that it may be repeated.
 _IF_NOT_EXISTS: Final = re.compile(r"\s*CREATE\b[^(]*\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 
@@ -38,10 +31,19 @@ _IF_NOT_EXISTS: Final = re.compile(r"\s*CREATE\b[^(]*\bIF\s+NOT\s+EXISTS\b", re.
 class MySQLMigration(Migration):
     """A migration whose DDL cannot be taken back."""
 
+    put_comment = "ALTER TABLE `{table}` COMMENT = '{said}'"
+    comment = text(
+        "SELECT table_comment FROM information_schema.tables"
+        " WHERE table_schema = database() AND table_name = :versions"
+    )
+    number = text("SELECT connection_id()")
+    works = text(
+        "SELECT count(*) FROM information_schema.processlist WHERE id = :number AND db = database()"
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connection_id = 0
-        self._is_marked = False
 
     def begin(self, connection: Connection) -> None:
         """Wait briefly for locks, those of rows and those of tables, and pause for long."""
@@ -52,7 +54,7 @@ class MySQLMigration(Migration):
                 f" wait_timeout = {LONGEST}"
             )
         )
-        self._connection_id = int(connection.scalar(text("SELECT connection_id()")) or 0)
+        self._connection_id = int(connection.scalar(self.number) or 0)
 
     def commits(self, sql: str) -> bool:
         """Return True for DDL and the like."""
@@ -64,8 +66,8 @@ class MySQLMigration(Migration):
         Raises:
             CancelledError: The task was cancelled, and the statement is ended at the server.
         """
-        if self.commits(sql) and not (self._is_marked or self._bears_repetition(sql)):
-            self._mark(connection)
+        if self.commits(sql) and not self._bears_repetition(sql):
+            self.mark(connection)
         try:
             self._patiently(send, sql, connection)
         except asyncio.CancelledError:
@@ -77,22 +79,12 @@ class MySQLMigration(Migration):
 
     def settle(self, connection: Connection) -> None:
         """Remove the mark; where that fails, what the database is at says that it is over."""
-        if self._is_marked:
+        if self.is_marked:
             with suppress(SQLAlchemyError):
-                put_comment(connection, self.versions, "")
+                self.unmark(connection)
 
     def _bears_repetition(self, sql: str) -> bool:
         return self.versions in sql or _IF_NOT_EXISTS.match(sql) is not None
-
-    def leave(self, connection: Connection) -> None:
-        """Mark it: outside of a transaction rows stay at once too."""
-        if not self._is_marked:
-            self._mark(connection)
-
-    def _mark(self, connection: Connection) -> None:
-        self._is_marked = True
-        mark = HalfWay.now(self.before, self.after, self._connection_id)
-        put_comment(connection, self.versions, str(mark))
 
     def _patiently(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
         while True:
@@ -118,20 +110,6 @@ class MySQLMigration(Migration):
         if self.lock is not None and self._connection_id:
             with suppress(SQLAlchemyError):  # it has ended by itself
                 self.lock.exec_driver_sql(f"KILL QUERY {self._connection_id}")
-
-
-def half_way(connection: Connection, versions: str) -> HalfWay | None:
-    """Return what the comment of the table *versions* says of a migration that did not end."""
-    comment = connection.scalar(_COMMENT, {"versions": versions})
-    return HalfWay.read(
-        comment, lambda number: bool(connection.scalar(_IS_THERE, {"number": number}))
-    )
-
-
-def put_comment(connection: Connection, versions: str, comment: str) -> None:
-    """Let *comment* be the comment of the table *versions*."""
-    quoted = comment.replace("'", "''")
-    connection.exec_driver_sql(f"ALTER TABLE `{versions}` COMMENT = '{quoted}'")
 
 
 def _number(error: BaseException) -> object:

@@ -7,12 +7,12 @@ version table: committed with what was before, and removed with what is after.
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db_manager.dialects.migration import HalfWay, Migration, is_autocommit
+from db_manager.dialects.migration import Migration, is_autocommit
 from db_manager.errors import DbManagerError
 
 #: Locks are waited for briefly. Where PgBouncer stands before the server, the timeouts of
@@ -24,12 +24,6 @@ _BEGIN: Final = text(
 )
 _IS_VALID: Final = text(
     "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(CAST(:name AS text))"
-)
-_COMMENT: Final = text("SELECT obj_description(to_regclass(:versions), 'pg_class')")
-#: Another client of PgBouncer may have the connection now.
-_WORKS: Final = text(
-    "SELECT count(*) FROM pg_stat_activity WHERE pid = :number AND datname = current_database()"
-    " AND state <> 'idle' AND pid <> pg_backend_pid()"
 )
 #: A statement that leaves an INVALID index behind when it fails, over which the next IF NOT EXISTS
 #: goes.
@@ -52,32 +46,30 @@ _LABELS: Final = (
 class PostgresMigration(Migration):
     """A migration that may leave its transaction, for CREATE INDEX CONCURRENTLY."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._is_marked = False
+    put_comment = "COMMENT ON TABLE \"{table}\" IS '{said}'"
+    comment = text("SELECT obj_description(to_regclass(quote_ident(:versions)), 'pg_class')")
+    number = text("SELECT pg_backend_pid()")
+    #: Another client of PgBouncer may have the connection now.
+    works = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = :number"
+        " AND datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()"
+    )
 
     def begin(self, connection: Connection) -> None:
         """Wait briefly for locks; outside of a transaction, as CONCURRENTLY does, for long."""
         connection.execute(_BEGIN, {"milliseconds": str(int(self.lock_wait * 1000))})
 
-    def leave(self, connection: Connection) -> None:
-        """Mark it."""
-        if not self._is_marked:
-            number = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
-            put_comment(connection, self.versions, HalfWay.now(self.before, self.after, number))
-            self._is_marked = True
-
     def end(self, connection: Connection) -> str:
         """Remove the mark, in the transaction that says what the database is at."""
-        if self._is_marked:
-            put_comment(connection, self.versions, None)
+        if self.is_marked:
+            self.unmark(connection)
         return ""
 
     def settle(self, connection: Connection) -> None:
         """Remove the mark of one of which nothing stays."""
-        if self._is_marked and not self.kept:
+        if self.is_marked and not self.kept:
             with suppress(SQLAlchemyError):  # what it was lost with is no reason to remove it
-                put_comment(connection, self.versions, None)
+                self.unmark(connection)
                 connection.commit()
 
     def run(self, send: Callable[[], object], sql: str, connection: Connection) -> None:
@@ -112,15 +104,3 @@ def _is_invalid(connection: Connection, index: str) -> bool:
         return connection.scalar(_IS_VALID, {"name": index}) is False
     except SQLAlchemyError:  # the connection is lost
         return True
-
-
-def half_way(connection: Connection, versions: str) -> HalfWay | None:
-    """Return what the comment of the table *versions* says of a migration that did not end."""
-    comment = connection.scalar(_COMMENT, {"versions": f'"{versions}"'})
-    return HalfWay.read(comment, lambda number: bool(connection.scalar(_WORKS, {"number": number})))
-
-
-def put_comment(connection: Connection, versions: str, mark: HalfWay | None) -> None:
-    """Let *mark* be the comment of the table *versions*."""
-    said = str(mark).replace("'", "''") if mark is not None else ""
-    connection.exec_driver_sql(f"COMMENT ON TABLE \"{versions}\" IS '{said}'")

@@ -17,13 +17,8 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects.access import Access
 from db_manager.dialects.dialect import Dialect, scalar
 from db_manager.dialects.for_commands import InvalidIndex
-from db_manager.dialects.migration import HalfWay
 from db_manager.dialects.postgresql.pg_dump import dump_database
-from db_manager.dialects.postgresql.postgres_migration import (
-    PostgresMigration,
-    half_way,
-    put_comment,
-)
+from db_manager.dialects.postgresql.postgres_migration import PostgresMigration
 from db_manager.dialects.postgresql.stored_types import stored_type
 
 #: Milliseconds between PostgreSQL's checks of the client's connection while a statement runs.
@@ -168,15 +163,6 @@ class PostgreSQL(Dialect):
         # the snapshot of the SELECT, which asyncpg keeps until the next one.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         return locked
-
-    def half_way(self, connection: Connection, versions: str) -> HalfWay | None:
-        """Return what the comment of the version table says."""
-        return half_way(connection, versions)
-
-    def forget_half_way(self, connection: Connection, versions: str) -> None:
-        """Remove that comment."""
-        if half_way(connection, versions) is not None:
-            put_comment(connection, versions, None)
 
     def stored_type(self, kind: TypeEngine[Any], sql: str) -> str | None:
         """Return a type as the server keeps it; None for a domain."""

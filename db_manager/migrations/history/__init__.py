@@ -9,4 +9,5 @@ from db_manager.migrations.history.steps import LONGEST_ID as LONGEST_ID
 from db_manager.migrations.history.steps import VERSION_TABLE as VERSION_TABLE
 from db_manager.migrations.history.steps import History as History
 from db_manager.migrations.history.steps import Revision as Revision
+from db_manager.migrations.history.steps import Step as Step
 from db_manager.migrations.history.steps import version_table as version_table

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from db_manager.migrations.failure import MigrationError
 
@@ -29,6 +29,25 @@ class Revision:
     id: str
     file: Path
     after: str | None
+
+
+class Step(NamedTuple):
+    """One revision, to be applied or to be taken back.
+
+    Args:
+        revision: The revision.
+        before: What the database is at; empty when it has none.
+        after: What it will be at; empty when it will have none.
+    """
+
+    revision: str
+    before: str
+    after: str
+
+    @property
+    def verb(self) -> Literal["upgrade", "downgrade"]:
+        """The function of the file that goes it."""
+        return "upgrade" if self.after == self.revision else "downgrade"
 
 
 @dataclass(frozen=True)
@@ -66,9 +85,7 @@ class History:
         Args:
             at: A revision; None is a database without any.
         """
-        if at is None:
-            return self.ids
-        return self.ids[self.ids.index(at) + 1 :] if at in self.ids else ()
+        return self.ids[self.position(at or "") :]
 
     def position(self, revision: str) -> int:
         """Return the place of a revision in the line; one that is not in it comes after all.
@@ -78,6 +95,18 @@ class History:
         """
         line = ("", *self.ids)
         return line.index(revision) if revision in line else len(line)
+
+    def steps(self, at: str, target: str) -> list[Step]:
+        """Return the way from one revision to another, up or down.
+
+        Args:
+            at: The revision that the database is at; empty for none.
+            target: The one to lead to; empty for none.
+        """
+        line, here, there = ("", *self.ids), self.position(at), self.position(target)
+        if here <= there:
+            return [Step(line[n], line[n - 1], line[n]) for n in range(here + 1, there + 1)]
+        return [Step(line[n], line[n], line[n - 1]) for n in range(here, there, -1)]
 
     def next_id(self, message: str) -> str:
         """Return the id of a revision that follows the last one: a number and words.
@@ -94,13 +123,16 @@ class History:
         """Return the id that *name* stands for: it, or the only one that begins with it.
 
         Args:
-            name: An id, or its beginning: `0002`; `head` is the last one, `base` is before all.
+            name: An id, or its beginning: `0002`; `head` is the last one.
+
+        Returns:
+            The id; empty for `base`, which is before all.
 
         Raises:
             MigrationError: No revision is called so, or several are.
         """
         if name in {"head", "base"}:
-            return self.head if name == "head" else name
+            return self.head if name == "head" else ""
         found = [each for each in self.ids if each == name] or [
             each for each in self.ids if each.startswith(name)
         ]

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from support.project import Project
 
 from db_manager.migrations.failure import MigrationError
-from db_manager.migrations.generate import differences
+from db_manager.migrations.revision.generate import differences
 
 FIRST = """
 class Item(Base):

@@ -12,7 +12,7 @@ from sqlalchemy.engine.mock import MockConnection
 from support.project import Project
 
 from db_manager.dialects.known import dialect_of
-from db_manager.migrations.move import sql_of
+from db_manager.migrations.printing import sql_of
 from db_manager.migrations.versions import standings
 from db_manager.schema import create_missing_tables, missing_tables, unmigrated
 

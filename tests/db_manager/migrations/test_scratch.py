@@ -13,7 +13,7 @@ from support.project import Project
 
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.failure import MigrationError, ScratchError
-from db_manager.migrations.scratch import scratch
+from db_manager.migrations.revision.scratch import scratch
 
 MODEL = """
 class Item(Base):

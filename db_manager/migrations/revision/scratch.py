@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.dialect import Dialect
-from db_manager.dialects.known import dialect_at
+from db_manager.dialects.known import dialect_at, dialect_of
 from db_manager.dialects.safe_text import connection_text
 from db_manager.engine.url import database_url
 from db_manager.errors import ConfigError
@@ -41,13 +41,14 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
             create any; a SQLite URL is a temporary file.
 
     Raises:
-        ScratchError: The role may not create a database, or that one is not empty.
+        ScratchError: The role may not create a database, that one is not empty, or it could not be
+            cleaned up; after an error of the block that is a note of it.
         ConfigError: The URL is malformed.
         OSError: The server cannot be reached.
     """
-    chosen = _at(config, url) if url else config
+    beside = _at(config, url) if url else config
     try:
-        place, password = database_url(chosen)
+        place, password = database_url(beside)
     except ConfigError as error:
         raise ConfigError(f"--scratch: {error}" if url else str(error)) from error
     dialect = dialect_at(place)
@@ -55,12 +56,24 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
     if not dialect.has_server:
         with tempfile.TemporaryDirectory(prefix="db_manager.") as folder:
             yield _at(config, place.set(database=f"{folder}/{name}.sqlite3"))
-    elif url:
-        async with _emptied(chosen, dialect):
-            yield chosen
+        return
+    if url:
+        await _refuse_full(beside, dialect)
+        left = partial(_left, beside, _empty, "what was made in the database of --scratch")
     else:
-        async with _made(config, dialect, name):
-            yield _at(config, place.set(database=name, password=password))
+        drop = partial(_say, statement=dialect.drop_database.format(name=name))
+        left = partial(_left, config, drop, f"the scratch database {name}")
+    try:
+        if not url:
+            await _make(config, dialect, name)
+            beside = _at(config, place.set(database=name, password=password))
+        yield beside
+    except BaseException as error:
+        if said := await left():
+            error.add_note(said)
+        raise
+    if said := await left():
+        raise ScratchError(said)
 
 
 def _at(config: DatabaseConfig, url: str | URL) -> DatabaseConfig:
@@ -69,34 +82,29 @@ def _at(config: DatabaseConfig, url: str | URL) -> DatabaseConfig:
     return config.model_copy(update=changed)
 
 
-@asynccontextmanager
-async def _made(config: DatabaseConfig, dialect: Dialect, name: str) -> AsyncIterator[None]:
-    """Create the database *name* for the block.
+async def _make(config: DatabaseConfig, dialect: Dialect, name: str) -> None:
+    """Create the database *name*.
 
     Raises:
         ScratchError: The role may not.
     """
-    drop = partial(_say, statement=dialect.drop_database.format(name=name))
-    async with _cleaned(config, drop, f"the scratch database {name}"):
-        try:
-            async with migrating_engine(config) as engine:
-                await _say(engine, f"CREATE DATABASE {name}")
-        except DBAPIError as error:
-            role = database_url(config)[0].username or "…"
-            raise ScratchError(
-                f"no scratch database could be made beside the configured one: "
-                f"{connection_text(error)}; {dialect.grant_databases.format(role=role)}, or name "
-                f"an empty one, which is emptied again: --scratch URL"
-            ) from error
-        yield
+    try:
+        async with migrating_engine(config) as engine:
+            await _say(engine, f"CREATE DATABASE {name}")
+    except DBAPIError as error:
+        role = database_url(config)[0].username or "…"
+        raise ScratchError(
+            f"no scratch database could be made beside the configured one: "
+            f"{connection_text(error)}; {dialect.grant_databases.format(role=role)}, or name "
+            f"an empty one, which is emptied again: --scratch URL"
+        ) from error
 
 
-@asynccontextmanager
-async def _emptied(config: DatabaseConfig, dialect: Dialect) -> AsyncIterator[None]:
-    """Empty the database after the block.
+async def _refuse_full(config: DatabaseConfig, dialect: Dialect) -> None:
+    """Refuse a database in which somebody has made something.
 
     Raises:
-        ScratchError: It is not empty before.
+        ScratchError: It is one.
     """
     async with migrating_engine(config) as engine, engine.connect() as connection:
         there = await connection.run_sync(dialect.contents)
@@ -106,30 +114,6 @@ async def _emptied(config: DatabaseConfig, dialect: Dialect) -> AsyncIterator[No
             f"--scratch names a database that is not empty: it has "
             f"{', '.join(there[:_SHOWN])}{more}, and all in it would be dropped; name an empty one"
         )
-
-    async def empty(engine: AsyncEngine) -> None:
-        async with engine.begin() as connection:
-            await connection.run_sync(dialect.empty)
-
-    async with _cleaned(config, empty, "what was made in the database of --scratch"):
-        yield
-
-
-@asynccontextmanager
-async def _cleaned(config: DatabaseConfig, clean: _Clean, what: str) -> AsyncIterator[None]:
-    """Clean up after the block, also when it failed or was cancelled.
-
-    Raises:
-        ScratchError: That did not succeed; after an error of the block it is a note of that.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if left := await _left(config, clean, what):
-            error.add_note(left)
-        raise
-    if left := await _left(config, clean, what):
-        raise ScratchError(left)
 
 
 async def _left(config: DatabaseConfig, clean: _Clean, what: str) -> str:
@@ -146,8 +130,12 @@ async def _left(config: DatabaseConfig, clean: _Clean, what: str) -> str:
     interrupted = await shield(work(), config.migrate_timeout)
     if interrupted is not None:
         raise interrupted
-    said = connection_text(failed[0]) if failed else ""
-    return f"{what} was not dropped: {said}" if said else ""
+    return f"{what} was not dropped: {connection_text(failed[0])}" if failed else ""
+
+
+async def _empty(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(dialect_of(engine.dialect).empty)
 
 
 async def _say(engine: AsyncEngine, statement: str) -> None:
