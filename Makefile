@@ -67,7 +67,7 @@ site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstri
 	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
 
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
-	$(BIN)/python -m pytest tests/faults --faults=full --timeout=1200
+	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) --faults=full --timeout=1200
 
 MINUTES ?= 30
 soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.

@@ -2,13 +2,14 @@
 
 import gc
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
 from support.mariadb import ENVIRONMENT as MARIADB
 from support.mariadb import MariaDatabases, mariadb_admin
+from support.matrix import MARK, is_row, note_marked
 from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.postgres import Databases, postgres_url
 
@@ -23,6 +24,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="short",
         help="full runs the fault matrix with all its numbers (make faults)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark of a test that is a row of the fault matrix where it stands."""
+    config.addinivalue_line("markers", f"{MARK}(row, load, result): it is a row of the matrix")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is no row of the fault matrix, when that is run in full."""
+    if config.getoption("--faults") == "full":
+        others = [item for item in items if not is_row(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if is_row(item)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note the row of a marked test that has passed."""
+    report = yield
+    if call.when == "call" and report.passed:
+        note_marked(item)
+    return report
 
 
 def pytest_collection_finish() -> None:

@@ -169,6 +169,11 @@ def test_without_the_argument_their_next_revision_drops_ours(owner: Owner) -> No
     assert "op.drop_table('diary__alembic_version')" in owner.writes("a2")
 
 
+@pytest.mark.matrix(
+    "M16",
+    load="Alembic of one's own in the database, with its one line",
+    result="each finds its own changes, and no more",
+)
 def test_neither_sees_the_other(owner: Owner) -> None:
     """Both write and apply revisions in one database; each finds its own changes, and no more."""
     owner.read_the_page()

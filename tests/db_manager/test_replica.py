@@ -89,6 +89,11 @@ async def answers(factory: UnitOfWorkFactory, read_only: Any = "replica") -> str
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("pgbouncer", [False, True])
+@pytest.mark.matrix(
+    "M20",
+    load="the replica is there",
+    result='only read_only="replica" reads from it',
+)
 async def test_only_who_says_so_reads_from_it(
     two: tuple[URL, URL], driver: str, pgbouncer: bool
 ) -> None:
@@ -168,6 +173,11 @@ async def test_its_pool_is_seen_apart(two: tuple[URL, URL]) -> None:
         assert (await app.health())["db_manager"].details["replica"] == "is used"
 
 
+@pytest.mark.matrix(
+    "M20",
+    load="the replica goes away and comes back",
+    result="the database answers meanwhile; both changes are told once",
+)
 async def test_a_refused_replica_is_left_alone(
     two: tuple[URL, URL], proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +438,11 @@ async def interfere(primary: PostgresServer, standby: PostgresServer, sleeps: in
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("reads", ["in a statement", "between two"])
+@pytest.mark.matrix(
+    "M20",
+    load="what the replica replays ends a read",
+    result="run once more; it reads what is new",
+)
 async def test_a_conflict_with_recovery_is_tried_again(
     primary: PostgresServer, standby: PostgresServer, driver: str, reads: str
 ) -> None:

@@ -100,6 +100,7 @@ def install(bot: Diary, wheel: Path) -> None:
     uv("pip", "install", "--no-deps", "--target", str(bot.folder), str(wheel), cwd=bot.folder)
 
 
+@pytest.mark.matrix("M11", load="a plugin from a wheel", result="its migrations apply")
 def test_a_wheel_brings_its_migrations(author: Author, bot: Diary) -> None:
     """They are applied, each release its own; what is written is for the bot's own plugin."""
     install(bot, author.release("1.0"))
@@ -117,6 +118,11 @@ def test_a_wheel_brings_its_migrations(author: Author, bot: Diary) -> None:
 
 
 @pytest.mark.parametrize("empty", [[], ["--empty", "-m", "mine"]], ids=["", "empty"])
+@pytest.mark.matrix(
+    "M11",
+    load="`revision` for a plugin from a wheel",
+    result="refused, with the name of the wheel",
+)
 def test_its_migrations_are_not_ours_to_write(author: Author, bot: Diary, empty: list[str]) -> None:
     """The refusal names what it came with; nothing is written beside the installed files."""
     install(bot, author.release("1.0"))

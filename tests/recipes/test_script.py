@@ -64,6 +64,7 @@ async def test_what_it_did_not_say_is_there(
     assert await count(sandbox) == 2
 
 
+@pytest.mark.matrix("M21", load="a script", result="runs and ends well, without aiogram")
 async def test_it_runs_as_a_program(sandbox: Sandbox, tmp_path: Path) -> None:
     """`python script.py 30` ends well, warns of nothing, and has not imported aiogram."""
     await visit(sandbox, 31, 1)

@@ -79,6 +79,11 @@ async def line(process: Process) -> str:
     return (await process.stdout.readline()).decode().strip()
 
 
+@pytest.mark.matrix(
+    "M21",
+    load="a worker that is told to stop in a unit",
+    result="the unit is committed; ends well, without aiogram",
+)
 async def test_a_job_in_the_middle_is_finished(sandbox: Sandbox, tmp_path: Path) -> None:
     """SIGTERM in the middle of a unit: it is committed, no other begins, and the end is a good one.
 

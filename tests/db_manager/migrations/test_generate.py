@@ -126,6 +126,11 @@ async def test_the_first_one_makes_the_tables(shop: Project) -> None:
     assert "op.drop_index" not in text  # it goes with its table
 
 
+@pytest.mark.matrix(
+    "M5",
+    load="columns and constraints of 25 kinds",
+    result="nothing is left to do, to the last constraint",
+)
 async def test_nothing_is_left_to_do_for_any_kind_of_column(project: Project) -> None:
     """M5: what one revision has made is what the models say, to the last constraint."""
     project.models(KINDS)

@@ -112,6 +112,11 @@ def test_what_differs_at_the_last_revision_is_told(diary: Diary) -> None:
     assert diary("migrate") == "diary            0001_first\n"
 
 
+@pytest.mark.matrix(
+    "M14",
+    load="a plugin that was removed",
+    result="check does not notice; its tables are listed as nobody's",
+)
 def test_tables_of_a_plugin_that_was_removed_are_nobodys(diary: Diary) -> None:
     """They are listed and left alone, and neither `check` nor a start notices that it is gone."""
     diary("migrate", "revision")

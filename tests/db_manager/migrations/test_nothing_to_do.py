@@ -79,6 +79,11 @@ async def finish(project: Project, *, plugins: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("plugins", [("shop", "guests", "post"), ("shop",)], ids=["all", "one"])
+@pytest.mark.matrix(
+    "M6",
+    load="plugins with migrations, nothing pending",
+    result="as many round trips as without",
+)
 async def test_a_start_has_no_more_round_trips(
     postgres_database: URL, tmp_path: Path, plugins: tuple[str, ...]
 ) -> None:
@@ -100,6 +105,11 @@ async def test_a_start_has_no_more_round_trips(
     assert with_them == without
 
 
+@pytest.mark.matrix(
+    "M6",
+    load="SQLite, 3 plugins, nothing pending",
+    result="one query for all versions",
+)
 async def test_a_start_on_sqlite_asks_no_more(sqlite_project: Project) -> None:
     """One query for all versions, and as many statements as without."""
     await finish(sqlite_project, plugins=("shop", "guests", "post"))
@@ -132,6 +142,11 @@ async def test_a_start_waits_for_no_writer(sqlite_project: Project, tmp_path: Pa
         writer.close()
 
 
+@pytest.mark.matrix(
+    "M6",
+    load="a program that starts twice",
+    result="imported by the first start only",
+)
 def test_a_start_does_not_import_alembic(tmp_path: Path) -> None:
     """Neither does one that looks at histories; only one that applies something does."""
     (tmp_path / "diary.py").write_text(DIARY, encoding="utf-8")

@@ -150,6 +150,11 @@ async def content(project: Project) -> list[str]:
     return found
 
 
+@pytest.mark.matrix(
+    "M13",
+    load="what --sql prints, run by the program of the database, up, down and up",
+    result="as upgrade",
+)
 async def test_programs_lead_where_upgrade_leads(shop: Project) -> None:
     """From nothing to the last revision, back to before the first, and up again."""
     await run(shop, await printed(shop, "upgrade", "head"))

@@ -72,6 +72,11 @@ async def test_a_start_applies_and_creates(shop: Project) -> None:
     assert [event.topic for event in told] == ["database.drained"]
 
 
+@pytest.mark.matrix(
+    "M14",
+    load="a plugin that was removed, and a start",
+    result="starts as before; its tables and version stay",
+)
 async def test_a_plugin_that_was_removed_is_noticed_by_nobody(shop: Project) -> None:
     """Its tables and its version stay; the others start as they did."""
     await shop.say(
@@ -120,6 +125,11 @@ async def test_off_does_not_look(shop: Project) -> None:
     assert [event.topic for event in told] == ["database.tables_created", "database.drained"]
 
 
+@pytest.mark.matrix(
+    "M7",
+    load="the database is at a revision that the code has not",
+    result="starts with one warning, and is at it still",
+)
 async def test_old_code_starts_on_a_newer_database(shop: Project) -> None:
     """An old replica that restarts during a rolling update lives, with a warning."""
     await shop.upgrade()
