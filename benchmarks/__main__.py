@@ -53,6 +53,7 @@ JOBS = (
     Job("growth"),
     Job("waiting"),
     Job("footprint"),
+    Job("migrating"),
     Job("bot"),
     Job("bus"),
     Job("machines"),

@@ -9,6 +9,8 @@ Names of facts of units are made by `fact`; the others are:
 | `bot.unit` | an update with a unit of one statement / with the usual session middleware |
 | `start …` | of a process with a bot: MiB more, and CPU / aiogram and SQLAlchemy alone |
 | `growth …` | MiB of resident memory after many units |
+| `migrate nothing ms` | CPU of a start with 100 files and nothing to do, over one without |
+| `migrate … s` | CPU of 100 revisions from nothing, and of a command as a process |
 | `bus.nobody` | nanoseconds of a publish to which nobody listens |
 | `bus.one` | microseconds of building an event and calling its one plain subscriber |
 | `bus.rivals` | ours / the fastest of blinker, pyee and psygnal, where that is largest |
@@ -176,6 +178,22 @@ GOALS: tuple[Goal, ...] = (
         "MiB",
     ),
     Goal("growth over 12 bursts of 1,000 tasks", 0.5, {"": "growth bursts"}, "MiB"),
+    Goal(
+        "start with nothing to migrate, 3 plugins and 100 files, over one without, CPU",
+        5,
+        {"": "migrate nothing ms"},
+        "ms",
+    ),
+    Goal("100 revisions from nothing, SQLite, CPU", 4, {"": "migrate all s"}, "s"),
+    *(
+        Goal(
+            f"db-manager migrate, a bot {bot}, CPU",
+            1.5,
+            {verb: f"migrate {verb}, a bot {bot} s" for verb in ("revision", "upgrade")},
+            "s",
+        )
+        for bot in ("without aiogram", "of init")
+    ),
     Goal("bus: nobody listens", 60, {"": "bus.nobody"}, "ns"),
     Goal("bus: event built and one plain subscriber called", 0.6, {"": "bus.one"}, "µs"),
     Goal("bus / the fastest of blinker, pyee, psygnal", 1.0, {"": "bus.rivals"}),
