@@ -30,12 +30,13 @@ PUBLIC = {
     """,
     "db_manager.events": """
         Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
+        DeliveryBehind DeliveryCaughtUp DeliveryUnsafe
         JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined
         MessageDead MessageEvent MessageRetried MessageSent MessageUnknown Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
         TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
-        UpdateEvent UpdateParked UpdateRepeated UpdateRetried
+        UpdateDone UpdateEvent UpdateParked UpdateRepeated UpdateRetried UpdateStored UpdateTaken
     """,
     "db_manager.testing": "Databases Faults ImpossibleFaultError Migrations Sandbox",
     "lifecycle": """

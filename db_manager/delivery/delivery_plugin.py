@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import db_manager.delivery.table.updates_table  # noqa: F401 -- tables are created at the start
 from db_manager import events as facts
 from db_manager.database.database import Database
+from db_manager.delivery.behind import Behind
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.fsm import SqlStorage
 from db_manager.delivery.inbox.inbox import Inbox
@@ -87,18 +88,23 @@ class DeliveryPlugin(Plugin):
             self._member,
             self._bots,
             config,
-            context.publish,
+            context.bus,
             lambda refused: _tell_refused(context, refused=refused),
         )
-        lookout = Lookout(relay, self._claims, self._member, self._bots, config, context.publish)
+        behind = Behind(context.bus)
+        lookout = Lookout(
+            relay, self._claims, self._member, self._bots, config, context.bus, behind
+        )
         context.probe(f"{self.name}:outbox", lookout.levels)
         context.spawn(lookout.run(), f"{self.name}.relay")
         self._relay = self._outbox.relay = relay
         dispatcher = context.services.get("aiogram:dispatcher")
         if config.inbox and self._bots and dispatcher is not None:
-            await self._begin_inbox(context, dispatcher)
+            await self._begin_inbox(context, dispatcher, behind)
 
-    async def _begin_inbox(self, context: PluginContext, dispatcher: "Dispatcher") -> None:
+    async def _begin_inbox(
+        self, context: PluginContext, dispatcher: "Dispatcher", behind: Behind
+    ) -> None:
         config: DeliveryConfig = context.config
         inbox = Inbox(
             Updates(self._engine, has_members=self._has_members),
@@ -107,7 +113,8 @@ class DeliveryPlugin(Plugin):
             self._bots,
             context.services["db_manager:uow_factory"],
             config,
-            context.publish,
+            context.bus,
+            behind,
         )
         context.probe(f"{self.name}:inbox", inbox.levels)
         context.spawn(inbox.run(), f"{self.name}.inbox")

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from aiogram import Bot
 
 from db_manager import events as facts
+from db_manager.delivery.behind import Behind
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.relay import STATES, Relay
 from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.delivery.table.members import Alone
-from lifecycle.event import Event
+from lifecycle.bus import EventBus
 
 #: Most messages that one look brings, and that one look deletes.
 _MOST: Final = 500
@@ -32,7 +33,8 @@ class Lookout:
         member: This process among others.
         bots: The bots of this process.
         config: The section [delivery].
-        publish: Publishes an event.
+        bus: Where it is told what was found.
+        behind: Told what waits.
     """
 
     def __init__(
@@ -42,14 +44,16 @@ class Lookout:
         member: Alone,
         bots: Mapping[int, Bot],
         config: DeliveryConfig,
-        publish: Callable[[Event], None],
+        bus: EventBus,
+        behind: Behind,
     ) -> None:
         self._relay = relay
         self._claims = claims
         self._member = member
         self._bots = bots
         self._config = config
-        self._publish = publish
+        self._bus = bus
+        self._behind = behind
         self._searched_at = time.monotonic()
         self._looked_at = float("-inf")
         self._forgot_at, self._forgot_until = time.monotonic(), 0
@@ -61,12 +65,19 @@ class Lookout:
 
     async def run(self) -> None:
         """Begin, and go on until this is cancelled."""
+        await self._relay.again.until_done(self._tell_unsafe)
         if not self._bots:  # a worker only waits for what others send
             await self._look_often()
         await self._relay.again.until_done(self._begin)
         async with asyncio.TaskGroup() as group:
             for work in (self._relay.mark(), self._look_often(), self._pulse()):
                 group.create_task(work)
+
+    async def _tell_unsafe(self) -> None:
+        if self._bus.channel(facts.DeliveryUnsafe).handlers and (
+            settings := await self._claims.unsafe_settings()
+        ):
+            self._bus.publish(facts.DeliveryUnsafe(settings=settings))
 
     async def _begin(self) -> None:
         if self._member.pause is None:  # what this process had in an earlier run is nobody's
@@ -104,6 +115,7 @@ class Lookout:
             raise
         await self._settle_foreign()
         self._open, self._oldest = await self._claims.levels()
+        self._behind.note("messages", self._open, self._oldest)
         await self._forget()
         self._looked_at = time.monotonic()
 
@@ -117,9 +129,9 @@ class Lookout:
         for row in released:
             if row["state"]:
                 about = {"message": row["id"], "bot_id": row["bot_id"], "method": row["method"]}
-                self._publish(facts.MessageUnknown(**about))
+                self._bus.publish(facts.MessageUnknown(**about))
         if count := sum(not row["state"] for row in released):
-            self._publish(facts.LanesRecovered(count=count))
+            self._bus.publish(facts.LanesRecovered(count=count))
 
     async def _search(self) -> None:
         """Look for rows that are this process's and unknown to it, after an answer was lost."""

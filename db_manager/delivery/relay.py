@@ -18,7 +18,7 @@ from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.delivery.table.members import Alone
 from db_manager.sending import Sending, SendingState
-from lifecycle.event import Event
+from lifecycle.bus import EventBus
 
 #: Messages that a process has at most, in windows.
 _HELD: Final = 25
@@ -36,7 +36,7 @@ class Relay:
         member: This process among others.
         bots: The bots of this process.
         config: The section [delivery].
-        publish: Publishes an event.
+        bus: Where it is told what becomes of messages.
         on_refused: Told whether a bot is refused.
 
     Attributes:
@@ -54,7 +54,7 @@ class Relay:
         member: Alone,
         bots: Mapping[int, Bot],
         config: DeliveryConfig,
-        publish: Callable[[Event], None],
+        bus: EventBus,
         on_refused: Callable[[bool], None],
     ) -> None:
         self.gate = Gate()
@@ -65,7 +65,7 @@ class Relay:
         self.again = Patience()
         self._claims = claims
         self._member = member
-        self._courier = Courier(bots, config, publish, on_refused)
+        self._courier = Courier(bots, config, bus, on_refused)
         #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
         self._window = asyncio.Semaphore(config.window)
         self._size = config.window

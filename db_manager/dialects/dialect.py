@@ -148,6 +148,8 @@ class Dialect(InUse, InChange, ForCommands):
     seconds_between: ClassVar[str] = "({end} - {begin})"
     #: Whether a statement sees what was committed since the transaction began.
     sees_commits: ClassVar[str] = "TRUE"
+    #: A query for the settings, with their values, by which a crash loses what was committed.
+    unsafe_settings: ClassVar[str] = ""
     #: At the end of a SELECT: lock its rows, but for those that are locked.
     lock_free_ones: ClassVar[str] = ""
 

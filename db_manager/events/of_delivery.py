@@ -150,43 +150,146 @@ class LanesRecovered(Event, kw_only=True):
 
 
 class UpdateEvent(Event, kw_only=True):
-    """Base of the events about one update of the inbox.
+    """Base of the events about updates of the inbox.
+
+    Args:
+        bot_id: The bot that they are for.
+    """
+
+    bot_id: int
+
+
+class UpdateStored(UpdateEvent, kw_only=True):
+    """Updates are in the table: Telegram may forget them.
+
+    Args:
+        count: How many that were not there.
+    """
+
+    topic: ClassVar[str] = "update.stored"
+    level: ClassVar[Level] = "debug"
+    measures: ClassVar[tuple[str, ...]] = ("count",)
+
+    count: int
+
+
+class UpdateRepeated(UpdateEvent, kw_only=True):
+    """Telegram has sent an update again, which is stored already.
 
     Args:
         update_id: Telegram's number of it.
     """
 
+    topic: ClassVar[str] = "update.repeated"
+
     update_id: int
 
 
-class UpdateRepeated(UpdateEvent, kw_only=True):
-    """Telegram has sent an update again, which is stored already."""
+class UpdateDone(UpdateEvent, kw_only=True):
+    """An update was handled, and the table says so.
 
-    topic: ClassVar[str] = "update.repeated"
+    Args:
+        update_id: Telegram's number of it.
+        attempts: How often it was tried by this process.
+        wait: Seconds from when it was stored.
+    """
+
+    topic: ClassVar[str] = "update.done"
+    level: ClassVar[Level] = "debug"
+    measures: ClassVar[tuple[str, ...]] = ("wait",)
+
+    update_id: int
+    attempts: int
+    wait: float
 
 
 class UpdateRetried(UpdateEvent, kw_only=True):
     """An update could not be handled, and will be handled again.
 
     Args:
+        update_id: Telegram's number of it.
         attempts: How often it was tried by this process.
         error: Why, in one line, without the error's text.
     """
 
     topic: ClassVar[str] = "update.retried"
 
+    update_id: int
     attempts: int
     error: str
+
+
+class UpdateTaken(UpdateEvent, kw_only=True):
+    """An update that this process tried is that of another one, which took this one for dead.
+
+    Args:
+        update_id: Telegram's number of it.
+        attempts: How often it was tried by this process.
+    """
+
+    topic: ClassVar[str] = "update.taken"
+    level: ClassVar[Level] = "warning"
+
+    update_id: int
+    attempts: int
 
 
 class UpdateParked(UpdateEvent, kw_only=True):
     """An update is not handled any more: it failed too often, or its process died each time.
 
     Args:
+        update_id: Telegram's number of it.
+        attempts: How often it was tried by this process.
         error: Why, in one line, without the error's text.
     """
 
     topic: ClassVar[str] = "update.parked"
     level: ClassVar[Level] = "error"
 
+    update_id: int
+    attempts: int
     error: str
+
+
+class DeliveryBehind(Event, kw_only=True):
+    """What is to be sent or handled now has waited for more than ten seconds.
+
+    Args:
+        messages: Messages that are open and due.
+        updates: Updates that are open.
+        oldest: Seconds for which the oldest of both has waited.
+    """
+
+    topic: ClassVar[str] = "delivery.behind"
+    level: ClassVar[Level] = "warning"
+    measures: ClassVar[tuple[str, ...]] = ("oldest",)
+
+    messages: int
+    updates: int
+    oldest: float
+
+
+class DeliveryCaughtUp(Event, kw_only=True):
+    """What is to be sent or handled waits for no more than five seconds again.
+
+    Args:
+        duration: Seconds since this process has said that it was behind.
+    """
+
+    topic: ClassVar[str] = "delivery.caught_up"
+    measures: ClassVar[tuple[str, ...]] = ("duration",)
+
+    duration: float
+
+
+class DeliveryUnsafe(Event, kw_only=True):
+    """A crash of the server may lose what it has committed: updates and messages are lost with it.
+
+    Args:
+        settings: The settings of the server that say so.
+    """
+
+    topic: ClassVar[str] = "delivery.unsafe"
+    level: ClassVar[Level] = "warning"
+
+    settings: tuple[str, ...]

@@ -22,8 +22,8 @@ from db_manager.delivery.calls.answers import (
 from db_manager.delivery.calls.stored import loaded
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed
+from lifecycle.bus import EventBus
 from lifecycle.error_text import tell
-from lifecycle.event import Event
 
 #: So many chats that are told to wait within a second mean the bot.
 _CHATS_OF_A_BOT: Final = 3
@@ -88,7 +88,7 @@ class Courier:
     Args:
         bots: The bots.
         config: The section [delivery].
-        publish: Publishes an event.
+        bus: Where it is told what becomes of messages.
         on_refused: Told whether a bot is refused.
     """
 
@@ -96,12 +96,13 @@ class Courier:
         self,
         bots: Mapping[int, Bot],
         config: DeliveryConfig,
-        publish: Callable[[Event], None],
+        bus: EventBus,
         on_refused: Callable[[bool], None],
     ) -> None:
         self._bots = bots
         self._config = config
-        self._publish = publish
+        self._publish = bus.publish
+        self._sent = bus.channel(facts.MessageSent)
         self._on_refused = on_refused
         self._refused: set[int] = set()
         #: When a bot may send again, and which lanes were told to wait of late.
@@ -209,7 +210,9 @@ class Courier:
         row = letter.row
         about: dict[str, Any] = {"message": row.id, "bot_id": row.bot_id, "method": row.method}
         if ended.state == SENT:
-            self._publish(facts.MessageSent(**about, attempts=letter.attempts, wait=letter.age))
+            if self._sent.handlers:
+                attempts, wait = letter.attempts, letter.age
+                self._sent.publish(facts.MessageSent(**about, attempts=attempts, wait=wait))
         elif ended.state == UNKNOWN:
             self._publish(facts.MessageUnknown(**about, error=ended.told))
         else:

@@ -1,7 +1,7 @@
 """Handles an update once, and says whether that is the end of it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,18 @@ from db_manager import events as facts
 from db_manager.delivery.again import Patience
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
-from db_manager.delivery.inbox.handling import CURRENT, Handling, RetryLaterError
+from db_manager.delivery.inbox.handling import (
+    CURRENT,
+    Handling,
+    RetryLaterError,
+    UpdateTakenError,
+)
 from db_manager.delivery.inbox.updates import SUSPECT, Updates
 from db_manager.sending import NotStorableError
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.bot import is_draining
+from lifecycle.bus import EventBus
 from lifecycle.error_text import tell
-from lifecycle.event import Event
 
 
 class Attempts:
@@ -32,7 +37,7 @@ class Attempts:
         units: Makes units.
         again: Repeats statements.
         config: The section [delivery].
-        publish: Publishes an event.
+        bus: Where it is told what becomes of each.
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class Attempts:
         units: UnitOfWorkFactory,
         again: Patience,
         config: DeliveryConfig,
-        publish: Callable[[Event], None],
+        bus: EventBus,
     ) -> None:
         self._updates = updates
         self._dispatcher = dispatcher
@@ -51,7 +56,8 @@ class Attempts:
         self._units = units
         self._again = again
         self._config = config
-        self._publish = publish
+        self._bus = bus
+        self._done = bus.channel(facts.UpdateDone)
         #: Through it goes who handles; alone is who may kill the process.
         self._quiet, self._one_alone = Gate(), asyncio.Lock()
 
@@ -98,23 +104,39 @@ class Attempts:
             handling.is_running = False
             CURRENT.reset(token)
         if handling.is_done or handling.failure is None:
+            self._tell_end(handling, handling.attempts + 1)
             return True
         return await self._park(handling, tell(handling.failure))
 
     def _retry(self, handling: Handling, error: BaseException) -> bool:
         handling.attempts += 1
-        self._publish(
-            facts.UpdateRetried(
-                update_id=handling.row.update_id, attempts=handling.attempts, error=tell(error)
-            )
-        )
+        if not isinstance(error, UpdateTakenError):
+            about = _about(handling, handling.attempts)
+            self._bus.publish(facts.UpdateRetried(**about, error=tell(error)))
         return False
+
+    async def lost(self, handling: Handling) -> None:
+        """Tell what has become of an update that is this process's no more."""
+        is_done = handling.may_be_done
+        if is_done:
+            is_done = await self._again.until_done(partial(self._updates.is_done, handling.row))
+        self._tell_end(handling, handling.attempts, is_done=is_done)
+
+    def _tell_end(self, handling: Handling, attempts: int, *, is_done: bool = True) -> None:
+        if not is_done:
+            self._bus.publish(facts.UpdateTaken(**_about(handling, attempts)))
+        elif self._done.handlers:
+            about = _about(handling, attempts)
+            self._done.publish(facts.UpdateDone(**about, wait=handling.age))
 
     async def _park(self, handling: Handling, error: str) -> bool:
         row, attempts = handling.row, handling.attempts + 1
         work = partial(self._updates.park, row, attempts, error)
         if await self._again.until_done(work):
-            self._publish(facts.UpdateParked(update_id=row.update_id, error=error))
+            about = _about(handling, attempts)
+            self._bus.publish(facts.UpdateParked(**about, error=error))
+        else:
+            self._tell_end(handling, attempts, is_done=False)
         return True
 
     async def _complete(self, handling: Handling, bot: Bot, response: Any) -> bool:
@@ -127,8 +149,11 @@ class Attempts:
             except NotStorableError:
                 await self._dispatcher.silent_call_request(bot, response)
             else:
+                self._tell_end(handling, handling.attempts + 1)
                 return True
-        await self._again.until_done(partial(self._updates.done, row, handling.attempts + 1))
+        attempts = handling.attempts + 1
+        is_done = await self._again.until_done(partial(self._updates.done, row, attempts))
+        self._tell_end(handling, attempts, is_done=is_done)
         return True
 
     async def _send_beside(self, bot: Bot, response: TelegramMethod[Any]) -> None:
@@ -138,3 +163,8 @@ class Attempts:
                 uow.send(response.as_(bot))
         except NotStorableError:
             await self._dispatcher.silent_call_request(bot, response)
+
+
+def _about(handling: Handling, attempts: int) -> dict[str, Any]:
+    row = handling.row
+    return {"bot_id": row.bot_id, "update_id": row.update_id, "attempts": attempts}

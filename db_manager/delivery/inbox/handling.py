@@ -83,6 +83,7 @@ class Handling:
         attempts: How often it was tried before.
         is_done: A unit has committed that it is done.
         is_running: Its handler runs; tasks that it leaves behind are on their own after that.
+        may_be_done: A unit has, perhaps: its outcome is unknown.
         failure: The error of the last attempt.
         wait: Seconds that Telegram wants.
     """
@@ -90,7 +91,7 @@ class Handling:
     def __init__(self, row: Stored, updates: Updates, config: DeliveryConfig) -> None:
         self.row = row
         self.attempts = 0
-        self.is_done = False
+        self.is_done = self.may_be_done = False
         self.is_running = False
         self.failure: Exception | None = None
         self.wait: float | None = None
@@ -98,6 +99,11 @@ class Handling:
         self._config = config
         self._begun_at = asyncio.get_running_loop().time()
         self._unit = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was stored."""
+        return self.row.age + asyncio.get_running_loop().time() - self._begun_at
 
     def wants(self, unit: UnitOfWork) -> bool:
         """Return True if the commit of *unit* says that the update is done."""
@@ -121,6 +127,7 @@ class Handling:
         if unit.number == self._unit:
             self._unit = 0
             self.is_done = unit.state is UnitState.COMMITTED
+            self.may_be_done |= unit.state is UnitState.OUTCOME_UNKNOWN
 
     def may_retry(self, error: Exception) -> bool:
         """Return True if it is tried again after *error*."""
@@ -129,8 +136,7 @@ class Handling:
         if isinstance(error, UpdateTakenError):
             return True  # then the table is looked at
         if isinstance(error, _PASSING) or classify.is_retryable(error):
-            age = self.row.age + asyncio.get_running_loop().time() - self._begun_at
-            return age < self._config.retry_for
+            return self.age < self._config.retry_for
         return self.attempts + 1 < self._config.attempts
 
 

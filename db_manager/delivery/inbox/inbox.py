@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -11,6 +11,7 @@ from aiogram import Bot, Dispatcher
 
 from db_manager import events as facts
 from db_manager.delivery.again import Patience
+from db_manager.delivery.behind import Behind
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
 from db_manager.delivery.inbox.attempts import Attempts
@@ -19,7 +20,7 @@ from db_manager.delivery.inbox.updates import Stored, Updates
 from db_manager.delivery.table.members import Alone
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.bot import is_draining
-from lifecycle.event import Event
+from lifecycle.bus import EventBus
 
 #: Updates that a process has at most, in `concurrency`; and most that one look brings.
 _HELD: Final = 10
@@ -30,6 +31,8 @@ _LOOK: Final = 0.05
 #: As of the outbox: seconds of search after a lost answer, and between searches without a cause.
 _LOST: Final = 60.0
 _SELDOM: Final = 30.0
+#: Seconds between two counts of what is open.
+_COUNTED: Final = 2.0
 
 
 class Inbox:
@@ -42,7 +45,8 @@ class Inbox:
         bots: The bots of this process.
         units: Makes units.
         config: The section [delivery].
-        publish: Publishes an event.
+        bus: Where it is told what becomes of updates.
+        behind: Told what waits.
     """
 
     def __init__(
@@ -53,16 +57,20 @@ class Inbox:
         bots: Mapping[int, Bot],
         units: UnitOfWorkFactory,
         config: DeliveryConfig,
-        publish: Callable[[Event], None],
+        bus: EventBus,
+        behind: Behind,
     ) -> None:
         self._updates = updates
         self._member = member
         self._dispatcher = dispatcher
         self._bots = bots
         self._config = config
-        self._publish = publish
+        self._bus = bus
+        self._stored = bus.channel(facts.UpdateStored)
+        self._behind = behind
+        self._open, self._oldest = 0, 0.0
         self._again = Patience()
-        self._attempts = Attempts(updates, dispatcher, bots, units, self._again, config, publish)
+        self._attempts = Attempts(updates, dispatcher, bots, units, self._again, config, bus)
         self._gate = Gate()
         self._slots = asyncio.Semaphore(config.concurrency)
         self._held: dict[int, Stored] = {}
@@ -70,11 +78,11 @@ class Inbox:
         self._polls: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         #: Lanes in which more waits in the table; and those of them to look at soon.
-        self._behind: set[str] = set()
+        self._more: set[str] = set()
         self._wanted: set[str] = set()
         self._wakes = asyncio.Event()
         self._is_ready = self._is_stopping = False
-        self._lost_at = self._looked_at = self._forgot_at = float("-inf")
+        self._lost_at = self._looked_at = self._forgot_at = self._counted_at = float("-inf")
         self._searched_at = time.monotonic()
 
     # -- receiving ------------------------------------------------------------------------
@@ -94,10 +102,14 @@ class Inbox:
             raise
         finally:
             self._gate.leave()
-        self._behind.update(waiting)
+        self._more.update(waiting)
         self._want(waiting)
+        bot_id = rows[0]["bot_id"]
+        new = len(rows) - len(repeated)
+        if new and rows[0]["update_id"] and self._stored.handlers:
+            self._stored.publish(facts.UpdateStored(bot_id=bot_id, count=new))
         for update_id in filter(None, repeated):
-            self._publish(facts.UpdateRepeated(update_id=update_id))
+            self._bus.publish(facts.UpdateRepeated(bot_id=bot_id, update_id=update_id))
 
     async def may_poll(self, bot: Bot) -> bool:
         """Return True if this process asks Telegram for updates of *bot*: one of them all does.
@@ -129,8 +141,8 @@ class Inbox:
         return self._is_stopping or is_draining(self._dispatcher)
 
     def levels(self) -> dict[str, float]:
-        """Return how many updates this process has."""
-        return {"held": len(self._held)}
+        """Return what is open in the table, and how much of it this process has."""
+        return {"open": self._open, "oldest": self._oldest, "held": len(self._held)}
 
     def _take(self, rows: Iterable[Stored]) -> None:
         for row in rows:
@@ -170,9 +182,10 @@ class Inbox:
             pause, handling.wait = min(_GROWTH * pause, _LONGEST_WAIT), None
             # A COMMIT without an answer may have said that it is done, or others may have it.
             if not await self._again.until_done(partial(self._updates.is_mine, row)):
+                await self._attempts.lost(handling)
                 break
         self._drop(row)
-        if row.lane in self._behind or row.age:
+        if row.lane in self._more or row.age:
             self._want([row.lane])
 
     async def _may_handle(self, row: Stored) -> bool:
@@ -194,6 +207,7 @@ class Inbox:
         self._is_ready = True
         while True:
             await self._again.until_done(self._look)
+            await self._again.until_done(self._count)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._config.poll):
                     await self._wakes.wait()
@@ -207,7 +221,7 @@ class Inbox:
             lanes, self._wanted = self._wanted, set()
             if lanes:
                 rows = await self._updates.claim_in(self._member.me, lanes)
-                self._behind -= lanes - {row.lane for row in rows}
+                self._more -= lanes - {row.lane for row in rows}
                 self._take(rows)
             if time.monotonic() < self._looked_at + self._config.poll:
                 return
@@ -223,9 +237,16 @@ class Inbox:
             await self._updates.forget(self._config.keep)
             self._forgot_at = self._looked_at
 
+    async def _count(self) -> None:
+        """Count what is open, now and then."""
+        if time.monotonic() > self._counted_at + _COUNTED:
+            self._open, self._oldest = await self._updates.levels()
+            self._counted_at = time.monotonic()
+            self._behind.note("updates", self._open, self._oldest)
+
     async def _recover(self) -> None:
         if count := await self._updates.release():
-            self._publish(facts.LanesRecovered(count=count))
+            self._bus.publish(facts.LanesRecovered(count=count))
 
     async def _search(self) -> None:
         """Look for rows that are this process's and unknown to it, after an answer was lost."""

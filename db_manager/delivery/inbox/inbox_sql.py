@@ -69,6 +69,12 @@ _FORGIVE: Final = "UPDATE delivery__inbox SET deaths = :deaths WHERE {mine}"
 _GIVE_BACK: Final = "UPDATE delivery__inbox SET owner = NULL WHERE owner = :me AND {is_open}"
 _MINE: Final = "SELECT {columns} FROM delivery__inbox WHERE owner = :me AND {is_open}"
 _IS_MINE: Final = "SELECT 1 FROM delivery__inbox WHERE {mine}"
+_WAITS: Final = """
+SELECT count(*) AS open, coalesce({oldest}, 0) AS oldest FROM (
+    SELECT received_at FROM delivery__inbox WHERE {is_open} AND update_id > 0 LIMIT 10000
+) AS waiting
+"""
+_IS_DONE: Final = "SELECT 1 FROM delivery__inbox WHERE id = :id AND done_at IS NOT NULL"
 _FORGET: Final = "DELETE FROM delivery__inbox WHERE done_at IS NOT NULL AND {ago} > :keep"
 
 
@@ -82,6 +88,7 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
     now = dialect.moment_now
     age = dialect.seconds_between.format(end=now, begin="received_at")
     ago = dialect.seconds_between.format(end=now, begin="done_at")
+    oldest = dialect.seconds_between.format(end=now, begin="min(received_at)")
     columns = _COLUMNS.format(age=age)
     store = {"now": now, "rows": dialect.rows_of("rows", STORED)}
     claim = {"lock": dialect.lock_free_ones, "columns": columns}
@@ -103,6 +110,8 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
         "give_back": _GIVE_BACK.format(is_open=_OPEN),
         "is_mine": _IS_MINE.format(**mine),
         "mine": _MINE.format(columns=columns, is_open=_OPEN),
+        "waits": _WAITS.format(is_open=_OPEN, oldest=oldest),
+        "is_done": _IS_DONE,
         "forget": _FORGET.format(ago=ago),
     }
     return {name: text(statement) for name, statement in sql.items()}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.delivery.again import claim_again
@@ -61,6 +61,7 @@ class Claims:
                 f"[delivery] outbox = false"
             )
         self._engine = engine
+        self._unsafe_settings = dialect.unsafe_settings
         self._statements = statements(dialect, has_members=has_members)
 
     async def write(
@@ -144,6 +145,14 @@ class Claims:
         async with self._engine.begin() as connection:
             [row] = await self._execute(connection, "open")
         return row.open, row.oldest
+
+    async def unsafe_settings(self) -> tuple[str, ...]:
+        """Return the settings of the server by which a crash of it loses what was committed."""
+        if not self._unsafe_settings:
+            return ()
+        async with self._engine.begin() as connection:
+            found = await connection.execute(text(self._unsafe_settings))
+            return tuple(f"{name} = {value}" for name, value in found)
 
     async def forget(self, after: int, most: int, keep: float) -> int | None:
         """Delete what was sent more than *keep* seconds ago, among the *most* rows after a number.

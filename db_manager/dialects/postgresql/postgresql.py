@@ -105,6 +105,10 @@ class PostgreSQL(Dialect):
     moment_at: ClassVar[str] = "to_timestamp({seconds})"
     seconds_between: ClassVar[str] = "CAST(extract(epoch FROM ({end} - {begin})) AS float)"
     sees_commits: ClassVar[str] = "current_setting('transaction_isolation') = 'read committed'"
+    unsafe_settings: ClassVar[str] = (
+        "SELECT name, setting FROM pg_settings "
+        "WHERE name IN ('fsync', 'synchronous_commit') AND setting = 'off' ORDER BY name"
+    )
     lock_free_ones: ClassVar[str] = "FOR UPDATE SKIP LOCKED"
 
     def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:

@@ -464,7 +464,7 @@ async def test_who_was_thought_dead_writes_nothing(
         taken = "UPDATE delivery__inbox SET owner = 999 WHERE update_id > 0"
         await app.sql(taken)
         go_on.set()
-        await app.events.wait_for("update.retried")
+        await app.events.wait_for("update.taken", update_id=1, attempts=1)
         assert await effects(app) == []
         await app.sql(taken.replace("999", "NULL"))
         await handled(app, 1)

@@ -56,6 +56,14 @@ def now_of(url: URL) -> str:
     return dialect_at(url).moment_now
 
 
+@pytest.fixture(params=["sqlite", "asyncpg"])
+def url(request: pytest.FixtureRequest) -> URL:
+    """URL of a database of this test's own: the command asks no driver for anything special."""
+    kind = "sqlite" if request.param == "sqlite" else "postgres"
+    found: URL = request.getfixturevalue(f"{kind}_database")
+    return found
+
+
 @pytest.fixture
 def ask(url: URL, tmp_path: Path) -> Ask:
     """Run `db-manager delivery` on the database of the test."""
