@@ -50,7 +50,7 @@ class ObservabilityConfig(BaseModel):
     )
     units: bool = Field(
         default=True,
-        description="record how units and migrations ended, beside the journal, for "
+        description="record how units, migrations, messages and updates ended, for "
         "`db-manager trace`",
     )
     metrics: bool = Field(default=False, description="Prometheus metrics (extra `metrics`)")

@@ -9,6 +9,7 @@ from msgspec.structs import astuple
 from lifecycle.bus import EventBus
 from lifecycle.correlation import Correlation
 from observability import vocabulary
+from observability.delivery_spans import delivery_spans
 from observability.vocabulary import (
     Happened,
     Migrated,
@@ -64,6 +65,7 @@ class Spans:
             vocabulary.MIGRATION_FAILED: self._migrated,
             "plugin.*": self._moved,
             "app.*": self._moved,
+            **delivery_spans(tracer),
         }
         if statements:
             handlers[vocabulary.STATEMENT] = self._statement

@@ -17,7 +17,7 @@ from lifecycle.errors import counted
 from lifecycle.journal import JournalEntry, Run
 from lifecycle.printable import printable
 from observability.story.outcome import Outcome, failures, outcome
-from observability.story.texts import duration_text, summary
+from observability.story.texts import delivered, duration_text, summary
 from observability.story.unit_log import UnitFact
 from observability.views.picture import Item, Picture, draw
 
@@ -127,7 +127,7 @@ def _embedded(data: bytes) -> str:
 
 
 def _counts(facts: Sequence[UnitFact], picture: Picture) -> str:
-    text = summary(facts)
+    text = " ".join(filter(None, (summary(facts), delivered(facts))))
     if picture.left_out:
         are = "is" if picture.left_out == 1 else "are"
         text += f" {counted(picture.left_out, 'short committed unit')} {are} not drawn."

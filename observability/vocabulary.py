@@ -22,6 +22,20 @@ DRIFTED: Final = "database.drifted"
 MIGRATING: Final = "database.migrating"
 MIGRATED: Final = "database.migrated"
 MIGRATION_FAILED: Final = "database.migration_failed"
+MESSAGE_SENT: Final = "message.sent"
+MESSAGE_RETRIED: Final = "message.retried"
+MESSAGE_DEAD: Final = "message.dead"
+MESSAGE_UNKNOWN: Final = "message.unknown"
+UPDATE_DONE: Final = "update.done"
+UPDATE_RETRIED: Final = "update.retried"
+UPDATE_TAKEN: Final = "update.taken"
+UPDATE_PARKED: Final = "update.parked"
+BEHIND: Final = "delivery.behind"
+CAUGHT_UP: Final = "delivery.caught_up"
+UNSAFE: Final = "delivery.unsafe"
+#: Ends of messages and of updates for this process, the good one of each first.
+MESSAGE_ENDS: Final = (MESSAGE_SENT, MESSAGE_DEAD, MESSAGE_UNKNOWN)
+UPDATE_ENDS: Final = (UPDATE_DONE, UPDATE_TAKEN, UPDATE_PARKED)
 #: The begin of a migration, and its two ends.
 MIGRATIONS: Final = (MIGRATING, MIGRATED, MIGRATION_FAILED)
 
@@ -33,6 +47,8 @@ POOL_UNITS: Final = "units"
 
 #: Field of an event of a database that names it.
 DATABASE: Final = "database"
+#: The plugin of messages and updates.
+DELIVERY: Final = "delivery"
 #: The plugin of a bot's first database, which events call by an empty name.
 FIRST_DATABASE: Final = "db_manager"
 
@@ -170,6 +186,75 @@ class MigrationFailed(Happened, Protocol):
     database: str
 
 
+class Message(Happened, Protocol):
+    """Fields of all `message.*`."""
+
+    message: int
+    bot_id: int
+    method: str
+
+
+class MessageSent(Message, Protocol):
+    """Fields of `MESSAGE_SENT`."""
+
+    attempts: int
+    wait: float
+
+
+class MessageRetried(Message, Protocol):
+    """Fields of `MESSAGE_RETRIED`."""
+
+    attempts: int
+    wait: float
+    error: str
+
+
+class MessageGivenUp(Message, Protocol):
+    """Fields of `MESSAGE_DEAD` and `MESSAGE_UNKNOWN`."""
+
+    error: str
+
+
+class UpdateTaken(Happened, Protocol):
+    """Fields of `UPDATE_TAKEN`, which the other ones about an update have too."""
+
+    bot_id: int
+    update_id: int
+    attempts: int
+
+
+class UpdateDone(UpdateTaken, Protocol):
+    """Fields of `UPDATE_DONE`."""
+
+    wait: float
+
+
+class UpdateFailed(UpdateTaken, Protocol):
+    """Fields of `UPDATE_RETRIED` and `UPDATE_PARKED`."""
+
+    error: str
+
+
+class Behind(Happened, Protocol):
+    """Fields of `BEHIND`."""
+
+    messages: int
+    updates: int
+    oldest: float
+
+
+class CaughtUp(Happened, Protocol):
+    """Fields of `CAUGHT_UP`."""
+
+    duration: float
+
+
+class Unsafe(Happened, Protocol):
+    """Fields of `UNSAFE`."""
+
+    settings: tuple[str, ...]
+
+
 #: The fields that are known of each topic.
 EVENTS: Final[Mapping[str, type]] = {
     UNIT_BEGIN: UnitBegun,
@@ -185,4 +270,15 @@ EVENTS: Final[Mapping[str, type]] = {
     MIGRATING: Migrating,
     MIGRATED: Migrated,
     MIGRATION_FAILED: MigrationFailed,
+    MESSAGE_SENT: MessageSent,
+    MESSAGE_RETRIED: MessageRetried,
+    MESSAGE_DEAD: MessageGivenUp,
+    MESSAGE_UNKNOWN: MessageGivenUp,
+    UPDATE_DONE: UpdateDone,
+    UPDATE_RETRIED: UpdateFailed,
+    UPDATE_TAKEN: UpdateTaken,
+    UPDATE_PARKED: UpdateFailed,
+    BEHIND: Behind,
+    CAUGHT_UP: CaughtUp,
+    UNSAFE: Unsafe,
 }

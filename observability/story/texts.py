@@ -6,7 +6,7 @@ from typing import Final
 
 from lifecycle.errors import counted
 from observability.story.unit_log import UnitFact
-from observability.vocabulary import UNIT_CLOSE
+from observability.vocabulary import MESSAGE_ENDS, UNIT_CLOSE, UPDATE_ENDS
 
 #: Seconds from which the wait of a unit for its connection is worth mentioning.
 LONG_WAIT: Final = 0.1
@@ -41,3 +41,23 @@ def summary(recorded: Iterable[UnitFact]) -> str:
     took = duration_text(longest.duration)
     longest_text = f"the longest, unit {longest.unit}, took {took}"
     return f"{counted(len(closed), 'unit')} of work: {counts}; {longest_text}."
+
+
+def delivered(recorded: Iterable[UnitFact]) -> str:
+    """Return what became of how many messages and updates; empty without the plugin `delivery`.
+
+    Args:
+        recorded: The records of the run.
+    """
+    ends = Counter(fact.topic for fact in recorded)
+    kinds = {"message": MESSAGE_ENDS, "update": UPDATE_ENDS}
+    said = {
+        kind: [f"{ends[topic]} {topic.partition('.')[2]}" for topic in topics if ends[topic]]
+        for kind, topics in kinds.items()
+    }
+    texts = [
+        f"{counted(sum(ends[topic] for topic in kinds[kind]), kind)}: {', '.join(counts)}"
+        for kind, counts in said.items()
+        if counts
+    ]
+    return f"{'; '.join(texts)}." if texts else ""

@@ -10,7 +10,12 @@ from lifecycle.correlation import Correlation
 from lifecycle.event import Event
 from lifecycle.journal import encode_event
 from observability.vocabulary import (
+    BEHIND,
+    CAUGHT_UP,
     DRIFTED,
+    MESSAGE_ENDS,
+    MESSAGE_RETRIED,
+    MESSAGE_SENT,
     MIGRATIONS,
     POOL_EXHAUSTED,
     REPLICA_LOST,
@@ -19,16 +24,27 @@ from observability.vocabulary import (
     UNIT_LEAVE,
     UNIT_RETRY,
     UNIT_SLOW,
+    UNSAFE,
+    UPDATE_DONE,
+    UPDATE_ENDS,
+    UPDATE_RETRIED,
 )
 
+_OF_DELIVERY: Final = (
+    *(*MESSAGE_ENDS, MESSAGE_RETRIED, *UPDATE_ENDS, UPDATE_RETRIED),
+    *(BEHIND, CAUGHT_UP, UNSAFE),
+)
 #: Topics that are recorded: the end of each unit, what happened in it before, to replicas, and to
-#: the tables at a start.
+#: the tables at a start; and of the plugin `delivery`: the end of each message and update.
 TOPICS: Final = (
     *(UNIT_CLOSE, UNIT_LEAVE, UNIT_RETRY, UNIT_SLOW),
     *(POOL_EXHAUSTED, REPLICA_LOST, REPLICA_RECOVERED),
     *MIGRATIONS,
     DRIFTED,
+    *_OF_DELIVERY,
 )
+#: The ends of messages and updates that went well; `wait` is what they took.
+DELIVERED: Final = (MESSAGE_SENT, UPDATE_DONE)
 #: Topic of a line that reports how many lines could not be written.
 RECORD_LOST: Final = "record.lost"
 
@@ -57,6 +73,16 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         revision: The revision that is applied to them.
         kept: Number of its statements that stay after it failed.
         differences: How the tables differ from the models, one line each.
+        message: Number of the message in the outbox; 0 if the event is about none.
+        update_id: Telegram's number of the update that was received; 0 if it is about none.
+        bot_id: The bot of either.
+        method: Name of the message's method of the Bot API.
+        attempts: How often it was sent, or tried.
+        wait: Seconds since it was due, or stored; of a retried one until the next time.
+        messages: Number of messages that wait.
+        updates: Number of updates that do.
+        oldest: Seconds that the oldest of both has waited.
+        settings: Settings of the server with which it may lose commits.
         lines: Number of lines that could not be written.
         correlation: Whose work it was: update, handler, plugin.
     """
@@ -81,6 +107,16 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
     revision: str = ""
     kept: int = 0
     differences: tuple[str, ...] = ()
+    message: int = 0
+    update_id: int = 0
+    bot_id: int = 0
+    method: str = ""
+    attempts: int = 0
+    wait: float = 0.0
+    messages: int = 0
+    updates: int = 0
+    oldest: float = 0.0
+    settings: tuple[str, ...] = ()
     lines: int = 0
     correlation: Correlation = Correlation()
 
@@ -90,10 +126,22 @@ class UnitFact(msgspec.Struct, frozen=True, kw_only=True):
         return self.correlation.plugin or ""
 
     @property
+    def is_of_delivery(self) -> bool:
+        """True if it is about messages or updates."""
+        return self.topic in _OF_DELIVERY
+
+    @property
     def name(self) -> str:
-        """Name of the unit: `unit 7`, `unit 8 in 7` for a part of it, `unit 7 on analytics`."""
+        """What it is about: `unit 7`, `unit 8 in 7` for a part of it, `message 5`, `update 9`."""
+        if self.message or self.update_id:
+            return f"message {self.message}" if self.message else f"update {self.update_id}"
         part = f"{self.inner} in " if self.inner else ""
         return f"unit {part}{self.unit}{self.on_database}"
+
+    @property
+    def took(self) -> float:
+        """Seconds it took, as far as that is known."""
+        return self.wait if self.topic in DELIVERED else self.duration
 
     @property
     def on_database(self) -> str:

@@ -26,7 +26,7 @@ from observability.story.migrations import migrations
 from observability.story.steps import HookRun, steps
 from observability.story.texts import LONG_WAIT, duration_text
 from observability.story.unit_log import UnitFact
-from observability.views.sentences import stayed
+from observability.views.sentences import BACK, DELIVERED, MOMENTS, stayed, waiting
 
 #: Units that are drawn at most, so that a phone's browser can draw them.
 MAX_UNITS: Final = 10_000
@@ -216,19 +216,19 @@ class _Artist:
             self._add(lane, name, begin, end, lines, "migration", each.outcome, row=1)
 
     def units(self, facts: Iterable[UnitFact]) -> None:
-        ends = (vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE)
+        ends = (vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE, *DELIVERED)
         closed = [fact for fact in facts if fact.topic in ends]
         for fact in facts:
             if fact.topic not in {*ends, *vocabulary.MIGRATIONS}:
                 self._warning(fact)
         if len(closed) > MAX_UNITS:
             self.picture.left_out = len(closed) - MAX_UNITS
-            closed.sort(key=lambda fact: (fact.outcome not in _WELL, fact.duration))
+            closed.sort(key=lambda fact: (not _went_well(fact), fact.took))
             closed = closed[-MAX_UNITS:]
         rows: dict[str, list[float]] = {}
-        for fact in sorted(closed, key=lambda fact: fact.at - fact.duration):
-            plugin = fact.plugin or ELSEWHERE
-            begin, end = (each - self.picture.began for each in (fact.at - fact.duration, fact.at))
+        for fact in sorted(closed, key=lambda fact: fact.at - fact.took):
+            plugin = _lane(fact)
+            begin, end = (each - self.picture.began for each in (fact.at - fact.took, fact.at))
             busy = rows.setdefault(plugin, [])
             row = next((i for i, free in enumerate(busy) if free <= begin), len(busy))
             row = min(row, MAX_ROWS - 1)
@@ -236,6 +236,10 @@ class _Artist:
             self._unit(fact, plugin, begin, end, row + 1)
 
     def _unit(self, fact: UnitFact, plugin: str, begin: float, end: float, row: int) -> None:
+        if fact.topic in DELIVERED:
+            _, lines, _ = DELIVERED[fact.topic](fact)
+            self._add(plugin, fact.name, begin, end, lines, "unit", row=row)
+            return
         lines = [fact.outcome.replace("_", " "), *fact.where]
         lines.insert(1, fact.error)
         if not fact.inner:  # the statements of a part are those of the whole
@@ -251,18 +255,12 @@ class _Artist:
 
     def _warning(self, fact: UnitFact) -> None:
         at = fact.at - self.picture.began
-        lines = [fact.error or fact.reason, *fact.where, *fact.differences]
+        lines = [fact.method, fact.error or fact.reason, *fact.where, *fact.differences]
+        lines += [*fact.settings, waiting(fact) if fact.oldest else ""]
         lines += [f"held by {holder}" for holder in fact.holders]
-        name = {
-            vocabulary.POOL_EXHAUSTED: f"no connection was free{fact.on_database}",
-            vocabulary.UNIT_SLOW: f"{fact.name} is slow",
-            vocabulary.UNIT_RETRY: f"{fact.name} is retried",
-            vocabulary.DRIFTED: f"tables differ{fact.on_database}",
-            vocabulary.REPLICA_LOST: f"replica lost{fact.on_database}",
-            vocabulary.REPLICA_RECOVERED: f"replica is back{fact.on_database}",
-        }.get(fact.topic, fact.topic)
-        state: ItemState = "done" if fact.topic == vocabulary.REPLICA_RECOVERED else "warned"
-        self._add(fact.plugin or ELSEWHERE, name, at, at, lines, state=state)
+        name = MOMENTS[fact.topic](fact) if fact.topic in MOMENTS else fact.topic
+        state: ItemState = "done" if fact.topic in BACK else "warned"
+        self._add(_lane(fact), name, at, at, lines, state=state)
 
     def _add(
         self,
@@ -289,3 +287,11 @@ class _Artist:
             lines=tuple(printable(line) for line in lines if line),
         )
         self.picture.items.append(item)
+
+
+def _went_well(fact: UnitFact) -> bool:
+    return fact.outcome in _WELL or fact.topic in DELIVERED
+
+
+def _lane(fact: UnitFact) -> str:
+    return vocabulary.DELIVERY if fact.is_of_delivery else fact.plugin or ELSEWHERE

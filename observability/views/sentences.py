@@ -19,6 +19,7 @@ from lifecycle.events import (
 from observability import vocabulary
 from observability.story import unit_log
 from observability.story.migrations import Migration
+from observability.story.texts import duration_text
 from observability.story.unit_log import UnitFact
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow"]
@@ -45,6 +46,17 @@ def _crashed(event: AppCrashed) -> tuple[str, str, Style]:
 def whose(fact: UnitFact) -> list[str]:
     """Return what went wrong in a unit, and where."""
     return [shorten(fact.error, _ERROR, placeholder=" …"), ", ".join(fact.where)]
+
+
+def again(fact: UnitFact) -> list[str]:
+    """Return how often a message was sent, or an update tried, if that was more than once."""
+    return [f"attempt {fact.attempts}"] * (fact.attempts > 1)
+
+
+def waiting(fact: UnitFact) -> str:
+    """Return how much waits, and for how long the oldest has."""
+    what = f"{counted(fact.messages, 'message')} and {counted(fact.updates, 'update')}"
+    return f"{what} wait, the oldest for {duration_text(fact.oldest)}"
 
 
 def stayed(kept: int) -> str:
@@ -86,7 +98,16 @@ TOLD: Final[dict[type[Event], Callable[[Any], tuple[str, str, Style]]]] = {
     AppCrashed: _crashed,
 }
 
-#: The same for records of units other than their ends.
+#: The same for messages and updates that simply were delivered.
+DELIVERED: Final[dict[str, Callable[[UnitFact], Told]]] = {
+    vocabulary.MESSAGE_SENT: lambda f: (
+        f.name,
+        [f"{f.method} sent", *again(f), ", ".join(f.where)],
+        "",
+    ),
+    vocabulary.UPDATE_DONE: lambda f: (f.name, ["done", *again(f)], ""),
+}
+#: The same for records of what needs attention, other than the ends of units.
 TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
     vocabulary.UNIT_SLOW: lambda f: (f.name, ["still open", *whose(f)], "yellow"),
     vocabulary.UNIT_RETRY: lambda f: (f.name, ["retried", *whose(f)], "yellow"),
@@ -98,9 +119,43 @@ TROUBLES: Final[dict[str, Callable[[UnitFact], Told]]] = {
     vocabulary.REPLICA_LOST: lambda f: (f"replica lost{f.on_database}", [f.reason], "yellow"),
     vocabulary.REPLICA_RECOVERED: lambda f: (f"replica is back{f.on_database}", [], "green"),
     vocabulary.DRIFTED: lambda f: (f"tables differ{f.on_database}", [], "yellow"),
+    vocabulary.MESSAGE_RETRIED: lambda f: (f.name, [f"{f.method} retried", *whose(f)], "yellow"),
+    vocabulary.MESSAGE_DEAD: lambda f: (f.name, [f"{f.method} dead", *whose(f)], "yellow"),
+    vocabulary.MESSAGE_UNKNOWN: lambda f: (
+        f.name,
+        [f"{f.method} may have been sent", *whose(f)],
+        "yellow",
+    ),
+    vocabulary.UPDATE_RETRIED: lambda f: (f.name, ["retried", f.error], "yellow"),
+    vocabulary.UPDATE_TAKEN: lambda f: (f.name, ["another process has it"], "yellow"),
+    vocabulary.UPDATE_PARKED: lambda f: (f.name, ["parked", f.error], "yellow"),
+    vocabulary.BEHIND: lambda f: ("delivery is behind", [waiting(f)], "yellow"),
+    vocabulary.CAUGHT_UP: lambda _: ("delivery has caught up", [], "green"),
+    vocabulary.UNSAFE: lambda f: ("commits may be lost", list(f.settings), "yellow"),
     unit_log.RECORD_LOST: lambda f: (
         "record of units",
         [f"{counted(f.lines, 'line')} could not be written"],
         "yellow",
     ),
+}
+
+#: What was away is back.
+BACK: Final = (vocabulary.REPLICA_RECOVERED, vocabulary.CAUGHT_UP)
+#: Title of a moment of the picture, for the same records.
+MOMENTS: Final[dict[str, Callable[[UnitFact], str]]] = {
+    vocabulary.POOL_EXHAUSTED: lambda f: f"no connection was free{f.on_database}",
+    vocabulary.UNIT_SLOW: lambda f: f"{f.name} is slow",
+    vocabulary.UNIT_RETRY: lambda f: f"{f.name} is retried",
+    vocabulary.DRIFTED: lambda f: f"tables differ{f.on_database}",
+    vocabulary.REPLICA_LOST: lambda f: f"replica lost{f.on_database}",
+    vocabulary.REPLICA_RECOVERED: lambda f: f"replica is back{f.on_database}",
+    vocabulary.MESSAGE_RETRIED: lambda f: f"{f.name} is retried",
+    vocabulary.MESSAGE_DEAD: lambda f: f"{f.name} is dead",
+    vocabulary.MESSAGE_UNKNOWN: lambda f: f"{f.name} may have been sent",
+    vocabulary.UPDATE_RETRIED: lambda f: f"{f.name} is retried",
+    vocabulary.UPDATE_TAKEN: lambda f: f"another process has {f.name}",
+    vocabulary.UPDATE_PARKED: lambda f: f"{f.name} is parked",
+    vocabulary.BEHIND: lambda _: "delivery is behind",
+    vocabulary.CAUGHT_UP: lambda _: "delivery has caught up",
+    vocabulary.UNSAFE: lambda _: "commits may be lost",
 }

@@ -17,9 +17,10 @@ from observability import vocabulary
 from observability.story.migrations import Migration, Migrations
 from observability.story.outcome import Outcome, failures
 from observability.story.steps import HookRun, Steps, steps
-from observability.story.texts import LONG_WAIT, duration_text, summary
+from observability.story.texts import LONG_WAIT, delivered, duration_text, summary
 from observability.story.unit_log import UnitFact
 from observability.views.sentences import (
+    DELIVERED,
     TOLD,
     TROUBLES,
     Style,
@@ -126,7 +127,7 @@ class TraceText:
         yield from self._unfinished(entries, ended, units)
         for failure in failures(entries):
             yield f"  {printable(failure)}"
-        if text := summary(units):
+        for text in filter(None, (summary(units), delivered(units))):
             yield f"  {printable(text)}"
 
     def _outcome(self, head: Run, ended: Outcome, took: str) -> str:
@@ -220,6 +221,8 @@ class TraceText:
         if fact.topic == vocabulary.UNIT_SLOW:
             self._slow.add(fact.unit)
         told: Callable[[UnitFact], Told | None] | None = TROUBLES.get(fact.topic)
+        if self._units and fact.topic in DELIVERED:
+            told = DELIVERED[fact.topic]
         if fact.topic in {vocabulary.UNIT_CLOSE, vocabulary.UNIT_LEAVE}:
             told = self._closed
         said = told(fact) if told is not None else None
@@ -228,9 +231,7 @@ class TraceText:
         label, details, style = said
         detail = "; ".join(filter(None, details))
         mark = "!" if style == "yellow" else ""
-        yield from self._line(
-            fact.at, 1, label, fact.duration or None, detail, mark=mark, style=style
-        )
+        yield from self._line(fact.at, 1, label, fact.took or None, detail, mark=mark, style=style)
         for holder in fact.holders:
             yield from self._line(None, 2, f"held by {holder}", style="yellow")
 
