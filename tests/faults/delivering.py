@@ -28,6 +28,7 @@ from aiogram.types import ErrorEvent, Message
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler, setup_application
 from aiohttp import web
 from sqlalchemy import text
+from support.deaths import die
 from support.mutations import MUTATIONS
 from support.unreliable import FIRST
 
@@ -64,7 +65,7 @@ class Life:
         receives: `webhook` or `polling`.
         poison: Keys of updates that always fail.
         deadly: Key of the update of the first chat that ends each process that handles it.
-        dies_at: Topic of an event of the plugin's, or of a unit's, at which it kills itself.
+        dies: When it kills itself, as `before store`; see `support.deaths`.
         options: More arguments of `uow.send`.
         without: The guard that the plugin is without; see `support.mutations`.
     """
@@ -79,7 +80,7 @@ class Life:
     receives: str = "webhook"
     poison: list[int] = field(default_factory=list)
     deadly: int = 0
-    dies_at: str = ""
+    dies: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     without: str = ""
 
@@ -175,8 +176,6 @@ def application(life: Life) -> Application:
     app = Application(plugins, config=config)
     for topic in TOLD:
         app.bus.subscribe(topic, lambda event: life.say(f"event {event.topic}"))
-    if life.dies_at:
-        app.bus.subscribe(life.dies_at, lambda _: os.kill(os.getpid(), signal.SIGKILL))
     return app
 
 
@@ -222,6 +221,8 @@ def live(life: Life) -> None:
     signal.alarm(LONGEST)
     if life.without:
         MUTATIONS[life.without]()
+    if life.dies:
+        die(life.dies)
     try:
         asyncio.run(main(life))
     except BaseException:  # noqa: BLE001 -- it is printed, and the process ends
