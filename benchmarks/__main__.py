@@ -55,6 +55,10 @@ JOBS = (
     Job("footprint"),
     Job("migrating"),
     Job("bot"),
+    Job("replies", "postgresql"),
+    Job("replies", "sqlite"),
+    Job("keeping"),
+    Job("conversing"),
     Job("bus"),
     Job("machines"),
     Job("plugins"),
@@ -98,7 +102,9 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="write no file")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[job.module for job in JOBS])
     parser.add_argument(
-        "--urls", metavar="URL", help="a PostgreSQL database that may be written to"
+        "--urls",
+        metavar="URL",
+        help="a PostgreSQL database that may be written to, by a role that may make databases",
     )
     parser.add_argument("--rounds", type=int, help="turns of each contender")
     parser.add_argument("--units", type=int, help="units in one turn")

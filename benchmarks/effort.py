@@ -8,15 +8,21 @@ from typing import Final
 
 from sqlalchemy.engine import make_url
 
+from benchmarks import ours
 from benchmarks.contenders import Units
 from benchmarks.report import NONE, Cell, Scale, Section, Table
 from benchmarks.rounds import Case
 from benchmarks.statements import ORM_WORKS, WORKS
 from benchmarks.units import on_postgres
+from db_manager.delivery.outbox import Outbox
+from db_manager.delivery.table.claims import Claims
+from db_manager.unit.factory import UnitOfWorkFactory
 
 NAME = "effort"
 
 _COUNTED: Final = (*WORKS, *ORM_WORKS)
+#: Nothing is sent in these.
+_KEEPING: Final = f"{ours.SESSION_LANE}, delivery loaded"
 #: Units before counting (statements get prepared, connections opened), and counted.
 _TURNS: Final = (20, 20)
 _QUICK: Final = (8, 4)
@@ -34,12 +40,18 @@ async def measure(scale: Scale) -> Section:
     turns = _QUICK if scale.quick else _TURNS
     async with AsyncExitStack() as stack:
         field = await on_postgres(stack, make_url(scale.urls[0]), "asyncpg")
+        keeping = ours.open_database(stack, make_url(scale.urls[0]))
+        keeping.delivery = Outbox(Claims(keeping.engine, has_members=True), {})
+        field[_KEEPING] = ours.session_lane(UnitOfWorkFactory(keeping))
         rows = [
             (name, *[await _cell(units, work, turns) for work in _COUNTED])
             for name, units in field.items()
         ]
+    calls = {name: dict(zip(_COUNTED, counts, strict=True)) for name, *counts in rows}
+    more = [calls[_KEEPING][work] - calls[ours.SESSION_LANE][work] for work in _COUNTED]
+    facts = {"calls delivery": float(max(more))}
     table = Table("Calls of one unit, PostgreSQL (asyncpg)", ("", *_COUNTED), rows)
-    return Section("Calls", _TEXT.format(units=turns[1]), [table])
+    return Section("Calls", _TEXT.format(units=turns[1]), [table], facts=facts)
 
 
 async def _cell(units: Units, work: str, turns: tuple[int, int]) -> Cell:

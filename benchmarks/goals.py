@@ -1,7 +1,7 @@
-"""The goals, judged by what the other sections measured; nobody writes a verdict by hand.
+r"""The goals, judged by what the other sections measured; nobody writes a verdict by hand.
 
 A section leaves numbers in its `facts`; here stands which number has to stay under which bound.
-Names of facts of units are made by `fact`; the others are:
+Names of facts of units are made by `goal.fact`; the others are:
 
 | fact | meaning |
 | --- | --- |
@@ -16,23 +16,26 @@ Names of facts of units are made by `fact`; the others are:
 | `bus.rivals` | ours / the fastest of blinker, pyee and psygnal, where that is largest |
 | `plugins.thousand` | seconds of start and stop of 1,000 plugins |
 | `plugins.growth` | seconds for one plugin of 1,000 / for one of 100 |
+| `… \| store` | 100 updates stored at once / 100 single ones |
+| `… \| relay` | messages sent from the table / bare calls, 100 at once |
+| `fsm …` | our storage of conversations / aiogram's for Redis, where there is one |
+| `calls …` | calls of functions more in a unit that sends nothing |
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.delivery_goals import DELIVERY
+from benchmarks.goal import Goal, fact
 from benchmarks.report import NONE, Cell, Section, Table, number
 
 NAME = "goals"
 
-#: Written by hand: why a goal is missed, each with its measurement. Joined to the verdicts.
+#: Written by hand: why a goal may be missed, each with its measurement. A paragraph ends with the
+#: beginnings of the goals that it is for, and is shown when one of them is missed.
 EXPLAINED = Path(__file__).with_name("explained.md")
-
-
-def fact(setting: str, work: str, who: str, mode: str) -> str:
-    """Return the name of a ratio: of whom, doing what, where, and `50 tasks cpu` or the like."""
-    return f"{setting} | {work} | {who} | {mode}"
+_FOR = re.compile(r"\s*<!-- for: (.+?) -->")
 
 
 #: The floors, by what their sections call them.
@@ -40,28 +43,6 @@ _FLOOR = "asyncpg, no reset (floor)"
 _READ_FLOOR = "asyncpg, no reset, no transaction (floor of read_only)"
 _THREAD = "sqlite3 in a thread (floor)"
 _IN_PLACE = "sqlite3 on the loop's thread (floor of read_only)"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One bound.
-
-    Args:
-        work: What is done.
-        bound: The largest number that is good.
-        facts: The numbers, by what they are called in the table; the worst of them counts.
-        unit: What stands behind the numbers.
-        floor: The same numbers of the bare driver: what is between them is all there is to gain.
-        above: The numbers above which those of *facts* are counted, by the same names; without
-            them, from zero.
-    """
-
-    work: str
-    bound: float
-    facts: Mapping[str, str]
-    unit: str = ""
-    floor: Mapping[str, str] = field(default_factory=dict)
-    above: Mapping[str, str] = field(default_factory=dict)
 
 
 def _pg(who: str, mode: str, bound: float, *works: str, floor: str = _FLOOR) -> Goal:
@@ -199,6 +180,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("bus / the fastest of blinker, pyee, psygnal", 1.0, {"": "bus.rivals"}),
     Goal("start and stop of 1,000 plugins", 0.5, {"": "plugins.thousand"}, "s"),
     Goal("start and stop, one plugin of 1,000 / one of 100 (linear)", 1.3, {"": "plugins.growth"}),
+    *DELIVERY,
 )
 
 
@@ -224,9 +206,29 @@ def judge(sections: list[Section]) -> Section:
         "the line names another; where a goal is measured on several kinds of work, the worst "
         "one counts. The floor is what the bare driver needs for the same: nobody gets below."
     )
-    explained = EXPLAINED.read_text(encoding="utf-8").strip() if EXPLAINED.exists() else ""
-    table = Table("Goals", ("work", "goal", "measured", "floor", ""), rows, explained)
+    missed = [str(row[0]) for row in rows if row[-1] == "missed"]
+    table = Table("Goals", ("work", "goal", "measured", "floor", ""), rows, explained(missed))
     return Section("Goals", text, [table])
+
+
+def explained(missed: list[str]) -> str:
+    """Return why these goals are missed; of one without a paragraph, that nobody knows.
+
+    Args:
+        missed: Their works.
+    """
+    if not missed:
+        return ""
+    first, *paragraphs = EXPLAINED.read_text(encoding="utf-8").strip().split("\n\n")
+    unknown = list(missed)
+    shown = []
+    for paragraph in paragraphs:
+        beginnings = tuple(_FOR.findall(paragraph))
+        if found := [work for work in missed if work.startswith(beginnings)]:
+            shown.append(_FOR.sub("", paragraph))
+            unknown = [work for work in unknown if work not in found]
+    shown += [f"* **{work}.** Missed in this run; why is not known." for work in unknown]
+    return "\n".join([first, "", *shown])
 
 
 def _row(goal: Goal, facts: Mapping[str, float]) -> tuple[Cell, ...]:

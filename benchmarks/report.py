@@ -16,7 +16,7 @@ PACKAGES = (
     "sqlalchemy", "asyncpg", "psycopg", "aiosqlite", "greenlet", "uvloop", "aiogram", "aiohttp",
     "msgspec", "pydantic", "structlog", "prometheus-client", "opentelemetry-sdk", "transitions",
     "advanced-alchemy", "nonebot2", "nonebot-plugin-orm", "blinker", "pyee", "psygnal", "aiosignal",
-    "python-statemachine",
+    "python-statemachine", "faststream-outbox", "redis",
 )  # fmt: skip
 
 Cell = str | float | int
