@@ -43,6 +43,7 @@ class Relay:
         gate: Through it goes who writes rows as claimed.
         sendings: What somebody may wait for, by its number.
         wanted: Lanes that wait, and should not until the next look.
+        behind: Lanes in which something waits for what this process sends.
         wakes: Set when there is something to look for.
         lost_at: When an answer was lost, on the clock of `time.monotonic`.
         again: Repeats statements.
@@ -60,6 +61,7 @@ class Relay:
         self.gate = Gate()
         self.sendings: WeakValueDictionary[int, Sending] = WeakValueDictionary()
         self.wanted: set[str] = set()
+        self.behind: set[str] = set()
         self.wakes = asyncio.Event()
         self.lost_at = float("-inf")
         self.again = Patience()
@@ -116,8 +118,11 @@ class Relay:
             self.sendings[sending.id] = sending
 
     def want(self, lanes: Collection[str]) -> None:
-        """Look at *lanes* soon: something was written there after something else."""
-        mine = {row.lane for row in self._held.values()}  # who ends that claims the next
+        """Look at *lanes* soon, or when what this process sends there has ended."""
+        if not lanes:
+            return
+        mine = {row.lane for row in self._held.values()}
+        self.behind.update(lane for lane in lanes if lane in mine)
         if wanted := {lane for lane in lanes if lane not in mine}:
             self.wanted |= wanted
             self.wakes.set()
@@ -181,20 +186,30 @@ class Relay:
     async def _mark_once(self, group: Sequence[Delivered]) -> None:
         rows = [each.row_of_end() for each in group]
         await self.gate.enter()
+        may_claim = self._member.is_sure and not self._is_over
+        lanes = {each.row.lane for each in group if may_claim and self._has_more(each.row)}
+        before, self.behind = self.behind, set()
         try:
-            me = self._member.me if self._member.is_sure else 0
-            lanes = {each.row.lane for each in group} if me and not self._is_over else ()
-            following = await self._claims.end(me, rows, lanes)
+            following = await self._claims.end(self._member.me, rows, lanes)
             for each in group:
                 self._drop(each.row)
                 self._window.release()
             for row in following:
                 self.take(row)
+            # What was committed before that statement began is claimed by it, and not what came
+            # to these lanes meanwhile.
+            late, self.behind = self.behind, before - {each.row.lane for each in group}
+            self.want(late)
         except BaseException:
+            self.behind |= before
             self.lost()
             raise
         finally:
             self.gate.leave()
+
+    def _has_more(self, row: Claimed) -> bool:
+        """Return True if something may wait behind *row*."""
+        return self._member.pause is not None or row.lane in self.behind or row.age > 0
 
     # -- the end --------------------------------------------------------------------------
 

@@ -20,12 +20,13 @@ _STORE: Final = """
 INSERT INTO delivery__inbox
     (bot_id, update_id, lane, payload, received_at, attempts, deaths, owner)
 SELECT bot_id, update_id, lane, payload, {now}, 0, 0, {owner}
-FROM {rows} WHERE {condition} ORDER BY {order}
-ON CONFLICT DO NOTHING RETURNING id, bot_id, update_id, lane
+FROM {rows} WHERE TRUE ORDER BY {order}
+ON CONFLICT DO NOTHING RETURNING id, owner, bot_id, update_id, lane
 """
-_FREE: Final = """NOT EXISTS (
+#: The owner of the first of a lane: it is claimed, unless something of the lane is open.
+_IF_FREE: Final = """CASE WHEN NOT EXISTS (
     SELECT 1 FROM delivery__inbox earlier WHERE earlier.lane = rows.lane
-    AND earlier.done_at IS NULL AND earlier.parked_at IS NULL)"""
+    AND earlier.done_at IS NULL AND earlier.parked_at IS NULL) THEN CAST(:me AS bigint) END"""
 
 _CLAIM: Final = """
 UPDATE delivery__inbox SET owner = :me WHERE id IN (
@@ -94,10 +95,9 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
     claim = {"lock": dialect.lock_free_ones, "columns": columns}
     bots = dialect.rows_of("bots", {"bot_id": "bigint"})
     mine = {"now": now, "mine": _MINE_AND_OPEN}
-    me = "CAST(:me AS bigint)"
     sql = {
-        "store": _STORE.format(**store, owner="NULL", condition="TRUE", order="n"),
-        "store_claimed": _STORE.format(**store, owner=me, condition=_FREE, order="lane"),
+        "store": _STORE.format(**store, owner="NULL", order="n"),
+        "store_first": _STORE.format(**store, owner=_IF_FREE, order="lane"),
         "claim": _CLAIM.format(**claim, lanes=_WAITING.format(bots=bots)),
         "claim_in": _CLAIM.format(**claim, lanes=dialect.rows_of("lanes", {"lane": "text"})),
         "done": _DONE.format(**mine),

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.delivery.again import claim_again
 from db_manager.delivery.inbox.inbox_sql import inbox_statements
+from db_manager.delivery.table.at_once import AtOnce
 from db_manager.dialects.known import dialect_of
 
 #: Deaths after which an update is handled while nothing else is.
@@ -49,7 +52,7 @@ class Updates:
     """
 
     def __init__(self, engine: AsyncEngine, *, has_members: bool) -> None:
-        self._engine = engine
+        self._at_once = AtOnce(engine)
         self._sql = inbox_statements(dialect_of(engine.dialect), has_members=has_members)
 
     async def store(
@@ -66,26 +69,33 @@ class Updates:
         """
         numbered = [{**row, "n": n} for n, row in enumerate(rows)]
         first = {row["lane"]: row for row in reversed(numbered)} if me else {}
-        claimed: list[Stored] = []
-        async with self._engine.begin() as connection:
+
+        def store(connection: Connection) -> tuple[list[Any], list[Any]]:
+            stored, rest = [], numbered
             if first:
                 given = {"rows": json.dumps(list(first.values())), "me": me}
-                for row in await connection.execute(self._sql["store_claimed"], given):
-                    payload = first[row.lane]["payload"]
-                    claimed.append(
-                        Stored(row.id, me, row.bot_id, row.update_id, row.lane, payload, 0, 0.0)
-                    )
-            have = {(row.bot_id, row.update_id) for row in claimed}
-            rest = [row for row in numbered if (row["bot_id"], row["update_id"]) not in have]
-            waiting = []
+                stored = list(connection.execute(self._sql["store_first"], given))
+                have = {(row.bot_id, row.update_id) for row in stored}
+                rest = [row for row in rest if (row["bot_id"], row["update_id"]) not in have]
+            others = []
             if rest:
                 given = {"rows": json.dumps(rest)}
-                waiting = list(await connection.execute(self._sql["store"], given))
-        have |= {(row.bot_id, row.update_id) for row in waiting}
+                others = list(connection.execute(self._sql["store"], given))
+            return stored, others
+
+        is_lone = len(first) in {0, len(rows)}
+        stored, others = await self._at_once.run(store, is_lone=is_lone)
+        have = {(row.bot_id, row.update_id) for row in [*stored, *others]}
         repeated = [
-            row["update_id"] for row in numbered if (row["bot_id"], row["update_id"]) not in have
+            row["update_id"] for row in rows if (row["bot_id"], row["update_id"]) not in have
         ]
-        return claimed, [row.lane for row in waiting], repeated
+        claimed = [
+            Stored(**row._mapping, payload=first[row.lane]["payload"], deaths=0, age=0.0)  # noqa: SLF001 -- public in SQLAlchemy despite its name
+            for row in stored
+            if row.owner is not None
+        ]
+        waiting = [row.lane for row in [*stored, *others] if row.owner is None]
+        return claimed, waiting, repeated
 
     async def claim(self, me: int, bots: Iterable[int], most: int) -> list[Stored]:
         """Claim the heads of up to *most* lanes of these bots in which something waits."""
@@ -117,9 +127,8 @@ class Updates:
 
     async def is_mine(self, row: Stored) -> bool:
         """Return whether *row* is mine and open."""
-        async with self._engine.begin() as connection:
-            given = {"id": row.id, "me": row.owner}
-            return bool(await connection.scalar(self._sql["is_mine"], given))
+        given = {"id": row.id, "me": row.owner}
+        return bool(await self._at_once.rows(self._sql["is_mine"], given))
 
     async def is_done(self, row: Stored) -> bool:
         """Return whether *row* is done, whoever said so."""
@@ -142,9 +151,7 @@ class Updates:
 
     async def release(self) -> int:
         """Take from their owners the rows of those who are gone; return how many."""
-        async with self._engine.begin() as connection:
-            found = await connection.execute(self._sql["release"], {"suspect": SUSPECT})
-            return len(list(found))
+        return len(await self._at_once.rows(self._sql["release"], {"suspect": SUSPECT}))
 
     async def give_back(self, me: int) -> None:
         """Let others have what is open."""
@@ -155,16 +162,10 @@ class Updates:
         await self._run("forget", keep=keep)
 
     async def _run(self, statement: str, **parameters: Any) -> int:
-        async with self._engine.begin() as connection:
-            return (await connection.execute(self._sql[statement], parameters)).rowcount
+        return await self._at_once.count(self._sql[statement], parameters)
 
     async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Stored]:
-        async def claim() -> list[Any]:
-            async with self._engine.begin() as connection:
-                return list(
-                    await connection.execute(self._sql[statement], {"me": me, **parameters})
-                )
-
-        found = await claim_again(claim)
+        given = {"me": me, **parameters}
+        found = await claim_again(partial(self._at_once.rows, self._sql[statement], given))
         rows = [Stored(owner=me, **row._mapping) for row in found]  # noqa: SLF001 -- public in SQLAlchemy despite its name
         return sorted(rows, key=lambda row: row.id)

@@ -3,16 +3,20 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.delivery.again import claim_again
+from db_manager.delivery.table.at_once import AtOnce
 from db_manager.delivery.table.outbox_sql import statements
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import DbManagerError
 
+#: Seconds, more than 0, of what is read from the table in the moment in which it was written.
+_YOUNGEST: Final = 1e-6
 #: States of a row.
 OPEN, SENT, DEAD, UNKNOWN, EXPIRED = range(5)
 
@@ -29,7 +33,7 @@ class Claimed:
         method: Name of the method.
         payload: Its fields.
         once: It must not come twice.
-        age: Seconds since it was due.
+        age: Seconds since it was due; 0 when it was not read from the table.
     """
 
     id: int
@@ -60,7 +64,8 @@ class Claims:
                 f"messages are kept on PostgreSQL and SQLite, not on {engine.dialect.name}; set "
                 f"[delivery] outbox = false"
             )
-        self._engine = engine
+        self._at_once = AtOnce(engine)
+        self._claims_while_ending = dialect.has_server
         self._unsafe_settings = dialect.unsafe_settings
         self._statements = statements(dialect, has_members=has_members)
 
@@ -83,23 +88,25 @@ class Claims:
         found: dict[int, tuple[int, bool]] = {}
         wanted = sorted(first.values(), key=lambda row: row["n"])[: most if me else 0]
         if wanted:
-            free = await self._execute(connection, "write_claimed", rows=wanted, me=me)
-            found = {first[row.lane]["n"]: (row.id, True) for row in free}
+            given = {"rows": json.dumps(wanted), "me": me}
+            for row in await connection.execute(self._statements["write_first"], given):
+                found[first[row.lane]["n"]] = row.id, row.owner is not None
         rest = [row for row in numbered if row["n"] not in found]
         if rest:
-            written = await self._execute(connection, "write", rows=rest)
-            numbers = sorted(row.id for row in written)  # counted up in the order of the rows
+            given = {"rows": json.dumps(rest)}
+            written = await connection.scalars(self._statements["write"], given)
+            numbers = sorted(written)  # counted up in the order of the rows
             found |= {row["n"]: (number, False) for row, number in zip(rest, numbers, strict=True)}
         return [found[n] for n in range(len(rows))]
 
     async def claim(self, me: int, bots: Iterable[int], most: int) -> list[Claimed]:
         """Claim the heads of up to *most* lanes of these bots in which something waits."""
-        wanted = [{"bot_id": bot} for bot in bots]
+        wanted = json.dumps([{"bot_id": bot} for bot in bots])
         return await self._claim("claim", me, bots=wanted, most=most)
 
     async def claim_in(self, me: int, lanes: Iterable[str]) -> list[Claimed]:
         """Claim the heads of these lanes, where nobody has one."""
-        return await self._claim("claim_in", me, lanes=[{"lane": lane} for lane in lanes])
+        return await self._claim("claim_in", me, lanes=_lanes(lanes))
 
     async def end(
         self, me: int, rows: Sequence[Mapping[str, Any]], lanes: Collection[str]
@@ -111,48 +118,49 @@ class Claims:
             rows: With the keys of `outbox_sql.ENDED`.
             lanes: Those in which the next is wanted.
         """
-        async with self._engine.begin() as connection:
-            await self._execute(connection, "end", rows=rows, name="ended", me=me)
-            if not lanes:
-                return []
-            named = [{"lane": lane} for lane in lanes]
-            return _claimed(me, await self._execute(connection, "claim_in", named, "lanes", me=me))
+        ended = {"ended": json.dumps(rows), "me": me}
+        if not lanes:
+            await self._at_once.count(self._statements["end"], ended)
+            return []
+        following = {"me": me, "lanes": _lanes(lanes)}
+        if self._claims_while_ending:
+            sql = self._statements["end_and_claim"]
+            return _claimed(me, await self._at_once.rows(sql, ended | following))
+
+        def end_then_claim(connection: Connection) -> list[Any]:
+            connection.execute(self._statements["end"], ended)
+            return list(connection.execute(self._statements["claim_in"], following))
+
+        return _claimed(me, await self._at_once.run(end_then_claim, is_lone=False))
 
     async def release(self) -> list[RowMapping]:
         """Take from their owners the rows of those who are gone; return id, bot, method, state."""
-        async with self._engine.begin() as connection:
-            return [row._mapping for row in await self._execute(connection, "release")]  # noqa: SLF001 -- public in SQLAlchemy despite its name
+        return [row._mapping for row in await self._rows("release")]  # noqa: SLF001 -- public in SQLAlchemy despite its name
 
     async def give_back(self, me: int) -> None:
         """Let others have what is open."""
-        async with self._engine.begin() as connection:
-            await connection.execute(self._statements["give_back"], {"me": me})
+        await self._at_once.count(self._statements["give_back"], {"me": me})
 
     async def mine(self, me: int) -> list[Claimed]:
         """Return what I have claimed."""
-        async with self._engine.begin() as connection:
-            return _claimed(me, await self._execute(connection, "mine", me=me))
+        return _claimed(me, await self._rows("mine", me=me))
 
     async def look(self, ids: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return state and error of these rows; what is missing is not there."""
-        wanted = [{"id": each} for each in ids]
-        async with self._engine.begin() as connection:
-            found = await self._execute(connection, "look", wanted, "wanted")
+        found = await self._rows("look", wanted=json.dumps([{"id": each} for each in ids]))
         return {row.id: (row.state, row.error or "") for row in found}
 
     async def levels(self) -> tuple[int, float]:
         """Return how many rows are open and due, up to 10,000, and the age of the oldest."""
-        async with self._engine.begin() as connection:
-            [row] = await self._execute(connection, "open")
+        [row] = await self._rows("open")
         return row.open, row.oldest
 
     async def unsafe_settings(self) -> tuple[str, ...]:
         """Return the settings of the server by which a crash of it loses what was committed."""
         if not self._unsafe_settings:
             return ()
-        async with self._engine.begin() as connection:
-            found = await connection.execute(text(self._unsafe_settings))
-            return tuple(f"{name} = {value}" for name, value in found)
+        found = await self._at_once.rows(text(self._unsafe_settings), {})
+        return tuple(f"{name} = {value}" for name, value in found)
 
     async def forget(self, after: int, most: int, keep: float) -> int | None:
         """Delete what was sent more than *keep* seconds ago, among the *most* rows after a number.
@@ -160,35 +168,22 @@ class Claims:
         Returns:
             The number of the last of them; None if there is none.
         """
-        async with self._engine.begin() as connection:
-            window = {"after": after, "most": most}
-            last: int | None = await connection.scalar(self._statements["next"], window)
-            await connection.execute(self._statements["forget"], {**window, "keep": keep})
-        return last
+        window = {"after": after, "most": most}
+        [(last,)] = await self._rows("next", **window)
+        if last is not None:
+            await self._at_once.count(self._statements["forget"], {**window, "keep": keep})
+        found: int | None = last
+        return found
 
     async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Claimed]:
-        [(name, rows)] = [each for each in parameters.items() if isinstance(each[1], list)]
-        rest = {key: value for key, value in parameters.items() if key != name}
+        return _claimed(me, await claim_again(partial(self._rows, statement, me=me, **parameters)))
 
-        async def claim() -> list[Claimed]:
-            async with self._engine.begin() as connection:
-                found = await self._execute(connection, statement, rows, name, me=me, **rest)
-                return _claimed(me, found)
+    async def _rows(self, statement: str, **parameters: Any) -> list[Any]:
+        return await self._at_once.rows(self._statements[statement], parameters)
 
-        return await claim_again(claim)
 
-    async def _execute(
-        self,
-        connection: AsyncConnection,
-        statement: str,
-        rows: Sequence[Mapping[str, Any]] | None = None,
-        name: str = "rows",
-        **parameters: Any,
-    ) -> list[Any]:
-        if rows is not None:
-            parameters[name] = json.dumps([dict(row) for row in rows])
-        result = await connection.execute(self._statements[statement], parameters)
-        return list(result) if result.returns_rows else []
+def _lanes(lanes: Iterable[str]) -> str:
+    return json.dumps([{"lane": lane} for lane in lanes])
 
 
 def _claimed(me: int, rows: Iterable[Any]) -> list[Claimed]:
@@ -202,7 +197,7 @@ def _claimed(me: int, rows: Iterable[Any]) -> list[Claimed]:
             row.method,
             row.payload or "{}",
             bool(row.once),
-            row.age,
+            max(row.age, _YOUNGEST),
         )
         for row in rows
     ]

@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db_manager.delivery.table.at_once import AtOnce
 from db_manager.dialects.known import dialect_of
 
 #: Shares of a lease: between two signs of life, until this one doubts itself, and the longest gap
@@ -78,7 +79,7 @@ class Member(Alone):
         on_expelled: Callable[[int], None],
         on_joined: Callable[[int], None],
     ) -> None:
-        self._engine = engine
+        self._at_once = AtOnce(engine)
         self._lease = lease
         self._on_expelled = on_expelled
         self._on_joined = on_joined
@@ -148,8 +149,8 @@ class Member(Alone):
         await self._execute(self._leave, me=me)
 
     async def _execute(self, statement: Any, **parameters: Any) -> int:
-        async with asyncio.timeout(self._lease), self._engine.begin() as connection:
-            return (await connection.execute(statement, parameters)).rowcount
+        async with asyncio.timeout(self._lease):
+            return await self._at_once.count(statement, parameters)
 
 
 def _now() -> float:

@@ -27,28 +27,45 @@ ENDED: Final = {
 _WRITE: Final = """
 INSERT INTO delivery__outbox
     (bot_id, lane, method, payload, once, begun, due_at, attempts, state, owner, created_at)
-SELECT bot_id, lane, method, payload, once, {begun},
-    CASE WHEN due IS NULL THEN {now} ELSE {due} END, 0, 0, {owner}, {now}
-FROM {rows} WHERE {condition} ORDER BY {order}
+SELECT bot_id, lane, method, payload, once, FALSE,
+    CASE WHEN due IS NULL THEN {now} ELSE {due} END, 0, 0, NULL, {now}
+FROM {rows} ORDER BY n RETURNING id
 """
-#: The first of a lane: claimed, unless something of the lane is open and due.
-_FREE: Final = """{sees_commits} AND NOT EXISTS (
-    SELECT 1 FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
-    AND earlier.state = 0 AND (earlier.owner IS NOT NULL OR earlier.due_at <= {now}))"""
-_IF_FREE: Final = """ON CONFLICT (lane) WHERE owner IS NOT NULL DO NOTHING RETURNING id, lane"""
+#: The first of each lane: claimed, unless something of the lane is open and due. In an order in
+#: which two units never wait for each other.
+_WRITE_FIRST: Final = """
+INSERT INTO delivery__outbox
+    (bot_id, lane, method, payload, once, begun, due_at, attempts, state, owner, created_at)
+SELECT bot_id, lane, method, payload, once, once AND is_free, {now}, 0, 0,
+    CASE WHEN is_free THEN CAST(:me AS bigint) END, {now}
+FROM (
+    SELECT rows.*, {sees_commits} AND NOT EXISTS (
+        SELECT 1 FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
+        AND earlier.state = 0 AND (earlier.owner IS NOT NULL OR earlier.due_at <= {now})
+    ) AS is_free FROM {rows}
+) AS given WHERE TRUE ORDER BY lane
+ON CONFLICT (lane) WHERE owner IS NOT NULL DO NOTHING RETURNING id, lane, owner
+"""
 
 _CLAIM: Final = """
 UPDATE delivery__outbox SET owner = :me, begun = once WHERE id IN (
     SELECT head.id FROM delivery__outbox head WHERE head.id IN (
         SELECT (
             SELECT first.id FROM delivery__outbox first WHERE first.lane = lanes.lane
-            AND first.state = 0 AND first.due_at <= {now} ORDER BY first.id LIMIT 1
+            AND first.state = 0 AND first.due_at <= {now} {not_first}
+            ORDER BY first.id LIMIT 1
         ) FROM {lanes} WHERE NOT EXISTS (
             SELECT 1 FROM delivery__outbox owned
-            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL)
+            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL {not_owned})
     ) AND head.state = 0 AND head.owner IS NULL ORDER BY head.id {lock})
 RETURNING {columns}
 """
+#: What a claim leaves out in a statement that ends rows: these, as they were before it; or nothing.
+_ENDED: Final = {
+    "not_first": "AND first.id NOT IN (SELECT id FROM ended_now)",
+    "not_owned": "AND owned.id NOT IN (SELECT id FROM ended_now)",
+}
+_NOTHING: Final = dict.fromkeys(_ENDED, "")
 #: The lanes of these bots that wait, those that wait longest first.
 _WAITING: Final = """(
     SELECT lane FROM delivery__outbox waiting WHERE state = 0 AND owner IS NULL
@@ -64,6 +81,12 @@ UPDATE delivery__outbox SET state = ended.state, owner = NULL, message_id = ende
     payload = CASE WHEN ended.state = 1 THEN NULL ELSE payload END
 FROM {ended} WHERE delivery__outbox.id = ended.id AND delivery__outbox.state = 0
 AND (owner = :me OR owner IS NULL)
+"""
+#: The same, and in the same statement the next of these lanes is claimed: what has ended is open
+#: still for who looks there meanwhile.
+_END_AND_CLAIM: Final = """
+WITH ended_now AS ({end} RETURNING delivery__outbox.id)
+{claim}
 """
 #: What somebody had who is gone: open again; or unknown, if it must not come twice.
 _RELEASE: Final = """
@@ -105,24 +128,25 @@ def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
     columns = _COLUMNS.format(age=age)
     due = dialect.moment_at.format(seconds="due")
     claim = {"now": now, "lock": dialect.lock_free_ones, "columns": columns}
-    free = _FREE.format(now=now, sees_commits=dialect.sees_commits)
+    lanes = dialect.rows_of("lanes", {"lane": "text"})
     gone = "owner NOT IN (SELECT id FROM delivery__member)" if has_members else "TRUE"
     oldest = dialect.seconds_between.format(end=now, begin="min(due_at)")
     ago = dialect.seconds_between.format(end=now, begin="ended_at")
     write = {"now": now, "due": due, "rows": written}
+    end = _END.format(now=now, ended=dialect.rows_of("ended", ENDED))
     sql = {
-        "write": _WRITE.format(**write, begun="FALSE", owner="NULL", condition="TRUE", order="n")
-        + "RETURNING id",
-        "write_claimed": _WRITE.format(
-            **write, begun="once", owner="CAST(:me AS bigint)", condition=free, order="lane"
-        )
-        + _IF_FREE,
+        "write": _WRITE.format(**write),
+        "write_first": _WRITE_FIRST.format(**write, sees_commits=dialect.sees_commits),
         "claim": _CLAIM.format(
             **claim,
+            **_NOTHING,
             lanes=_WAITING.format(now=now, bots=dialect.rows_of("bots", {"bot_id": "bigint"})),
         ),
-        "claim_in": _CLAIM.format(**claim, lanes=dialect.rows_of("lanes", {"lane": "text"})),
-        "end": _END.format(now=now, ended=dialect.rows_of("ended", ENDED)),
+        "claim_in": _CLAIM.format(**claim, **_NOTHING, lanes=lanes),
+        "end": end,
+        "end_and_claim": _END_AND_CLAIM.format(
+            end=end, claim=_CLAIM.format(**claim, **_ENDED, lanes=lanes)
+        ),
         "release": _RELEASE.format(now=now, gone=gone),
         "give_back": _GIVE_BACK,
         "mine": _MINE.format(columns=columns),
