@@ -35,7 +35,7 @@ NAME = "goals"
 #: Written by hand: why a goal may be missed, each with its measurement. A paragraph ends with the
 #: beginnings of the goals that it is for, and is shown when one of them is missed.
 EXPLAINED = Path(__file__).with_name("explained.md")
-_FOR = re.compile(r"\s*<!-- for: (.+?) -->")
+FOR = re.compile(r"\s*<!-- for: (.+?) -->")
 
 
 #: The floors, by what their sections call them.
@@ -223,9 +223,9 @@ def explained(missed: list[str]) -> str:
     unknown = list(missed)
     shown = []
     for paragraph in paragraphs:
-        beginnings = tuple(_FOR.findall(paragraph))
+        beginnings = tuple(FOR.findall(paragraph))
         if found := [work for work in missed if work.startswith(beginnings)]:
-            shown.append(_FOR.sub("", paragraph))
+            shown.append(FOR.sub("", paragraph))
             unknown = [work for work in unknown if work not in found]
     shown += [f"* **{work}.** Missed in this run; why is not known." for work in unknown]
     return "\n".join([first, "", *shown])

@@ -66,8 +66,14 @@ class Outbox:
     async def flush(self, unit: UnitOfWork, sendings: Sequence[Sending]) -> None:
         """Say that the update is done, and write *sendings*, as the last statements of *unit*."""
         handling = CURRENT.get()
-        if handling is not None and handling.wants(unit):
-            await handling.complete_in(unit)
+        if handling is not None and not handling.wants(unit):
+            handling = None
+        update = None
+        if handling is not None:
+            if sendings and self._claims.changes_two:
+                update = handling.completion()
+            else:
+                await handling.complete_in(unit)
         if not sendings:
             return
         me, most, relay = 0, 0, self.relay
@@ -76,7 +82,9 @@ class Outbox:
             self._inside[unit.number] = relay
             me, most = relay.claims_as, relay.room
         rows = [sending.row for sending in sendings]
-        written = await self._claims.write(unit.connection, rows, me, most)
+        written, is_mine = await self._claims.write(unit.connection, rows, me, most, update)
+        if handling is not None and update is not None:
+            handling.completed(unit, is_mine=is_mine)
         for sending, (number, is_claimed) in zip(sendings, written, strict=True):
             sending.id = number
             sending.owner = me if is_claimed else 0

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from db_manager import delivery
 from db_manager.delivery import outbox
-from db_manager.delivery.inbox.updates import Updates
+from db_manager.delivery.inbox.handling import Handling
 from db_manager.delivery.relay import Relay
 from db_manager.delivery.table.claims import SENT
 from db_manager.delivery.table.members import Member
@@ -63,13 +63,12 @@ def acknowledge_first() -> None:
 
 def no_fence() -> None:
     """Ask neither the clock nor the row whether others have what is being done."""
-    done_in = Updates.done_in
+    completed = Handling.completed
 
-    async def broken(self: Any, *arguments: Any) -> bool:
-        await done_in(self, *arguments)
-        return True
+    def broken(self: Any, unit: Any, **_: Any) -> None:
+        completed(self, unit, is_mine=True)
 
-    setattr(Updates, "done_in", broken)  # noqa: B010 -- as above
+    setattr(Handling, "completed", broken)  # noqa: B010 -- as above
     setattr(Member, "is_sure", property(lambda self: self.me != 0))  # noqa: B010 -- as above
 
 

@@ -1,6 +1,7 @@
 """An update that is being handled: the unit that commits says that it is done."""
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -116,9 +117,27 @@ class Handling:
             UpdateCompletedError: Another unit has said so.
             UpdateTakenError: It is not this process's any more.
         """
+        self.completed(
+            unit, is_mine=await self._updates.done_in(unit.connection, self.completion())
+        )
+
+    def completion(self) -> Mapping[str, Any]:
+        """Return what a statement needs that says that the update is done.
+
+        Raises:
+            UpdateCompletedError: Another unit has said so.
+        """
         if self.is_done:
             raise UpdateCompletedError(self.row.update_id)
-        if not await self._updates.done_in(unit.connection, self.row, self.attempts + 1):
+        return {"id": self.row.id, "me": self.row.owner, "attempts": self.attempts + 1}
+
+    def completed(self, unit: UnitOfWork, *, is_mine: bool) -> None:
+        """Be told that *unit* has said so, and whether the update was this process's.
+
+        Raises:
+            UpdateTakenError: It is not this process's any more.
+        """
+        if not is_mine:
             raise UpdateTakenError(self.row.update_id)
         self._unit = unit.number
 

@@ -49,8 +49,8 @@ _WAITING: Final = """(
     GROUP BY lane ORDER BY min(id) LIMIT :most) AS lanes"""
 _COLUMNS: Final = "id, bot_id, update_id, lane, payload, deaths, {age} AS age"
 
-_MINE_AND_OPEN: Final = f"id = :id AND owner = :me AND {_OPEN}"
-_DONE: Final = """
+MINE_AND_OPEN: Final = f"id = :id AND owner = :me AND {_OPEN}"
+DONE: Final = """
 UPDATE delivery__inbox SET done_at = {now}, payload = NULL, owner = NULL, attempts = :attempts
 WHERE {mine}
 """
@@ -94,13 +94,13 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
     store = {"now": now, "rows": dialect.rows_of("rows", STORED)}
     claim = {"lock": dialect.lock_free_ones, "columns": columns}
     bots = dialect.rows_of("bots", {"bot_id": "bigint"})
-    mine = {"now": now, "mine": _MINE_AND_OPEN}
+    mine = {"now": now, "mine": MINE_AND_OPEN}
     sql = {
         "store": _STORE.format(**store, owner="NULL", order="n"),
         "store_first": _STORE.format(**store, owner=_IF_FREE, order="lane"),
         "claim": _CLAIM.format(**claim, lanes=_WAITING.format(bots=bots)),
         "claim_in": _CLAIM.format(**claim, lanes=dialect.rows_of("lanes", {"lane": "text"})),
-        "done": _DONE.format(**mine),
+        "done": DONE.format(**mine),
         "park": _PARK.format(**mine),
         "release": _RELEASE.format(
             gone="owner NOT IN (SELECT id FROM delivery__member)" if has_members else "TRUE"

@@ -111,10 +111,17 @@ class Updates:
         """Return what I have claimed."""
         return await self._claim("mine", me)
 
-    async def done_in(self, connection: AsyncConnection, row: Stored, attempts: int) -> bool:
-        """Say in the transaction of *connection* that *row* is done; return whether it was mine."""
-        given = {"id": row.id, "me": row.owner, "attempts": attempts}
-        return bool((await connection.execute(self._sql["done"], given)).rowcount)
+    async def done_in(self, connection: AsyncConnection, update: Mapping[str, Any]) -> bool:
+        """Say in the transaction of *connection* that *update* is done.
+
+        Args:
+            connection: That of the unit.
+            update: Its `id`, as whom it was claimed as `me`, and its `attempts`.
+
+        Returns:
+            Whether it was mine.
+        """
+        return bool((await connection.execute(self._sql["done"], update)).rowcount)
 
     async def done(self, row: Stored, attempts: int) -> bool:
         """Say that *row* is done; return whether it was mine and open."""

@@ -65,13 +65,19 @@ class Claims:
                 f"[delivery] outbox = false"
             )
         self._at_once = AtOnce(engine)
-        self._claims_while_ending = dialect.has_server
+        #: Whether one statement can change rows here and there.
+        self.changes_two = dialect.has_server
         self._unsafe_settings = dialect.unsafe_settings
         self._statements = statements(dialect, has_members=has_members)
 
     async def write(
-        self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], me: int, most: int
-    ) -> list[tuple[int, bool]]:
+        self,
+        connection: AsyncConnection,
+        rows: Sequence[Mapping[str, Any]],
+        me: int,
+        most: int,
+        update: Mapping[str, Any] | None = None,
+    ) -> tuple[list[tuple[int, bool]], bool]:
         """Write *rows*, and claim the first of each lane where nothing waits.
 
         Args:
@@ -79,25 +85,30 @@ class Claims:
             rows: With the keys of `outbox_sql.WRITTEN` but `n`.
             me: Who claims; 0 claims nothing.
             most: Most rows to claim.
+            update: What says that an update is done, first; where `changes_two`.
 
         Returns:
-            The number of each row, and whether it was claimed.
+            The number of each row, and whether it was claimed; and whether the update was mine.
         """
         numbered = [{**row, "n": n} for n, row in enumerate(rows)]
         first = {row["lane"]: row for row in reversed(numbered) if row["due"] is None}
         found: dict[int, tuple[int, bool]] = {}
         wanted = sorted(first.values(), key=lambda row: row["n"])[: most if me else 0]
-        if wanted:
-            given = {"rows": json.dumps(wanted), "me": me}
-            for row in await connection.execute(self._statements["write_first"], given):
-                found[first[row.lane]["n"]] = row.id, row.owner is not None
+        is_done = update is None
+        if wanted or update is not None:
+            sql = "write_first" if update is None else "done_and_write_first"
+            given = {"rows": json.dumps(wanted), "writer": me, **(update or {})}
+            for row in await connection.execute(self._statements[sql], given):
+                is_done = update is None or bool(row.done)
+                if row.id is not None:
+                    found[first[row.lane]["n"]] = row.id, row.owner is not None
         rest = [row for row in numbered if row["n"] not in found]
         if rest:
             given = {"rows": json.dumps(rest)}
             written = await connection.scalars(self._statements["write"], given)
             numbers = sorted(written)  # counted up in the order of the rows
             found |= {row["n"]: (number, False) for row, number in zip(rest, numbers, strict=True)}
-        return [found[n] for n in range(len(rows))]
+        return [found[n] for n in range(len(rows))], is_done
 
     async def claim(self, me: int, bots: Iterable[int], most: int) -> list[Claimed]:
         """Claim the heads of up to *most* lanes of these bots in which something waits."""
@@ -123,7 +134,7 @@ class Claims:
             await self._at_once.count(self._statements["end"], ended)
             return []
         following = {"me": me, "lanes": _lanes(lanes)}
-        if self._claims_while_ending:
+        if self.changes_two:
             sql = self._statements["end_and_claim"]
             return _claimed(me, await self._at_once.rows(sql, ended | following))
 

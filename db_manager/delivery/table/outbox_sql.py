@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
+from db_manager.delivery.inbox.inbox_sql import DONE, MINE_AND_OPEN
 from db_manager.dialects.dialect import Dialect
 
 #: Columns of what is written, and of what has ended.
@@ -37,7 +38,7 @@ _WRITE_FIRST: Final = """
 INSERT INTO delivery__outbox
     (bot_id, lane, method, payload, once, begun, due_at, attempts, state, owner, created_at)
 SELECT bot_id, lane, method, payload, once, once AND is_free, {now}, 0, 0,
-    CASE WHEN is_free THEN CAST(:me AS bigint) END, {now}
+    CASE WHEN is_free THEN CAST(:writer AS bigint) END, {now}
 FROM (
     SELECT rows.*, {sees_commits} AND NOT EXISTS (
         SELECT 1 FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
@@ -45,6 +46,13 @@ FROM (
     ) AS is_free FROM {rows}
 ) AS given WHERE TRUE ORDER BY lane
 ON CONFLICT (lane) WHERE owner IS NOT NULL DO NOTHING RETURNING id, lane, owner
+"""
+
+#: The same, after the update of the unit is done; whether it was, stands in every row.
+_DONE_AND_WRITE_FIRST: Final = """
+WITH done_now AS ({done} RETURNING delivery__inbox.id), written AS ({write})
+SELECT found.done, written.id, written.lane, written.owner
+FROM (SELECT count(*) AS done FROM done_now) AS found LEFT JOIN written ON TRUE
 """
 
 _CLAIM: Final = """
@@ -134,9 +142,12 @@ def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
     ago = dialect.seconds_between.format(end=now, begin="ended_at")
     write = {"now": now, "due": due, "rows": written}
     end = _END.format(now=now, ended=dialect.rows_of("ended", ENDED))
+    first = _WRITE_FIRST.format(**write, sees_commits=dialect.sees_commits)
+    done = DONE.format(now=now, mine=MINE_AND_OPEN)
     sql = {
         "write": _WRITE.format(**write),
-        "write_first": _WRITE_FIRST.format(**write, sees_commits=dialect.sees_commits),
+        "write_first": first,
+        "done_and_write_first": _DONE_AND_WRITE_FIRST.format(done=done, write=first),
         "claim": _CLAIM.format(
             **claim,
             **_NOTHING,

@@ -300,6 +300,8 @@ async def test_a_search_keeps_no_unit_out_for_which_a_mark_waits(
             DeliveryConfig(),
             app.app.bus.publish,
         )
+        while not relay.claims_as:  # noqa: ASYNC110 -- it has begun
+            await asyncio.sleep(0.01)
         await say(app, 7, "a")
         async with app.units() as uow:
             await uow.session.execute(text("CREATE TABLE written (id INTEGER)"))
@@ -336,5 +338,8 @@ async def test_what_is_committed_while_an_earlier_message_is_marked_follows_it_a
         await app.events.wait_for("member.joined")
         monkeypatch.setattr(Claims, "end", end_and_say)
         await say(app, 7, "a")
-        await app.settled()
-    assert said(server) == {7: ["a", "b"]}
+
+        async def has_both() -> bool:
+            return said(server) == {7: ["a", "b"]}
+
+        await app.until(has_both)
