@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from aiogram.fsm.context import FSMContext
-from aiogram.fsm.storage.base import BaseStorage, StorageKey
+from aiogram.fsm.storage.base import BaseStorage, DefaultKeyBuilder, StorageKey
 from aiogram.fsm.storage.memory import MemoryStorage
 
 from benchmarks import ours
@@ -60,7 +60,7 @@ async def measure(scale: Scale) -> Section:
 def _storages(stack: AsyncExitStack, units: UnitOfWorkFactory) -> Storages:
     found: Storages = {MEMORY: MemoryStorage(), OURS: SqlStorage(units)}
     if url := os.environ.get(ENVIRONMENT):
-        from aiogram.fsm.storage.redis import DefaultKeyBuilder, RedisStorage  # noqa: PLC0415 -- of the group `bench`
+        from aiogram.fsm.storage.redis import RedisStorage  # noqa: PLC0415 -- of the group `bench`
 
         keys = DefaultKeyBuilder(prefix=f"db_manager_bench_{os.getpid()}")
         # They are gone by themselves.

@@ -47,9 +47,9 @@ async def measure(scale: Scale) -> Section:
             (name, *[await _cell(units, work, turns) for work in _COUNTED])
             for name, units in field.items()
         ]
-    calls = {name: dict(zip(_COUNTED, counts, strict=True)) for name, *counts in rows}
-    more = [calls[_KEEPING][work] - calls[ours.SESSION_LANE][work] for work in _COUNTED]
-    facts = {"calls delivery": float(max(more))}
+    calls = {name: counts for name, *counts in rows}
+    pairs = zip(calls[_KEEPING], calls[ours.SESSION_LANE], strict=True)
+    facts = {"calls delivery": max(float(more) - float(less) for more, less in pairs)}
     table = Table("Calls of one unit, PostgreSQL (asyncpg)", ("", *_COUNTED), rows)
     return Section("Calls", _TEXT.format(units=turns[1]), [table], facts=facts)
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from benchmarks import answering, ours
 from benchmarks.answering import BOTH, DIRECT, OUTBOX, Answerer, written_by
 from benchmarks.clients import telegrams
-from benchmarks.goals import fact
+from benchmarks.goal import fact
 from benchmarks.replies import databases
 from benchmarks.report import Cell, Scale, Section, Table
 from benchmarks.rounds import Sample, interleave, median, ratio

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks import contenders, ours
 from benchmarks.contenders import BASE
-from benchmarks.goals import fact
+from benchmarks.goal import fact
 from benchmarks.report import Scale, Section, Table
 from benchmarks.rounds import Case, Clock, Sample, median, ratio
 from benchmarks.statements import EMPTY, INSERT, SELECT, clean, prepare

@@ -13,7 +13,7 @@ from support.postgres import Databases
 from benchmarks import answering, contenders
 from benchmarks.answering import BOTH, DIRECT, OUTBOX, RIVAL, Reply, in_chats
 from benchmarks.clients import telegrams
-from benchmarks.goals import fact
+from benchmarks.goal import fact
 from benchmarks.report import Scale, Section
 from benchmarks.rounds import Clock, Sample, interleave, median, ratio
 from benchmarks.statements import prepare
@@ -103,10 +103,10 @@ async def _mode(
     replies: dict[str, Reply], chats: int, scale: Scale, latency: float
 ) -> dict[str, list[Sample]]:
     cases = {name: in_chats(reply, chats) for name, reply in replies.items()}
-    units = max(1, round(scale.units * 0.04)) if latency else scale.units // 2
-    return await interleave(
-        cases, rounds=scale.rounds, units=max(chats, units * (chats if latency else 1)), tasks=chats
-    )
+    if latency:  # nearly all of it is waiting, which is the same in every round
+        each, rounds = max(1, scale.units // 25), max(1, scale.rounds // 2)
+        return await interleave(cases, rounds=rounds, units=each * chats, tasks=chats)
+    return await interleave(cases, rounds=scale.rounds, units=scale.units // 2, tasks=chats)
 
 
 def _facts(setting: str, results: dict[str, dict[str, list[Sample]]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 
 from benchmarks import contenders, ours
 from benchmarks.contenders import BASE, POOL, Units
-from benchmarks.goals import fact
+from benchmarks.goal import fact
 from benchmarks.report import Cell, Scale, Section, Table
 from benchmarks.rounds import Case, Clock, Sample, interleave, median, ratio
 from benchmarks.statements import (

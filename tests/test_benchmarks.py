@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 #: One SVG has no other place for a date than this.
 _DATE = re.compile(r"<dc:date>")
-#: Only the full measurement knows these: a thousand plugins take a while, and Redis has to be named.
+#: Only the full measurement knows these: a thousand plugins take a while, Redis has to be named.
 _FULL_ONLY = ("plugins.", "fsm ")
 #: What claims a speed: a time of ours, or a comparison.
 _CLAIM = re.compile(

@@ -196,7 +196,9 @@ class Consequences(Unit):
             return
         if not sendings and not delivery.wants(self):
             return
-        await self.session.flush()  # nothing of the unit comes after what waits for chats
+        pending: Any = self.session.sync_session
+        if pending.has_changes():
+            await self.session.flush()  # nothing of the unit comes after what waits for chats
         if sendings or self.checked_out is not None:
             await delivery.flush(self, sendings)
 
