@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from db_manager.plugin import DatabasePlugin
     from db_manager.sending import (
         DeliveryOffError,
+        EarlyCallError,
         MessageDeadError,
         MessageUnknownError,
         NotStorableError,
@@ -90,6 +91,7 @@ else:
             "plugin": ("DatabasePlugin",),
             "sending": (
                 "DeliveryOffError",
+                "EarlyCallError",
                 "MessageDeadError",
                 "MessageUnknownError",
                 "NotStorableError",
@@ -112,6 +114,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DbManagerError",
     "DeliveryOffError",
+    "EarlyCallError",
     "EndTimeoutError",
     "LegacySessionWarning",
     "ManagerClosedError",

@@ -40,6 +40,27 @@ class NotStorableError(DbManagerError):
         return f"{self.method} cannot be kept until it is sent: {self.field} {self.fix}"
 
 
+class EarlyCallError(DbManagerError):
+    """A call of the Bot API was awaited in a unit that has written and is not committed.
+
+    Args:
+        method: Name of the method, as `sendMessage`.
+        place: Where it was awaited, as `bot/notes.py:42 in save`.
+    """
+
+    def __init__(self, method: str, place: str) -> None:
+        self.method = method
+        self.place = place
+        super().__init__(method, place)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method} at {self.place} would be sent before its unit is committed, and speak "
+            f"of what may be rolled back: write uow.send(...) around the call instead of await, "
+            f"which sends it after the commit; or await it after the block of the unit"
+        )
+
+
 class MessageDeadError(DbManagerError):
     """A message will never be sent: Telegram refuses it, or it came too late.
 

@@ -27,7 +27,12 @@ from db_manager.errors import (
     UnitOfWorkTaskError,
 )
 from db_manager.migrations.failure import HalfWayError, MigrationError, MigrationsPendingError
-from db_manager.sending import MessageDeadError, MessageUnknownError, NotStorableError
+from db_manager.sending import (
+    EarlyCallError,
+    MessageDeadError,
+    MessageUnknownError,
+    NotStorableError,
+)
 from lifecycle.error_text import tell
 from lifecycle.errors import (
     HookTimeoutError,
@@ -41,6 +46,7 @@ from lifecycle.errors import (
 ARGUMENTS: dict[type[BaseException], tuple[tuple[Any, ...], dict[str, Any]]] = {
     CommitOutcomeUnknownError: ((3, "no answer in time", 77), {}),
     DatabaseUnavailableError: (("refused",), {}),
+    EarlyCallError: (("sendMessage", "bot/notes.py:42 in save"), {}),
     EndTimeoutError: ((5.0,), {}),
     HalfWayError: (("notes", "0002_title", HalfWay("", "0002_title", "2026-01-01", 7)), {}),
     HookTimeoutError: ((2.5,), {"abandoned": True}),

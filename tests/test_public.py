@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = {
     "db_manager": """
         BackupError Base CommitOutcomeUnknownError ConfigError DatabaseConfig DatabaseData
-        DatabasePlugin DatabaseUnavailableError DbManagerError DeliveryOffError EndTimeoutError
-        LegacySessionWarning ManagerClosedError MessageDeadError MessageUnknownError
+        DatabasePlugin DatabaseUnavailableError DbManagerError DeliveryOffError EarlyCallError
+        EndTimeoutError LegacySessionWarning ManagerClosedError MessageDeadError MessageUnknownError
         MigrationError MigrationsNotInstalledError MigrationsPendingError NAMING_CONVENTION
         NotStorableError PoolExhaustedError ReadOnlyUnsupportedError RetriesExhaustedError
         SchemaDriftError Sending TableNameError TransactionAbortedError
@@ -30,7 +30,7 @@ PUBLIC = {
     """,
     "db_manager.events": """
         Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
-        DeliveryBehind DeliveryCaughtUp DeliveryUnsafe
+        DeliveryBehind DeliveryCaughtUp DeliveryUnsafe EarlyCall
         JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined
         MessageDead MessageEvent MessageRetried MessageSent MessageUnknown Migrated Migrating
         MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered

@@ -68,6 +68,11 @@ class DeliveryConfig(BaseModel):
         description="messages that are sent or being sent and not marked: a death repeats them",
     )
 
+    direct_calls: Literal["allow", "warn", "refuse"] = Field(
+        default="warn",
+        description="`allow`, `warn` or `refuse`: calls that are awaited before the commit of a unit",
+    )
+
     @model_validator(mode="after")
     def _inbox_needs_outbox(self) -> Self:
         if self.inbox and not self.outbox:

@@ -10,6 +10,7 @@ import db_manager.delivery.table.updates_table  # noqa: F401 -- tables are creat
 from db_manager import events as facts
 from db_manager.database.database import Database
 from db_manager.delivery.behind import Behind
+from db_manager.delivery.calls.early import noticing
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.fsm import SqlStorage
 from db_manager.delivery.inbox.inbox import Inbox
@@ -98,6 +99,9 @@ class DeliveryPlugin(Plugin):
         context.probe(f"{self.name}:outbox", lookout.levels)
         context.spawn(lookout.run(), f"{self.name}.relay")
         self._relay = self._outbox.relay = relay
+        database = Database.of(context.services["db_manager:engine"])
+        noticed = noticing(database, self._bots, config.direct_calls, context.publish)
+        await context.enter(noticed)
         dispatcher = context.services.get("aiogram:dispatcher")
         if config.inbox and self._bots and dispatcher is not None:
             await self._begin_inbox(context, dispatcher, behind)

@@ -12,6 +12,7 @@ from aiogram import Bot
 
 from db_manager.delivery.again import Patience
 from db_manager.delivery.calls.courier import Courier, Delivered
+from db_manager.delivery.calls.early import BY_RELAY
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
 from db_manager.delivery.inbox.handling import CURRENT
@@ -136,6 +137,7 @@ class Relay:
 
     async def _deliver(self, row: Claimed) -> None:
         """Send *row* until it is over; its place in the window is free once it is marked."""
+        BY_RELAY.set(True)
         CURRENT.set(None)  # units of a middleware of the session are none of the handler's
         letter, delivered = self._courier.letter(row), None
         while delivered is None:

@@ -112,6 +112,26 @@ class ChatMigrated(Event, kw_only=True):
     to: int
 
 
+class EarlyCall(Event, kw_only=True):
+    """A call of the Bot API was awaited in a unit that had written and was not committed.
+
+    It is told once for each place of the code.
+
+    Args:
+        bot_id: The bot.
+        method: Name of the method of the Bot API.
+        place: Where it was awaited, as `bot/notes.py:42 in save`.
+    """
+
+    topic: ClassVar[str] = "delivery.early_call"
+    level: ClassVar[Level] = "warning"
+    labels: ClassVar[tuple[str, ...]] = ("method",)
+
+    bot_id: int
+    method: str
+    place: str
+
+
 class MemberEvent(Event, kw_only=True):
     """Base of the events about one of the processes that share the outbox.
 

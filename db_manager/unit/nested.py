@@ -64,6 +64,13 @@ class Nesting(Consequences):
         """The unit that it is a part of, and whose outcome is its own; None for most units."""
         return None if self.block is None else self.block.whole
 
+    def is_about_to_write(self) -> bool:
+        """Return True if it has changes or messages to write, or gave its driver away."""
+        held, callbacks = self._held, self._callbacks
+        if held is not None and (held.drove or held.has_changes()):
+            return True
+        return callbacks is not None and bool(callbacks.sendings)
+
     @abstractmethod
     async def end(self, exc: BaseException | None) -> None:
         """End the unit; *exc* is the error that left the block, which Python raises again."""
