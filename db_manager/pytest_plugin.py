@@ -1,4 +1,4 @@
-"""The pytest fixtures `sandbox`, `faults`, `migrations`; what they need is imported when used."""
+"""The fixtures `sandbox`, `faults`, `migrations`, `outbox`; their imports wait until then."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ except ModuleNotFoundError:  # anyio's plugin runs async fixtures declared with 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-    from db_manager.testing import Databases, Faults, Migrations, Sandbox
+    from db_manager.testing import Databases, Faults, Migrations, Outbox, Sandbox
     from lifecycle.bus import EventBus
 
 #: What creates databases, by where it does.
@@ -99,3 +99,11 @@ def faults(sandbox: "Sandbox") -> "Iterator[Faults]":
     faults = Faults(sandbox)
     yield faults
     faults.close()
+
+
+@pytest.fixture
+def outbox(sandbox: "Sandbox") -> "Outbox":
+    """Reads what has become of the messages that were given to `uow.send`."""
+    from db_manager.testing import Outbox  # noqa: PLC0415 -- SQLAlchemy: only when used
+
+    return Outbox(sandbox)

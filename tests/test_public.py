@@ -38,7 +38,9 @@ PUBLIC = {
         UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
         UpdateDone UpdateEvent UpdateParked UpdateRepeated UpdateRetried UpdateStored UpdateTaken
     """,
-    "db_manager.testing": "Databases Faults ImpossibleFaultError Migrations Sandbox",
+    "db_manager.testing": """
+        Databases Faults ImpossibleFaultError Migrations Outbox OutboxMessage Sandbox
+    """,
     "lifecycle": """
         AppCrashed AppDrained AppStarted AppStopped AppStopping Application ConfigError
         ContextClosedError Correlation Event EventBus Health HookTimeoutError

@@ -70,7 +70,7 @@ class DeliveryConfig(BaseModel):
 
     direct_calls: Literal["allow", "warn", "refuse"] = Field(
         default="warn",
-        description="`allow`, `warn` or `refuse`: calls that are awaited before the commit of a unit",
+        description="`allow`, `warn` or `refuse`: a call that is awaited before its unit commits",
     )
 
     @model_validator(mode="after")

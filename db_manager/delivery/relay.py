@@ -102,6 +102,8 @@ class Relay:
 
     def take(self, row: Claimed) -> None:
         """Send *row*, which is claimed."""
+        if self._is_over:  # others have it
+            return
         known = self._held.get(row.id)
         if known is not None and known.owner == row.owner:
             return
@@ -235,6 +237,20 @@ class Relay:
         await self._mark_group()
         await self._claims.give_back(self._member.me)
         await self._member.leave()
+
+    def die(self) -> None:
+        """Send and take nothing any more, and note nothing: what a death is, for tests of it."""
+        self._is_stopping = self._is_over = True
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self._held.clear()
+        self._delivered.clear()
+
+    async def leave_behind(self) -> None:
+        """Let others have at once what a death leaves, without waiting for the lease."""
+        await self._member.leave()
+        await self._claims.release()
 
     async def _wait_until(self, holds: Callable[[], bool], deadline: float) -> None:
         with suppress(TimeoutError):

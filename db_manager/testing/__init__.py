@@ -1,11 +1,21 @@
-"""The database part of the test kit: a sandbox for each test, with its faults and migrations.
+"""The database part of the test kit: a sandbox for each test, its faults, migrations, messages.
 
-In pytest they are the fixtures `sandbox`, `faults` and `migrations` (`db_manager.pytest_plugin`).
+In pytest they are the fixtures `sandbox`, `faults`, `migrations` and `outbox`
+(`db_manager.pytest_plugin`).
 """
 
 from db_manager.testing.databases import Databases
 from db_manager.testing.faults import Faults, ImpossibleFaultError
 from db_manager.testing.migrations import Migrations
+from db_manager.testing.outbox import Outbox, OutboxMessage
 from db_manager.testing.sandbox import Sandbox
 
-__all__ = ["Databases", "Faults", "ImpossibleFaultError", "Migrations", "Sandbox"]
+__all__ = [
+    "Databases",
+    "Faults",
+    "ImpossibleFaultError",
+    "Migrations",
+    "Outbox",
+    "OutboxMessage",
+    "Sandbox",
+]

@@ -7,9 +7,7 @@ errors and events come from where they come from in production.
 import asyncio
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Final, Unpack
+from typing import Any, Final, Literal, Unpack
 from unittest.mock import patch
 
 import sqlalchemy.exc
@@ -22,39 +20,27 @@ from sqlalchemy.util import await_only
 from db_manager.dialects.known import dialect_at
 from db_manager.engine.create import BACKGROUND
 from db_manager.errors import DbManagerError
-from db_manager.testing.aim import Aim, Aimed, Witness
+from db_manager.testing.aim import Aim, Aimed
+from db_manager.testing.armed import Armed, Fault
 from db_manager.testing.sandbox import Sandbox
 from db_manager.unit.held import Guard
+from db_manager.unit.uow import UnitOfWork
 from lifecycle.application import Application
-from lifecycle.correlation import current_correlation
 from lifecycle.errors import WiringError, nearest
 
 #: Foreign key violation; on SQLite the only error with which a COMMIT is refused.
 _VIOLATION: Final = "23503"
 
 
+#: Between which two steps a message can be when its process dies.
+_MOMENTS: Final = (("commit", "send"), ("send", "mark"))
+
+
 class ImpossibleFaultError(DbManagerError):
     """The fault cannot occur on this database."""
 
 
-@dataclass(slots=True)
-class _Fault:
-    """An armed fault: which units it strikes, and how many times it will still occur.
-
-    Args:
-        name: What it is called in errors.
-        left: How many times it will still occur.
-        aim: The units that it strikes.
-        since: How many units had begun when it was armed.
-    """
-
-    name: str
-    left: int
-    aim: Aim
-    since: int
-
-
-class Faults:
+class Faults(Armed):
     """Injects faults into a sandbox; each occurs at the next *times* opportunities.
 
         faults.refuse_commit()  # or refuse_commit(handler="buy"), (plugin="shop"), (unit=2)
@@ -68,12 +54,10 @@ class Faults:
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox.bus)
         self._url = sandbox.url
         self._dialect = dialect_at(sandbox.url)
-        self._stack = ExitStack()
-        self._faults: list[_Fault] = []
         self._striking = False
-        self._witness = Witness(sandbox.bus)
 
     # -- the database ---------------------------------------------------------------------
 
@@ -183,6 +167,45 @@ class Faults:
         fault = self._new("empty_pool", times, Aim(**aim))
         self._arm(fault, "engine_connect", strike)
 
+    # -- messages -------------------------------------------------------------------------
+
+    def kill_between(
+        self,
+        first: Literal["commit", "send"],
+        then: Literal["send", "mark"],
+        **aim: Unpack[Aimed],
+    ) -> None:
+        """Let the application die that has the messages of the next unit, as far as these go.
+
+        It sends, notes and takes nothing any more, like a process that was killed; what it had is
+        free at once, as after its `lease`. Another application on the same sandbox, as after
+        `telegram.end()`, is the next process.
+
+        Args:
+            first: `commit`: the unit is committed, and Telegram is never asked; `send`: Telegram
+                has the first message.
+            then: What does not happen any more: `send` after `commit`; `mark` after `send`, which
+                would note that it was sent.
+            **aim: `handler`, `plugin` and `unit`, as for `Aim`; without, whatever comes next.
+
+        Raises:
+            ValueError: It is neither of these two moments, or this fault is armed already.
+        """
+        from db_manager.testing.dying import dying  # noqa: PLC0415 -- aiogram: only when used
+
+        if (first, then) not in _MOMENTS:
+            raise ValueError(f"nothing is between {first!r} and {then!r}; it is one of {_MOMENTS}")
+        fault = self._new(f"kill_between {first} and {then}", 1, Aim(**aim))
+
+        def strikes(unit: UnitOfWork) -> bool:
+            mine = unit.engine.url.database == self._url.database
+            return bool(mine and fault.left and self._aims_here(fault))
+
+        def died() -> None:
+            fault.left = 0
+
+        self._stack.enter_context(dying(sends=first == "send", strikes=strikes, died=died))
+
     # -- plugins --------------------------------------------------------------------------
 
     def hang_start(self, app: Application, plugin: str, *, seconds: float = 0.05) -> None:
@@ -213,7 +236,7 @@ class Faults:
 
     def _arm(
         self,
-        fault: _Fault,
+        fault: Fault,
         occasion: str,
         strike: Callable[[Connection], None],
         *,
@@ -235,19 +258,6 @@ class Faults:
         event.listen(Engine, occasion, listen)
         self._stack.callback(event.remove, Engine, occasion, listen)
 
-    def _aims_here(self, fault: _Fault) -> bool:
-        unit = current_correlation().unit
-        return fault.aim.takes(unit, self._witness.units[fault.since :])
-
-    def _new(self, what: str, times: int, aim: Aim) -> _Fault:
-        name = what if aim.is_anywhere else f"{what}({aim})"
-        if name in self._armed():
-            raise ValueError(f"{name} is armed already; use `times` for more than one")
-        self._witness.open()
-        fault = _Fault(name, times, aim, len(self._witness.units))
-        self._faults.append(fault)
-        return fault
-
     def _is_read_only(self, connection: Connection) -> bool:
         return bool(_execute(connection, self._dialect.is_read_only_query)[0][0])
 
@@ -260,27 +270,6 @@ class Faults:
                 )
         finally:
             await engine.dispose()
-
-    def close(self) -> None:
-        """Remove all faults.
-
-        Raises:
-            AssertionError: A fault never occurred, so the test did not test it.
-        """
-        self._stack.close()
-        self._witness.close()
-        left = self._armed()
-        since = min((fault.since for fault in self._faults if fault.left), default=0)
-        self._faults.clear()
-        if left:
-            told = self._witness.tell(since)
-            raise AssertionError(f"faults that never occurred: {', '.join(left)}; {told}")
-
-    def _armed(self) -> list[str]:
-        return [fault.name for fault in self._faults if fault.left]
-
-    def __repr__(self) -> str:
-        return f"<Faults armed={self._armed()}>"
 
 
 def _execute(connection: Connection, statement: str) -> Any:

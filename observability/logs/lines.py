@@ -124,7 +124,9 @@ def _line(event: Event, shape: "_Shape", run: int) -> dict[str, Any]:
     # Made for every unit. The values are as many as the fields: `strict` would cost a call.
     values = zip(shape.fields, astuple(event))  # noqa: B905 -- see above
     # Empty fields are dropped: they would bury the others.
-    line = {name: value for name, value in values if value or value.__class__ in _NUMBERS}
+    line: dict[str, Any] = {
+        name: value for name, value in values if value or value.__class__ in _NUMBERS
+    }
     where: Correlation = line.pop("correlation")
     for name in shape.measures:
         value = line.get(name)

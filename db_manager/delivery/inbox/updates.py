@@ -139,13 +139,11 @@ class Updates:
 
     async def is_done(self, row: Stored) -> bool:
         """Return whether *row* is done, whoever said so."""
-        async with self._engine.begin() as connection:
-            return bool(await connection.scalar(self._sql["is_done"], {"id": row.id}))
+        return bool(await self._at_once.rows(self._sql["is_done"], {"id": row.id}))
 
     async def levels(self) -> tuple[int, float]:
         """Return how many updates are open, up to 10,000, and the age of the oldest."""
-        async with self._engine.begin() as connection:
-            [row] = await connection.execute(self._sql["waits"])
+        [row] = await self._at_once.rows(self._sql["waits"], {})
         return row.open, row.oldest
 
     async def count_death(self, row: Stored) -> None:

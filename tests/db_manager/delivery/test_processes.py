@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.kept import Kept, client, kept
 
+from db_manager.delivery.behind import Behind
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.delivery_plugin import DeliveryPlugin
 from db_manager.delivery.lookout import Lookout
@@ -298,7 +299,8 @@ async def test_a_search_keeps_no_unit_out_for_which_a_mark_waits(
             plugin._member,
             plugin._bots,
             DeliveryConfig(),
-            app.app.bus.publish,
+            app.app.bus,
+            Behind(app.app.bus),
         )
         while not relay.claims_as:  # noqa: ASYNC110 -- it has begun
             await asyncio.sleep(0.01)
