@@ -65,7 +65,8 @@ class DeliveryPlugin(Plugin):
         dispatcher = context.services.get("aiogram:dispatcher")
         if dispatcher is not None and config.fsm:
             storage = SqlStorage(context.services["db_manager:uow_factory"])
-            await context.enter(_remembering(dispatcher, storage))
+            if not _has_storage(dispatcher):
+                await context.enter(_with(dispatcher.fsm, "storage", storage))
         if config.outbox:
             database = Database.of(context.services["db_manager:engine"])
             engine = await context.enter(_beside(database.engine))
@@ -73,7 +74,7 @@ class DeliveryPlugin(Plugin):
             self._engine, self._has_members = engine, database.dialect.has_server
             self._claims = Claims(engine, has_members=self._has_members)
             self._outbox = Outbox(self._claims, self._bots)
-            await context.enter(_kept(database, self._outbox))
+            await context.enter(_with(database, "delivery", self._outbox))
 
     async def start(self, context: PluginContext) -> None:
         """Send what is open, and what comes."""
@@ -164,16 +165,6 @@ def _tell_refused(context: PluginContext, *, refused: bool) -> None:
             context.recovered()
 
 
-@contextmanager
-def _kept(database: Database, outbox: Outbox) -> Iterator[None]:
-    """Let units of *database* send during the block."""
-    database.delivery = outbox
-    try:
-        yield
-    finally:
-        database.delivery = None
-
-
 @asynccontextmanager
 async def _beside(engine: "AsyncEngine") -> "AsyncIterator[AsyncEngine]":
     """Yield an engine for the relay, which does not wait for handlers that wait for it."""
@@ -185,17 +176,19 @@ async def _beside(engine: "AsyncEngine") -> "AsyncIterator[AsyncEngine]":
             await own.dispose()
 
 
-@contextmanager
-def _remembering(dispatcher: Any, storage: SqlStorage) -> Iterator[None]:
-    """Let *dispatcher* use *storage* during the block, unless it was given one."""
+def _has_storage(dispatcher: Any) -> bool:
+    """Return True if *dispatcher* was given a storage."""
     from aiogram.fsm.storage.memory import MemoryStorage  # noqa: PLC0415 -- aiogram: only for a bot
 
-    before = dispatcher.fsm.storage
-    if type(before) is not MemoryStorage:
-        yield
-        return
-    dispatcher.fsm.storage = storage
+    return type(dispatcher.fsm.storage) is not MemoryStorage
+
+
+@contextmanager
+def _with(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let *owner* have *value* under that name during the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        dispatcher.fsm.storage = before
+        setattr(owner, name, before)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from aiogram import Bot
 
 from db_manager.delivery.again import Patience
-from db_manager.delivery.calls.courier import Courier, Delivered
+from db_manager.delivery.calls.courier import Courier, Delivered, Letter
 from db_manager.delivery.calls.early import BY_RELAY
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
@@ -141,7 +141,7 @@ class Relay:
         """Send *row* until it is over; its place in the window is free once it is marked."""
         BY_RELAY.set(True)
         CURRENT.set(None)  # units of a middleware of the session are none of the handler's
-        letter, delivered = self._courier.letter(row), None
+        letter, delivered = Letter(row), None
         while delivered is None:
             await self._courier.wait(letter)
             await self._window.acquire()

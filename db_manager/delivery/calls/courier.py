@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiogram import Bot
@@ -44,7 +44,7 @@ class Letter:
     """
 
     row: Claimed
-    taken_at: float
+    taken_at: float = field(default_factory=time.monotonic)
     call: TelegramMethod[Any] | None = None
     attempts: int = 0
     failures: int = 0
@@ -108,10 +108,6 @@ class Courier:
         #: When a bot may send again, and which lanes were told to wait of late.
         self._free_at: dict[int, float] = {}
         self._told: deque[tuple[float, str]] = deque(maxlen=20)
-
-    def letter(self, row: Claimed) -> Letter:
-        """Return *row* as what `send` takes."""
-        return Letter(row, time.monotonic())
 
     async def wait(self, letter: Letter) -> None:
         """Wait until it may be sent."""

@@ -91,7 +91,7 @@ class Attempts:
             if handling.failure is None and not handling.is_done:
                 return await self._complete(handling, bot, response)
             if isinstance(response, TelegramMethod):
-                await self._send_beside(bot, response)
+                await self._keep(bot, response, detached=True)
         except RetryLaterError as error:
             return self._retry(handling, error.__cause__ or error)
         except Exception as error:  # noqa: BLE001 -- aiogram logs it, and it is the update's
@@ -141,28 +141,25 @@ class Attempts:
 
     async def _complete(self, handling: Handling, bot: Bot, response: Any) -> bool:
         """Say that it is done, and keep what the handler has returned; both or none."""
-        row = handling.row
-        if isinstance(response, TelegramMethod):
-            try:
-                async with self._units() as uow:
-                    uow.send(response.as_(bot))
-            except NotStorableError:
-                await self._dispatcher.silent_call_request(bot, response)
-            else:
-                self._tell_end(handling, handling.attempts + 1)
-                return True
         attempts = handling.attempts + 1
-        is_done = await self._again.until_done(partial(self._updates.done, row, attempts))
+        if isinstance(response, TelegramMethod) and await self._keep(bot, response):
+            self._tell_end(handling, attempts)
+            return True
+        is_done = await self._again.until_done(partial(self._updates.done, handling.row, attempts))
         self._tell_end(handling, attempts, is_done=is_done)
         return True
 
-    async def _send_beside(self, bot: Bot, response: TelegramMethod[Any]) -> None:
-        """Keep what was returned after a unit had said that the update is done."""
+    async def _keep(
+        self, bot: Bot, response: TelegramMethod[Any], *, detached: bool = False
+    ) -> bool:
+        """Keep what was returned; send it at once, and return False, if it cannot be kept."""
         try:
-            async with self._units(detached=True) as uow:
+            async with self._units(detached=detached) as uow:
                 uow.send(response.as_(bot))
         except NotStorableError:
             await self._dispatcher.silent_call_request(bot, response)
+            return False
+        return True
 
 
 def _about(handling: Handling, attempts: int) -> dict[str, Any]:
