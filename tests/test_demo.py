@@ -21,7 +21,9 @@ from support.forks import forked
 from support.programs import ended
 
 from db_manager import DatabasePlugin
+from db_manager.delivery import DeliveryPlugin
 from examples.notes_bot.audit import AuditPlugin
+from examples.notes_bot.killed import Victim
 from examples.notes_bot.notes import NotesPlugin
 from examples.notes_bot.screen import Screen, happened, said
 from lifecycle import (
@@ -78,7 +80,7 @@ def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop(repository: P
     chat = re.findall(r"^ *[\d.]+  (.{1,40})", shown, re.MULTILINE)
     heard = [line.strip() for line in chat if line.strip()]
     assert heard[:2] == ["Ada     /note milk", "bot   Noted as 2."]
-    assert heard[-3:] == [
+    assert heard[-8:-5] == [
         "Grace   /slow",
         "signal  SIGTERM, while /slow is at work",
         "bot   Slow, but committed.",
@@ -99,8 +101,34 @@ def test_the_demo_shows_the_chat_the_rollback_and_the_drained_stop(repository: P
     )
     stopped = ("app.drained +1 waited for, 0 cancelled", "app.stopping", "app.stopped +0 errors")
     assert in_order(shown, "SIGTERM", "uow.commit", *stopped, "plugin.unloaded +audit")
-    assert "The table holds eggs, bread, call Ada, worth the wait; what /boom wrote is not" in shown
+    assert (
+        "The table holds eggs, bread, call Ada, worth the wait, tea; what /boom wrote is not"
+        in shown
+    )
     assert {name for name in files(repository) if not name.startswith("lifecycle.")} == set()
+
+
+def test_the_demo_kills_a_bot_that_owes_an_answer(repository: Path) -> None:
+    """The process ends by SIGKILL after its COMMIT, and another one gives the answer, once."""
+    shown = demo(repository)
+    [story] = re.findall(r"kill -9 between.*?\n(.*?)\n\n", shown, re.DOTALL)
+    lines = [re.sub(r"^ *[\d.]+ +", "", line) for line in story.splitlines()]
+    victim = lines[1].split()[1]
+    assert lines[0] == "Ada     /note tea"
+    left = "its database holds 1 note of tea, and 1 answer that nobody has sent"
+    assert lines[1:3] == [f"process {victim} starts", f"kill -9 {victim} is gone: {left}"]
+    assert re.fullmatch(r"process \d+ starts", lines[3])
+    assert lines[3].split()[1] != victim
+    assert lines[4:] == ["bot   Noted as 6."]
+    assert "the next process gave it" in shown
+
+
+async def test_a_victim_that_is_not_killed_is_told(tmp_path: Path) -> None:
+    """When its process comes to another end, the demo fails, and shows what that one said."""
+    victim = Victim()
+    async with BotApiServer() as telegram:
+        with pytest.raises(RuntimeError, match=r"(?s)ended with 1: .*nowhere"):
+            await victim.meet(tmp_path / "nowhere.toml", telegram)
 
 
 def test_after_the_demo_trace_and_timeline_have_something_to_show(repository: Path) -> None:
@@ -168,7 +196,7 @@ def test_without_a_place_for_its_history_the_demo_keeps_none(
 async def test_the_bot_answers_what_it_cannot_do(tmp_path: Path) -> None:
     """Notes without text, notes of others and what is no number are refused in words."""
     config = {"database": {"database": str(tmp_path / "bot.sqlite3")}, "notes": {"longest": 5}}
-    app = Application([AuditPlugin, DatabasePlugin, NotesPlugin], config=config)
+    app = Application([AuditPlugin, DatabasePlugin, DeliveryPlugin, NotesPlugin], config=config)
     dispatcher = Dispatcher()
     async with BotApiServer() as telegram:
         session = AiohttpSession(api=TelegramAPIServer.from_base(telegram.url))

@@ -47,7 +47,7 @@ BLOCKS = {
     "docs/several.md": {
         *("analytics.py", "shop.py", "config.toml", "test_shop.py", "replica.toml", "report.py")
     },
-    "docs/testing.md": {"shop.py", "test_shop.py", "test_migrations.py"},
+    "docs/testing.md": {"shop.py", "test_shop.py", "test_diary.py", "test_migrations.py"},
     "docs/migrations.md": {"0002_count_first_visits.py"},  # run by test_changing.py
     "docs/moving.md": {"shop.py", "config.toml", "test_shop.py"},  # run by test_moving.py
 }
@@ -289,6 +289,15 @@ def test_the_shop_of_the_page_of_tests_passes_its_tests(tmp_path: Path) -> None:
         (tmp_path / name).write_text(files[name], encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(README["pyproject.toml"], encoding="utf-8")
     assert "2 passed" in said_by_pytest(tmp_path, "sqlite://")
+
+
+def test_the_diary_of_the_page_of_messages_passes_its_tests(tmp_path: Path) -> None:
+    """The tests of the page of tests are those of the bot of the page of messages."""
+    files = {**blocks(ROOT / "docs" / "delivery.md"), **blocks(ROOT / "docs" / "testing.md")}
+    for name in ("config.toml", "diary.py", "survey.py", "test_diary.py"):
+        (tmp_path / name).write_text(files[name], encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(README["pyproject.toml"], encoding="utf-8")
+    assert "3 passed" in said_by_pytest(tmp_path, "sqlite://")
 
 
 def test_the_picture_shows_what_the_bot_does(tmp_path: Path) -> None:

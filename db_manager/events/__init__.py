@@ -34,13 +34,6 @@ from db_manager.events.of_delivery import (
     MessageRetried,
     MessageSent,
     MessageUnknown,
-    UpdateDone,
-    UpdateEvent,
-    UpdateParked,
-    UpdateRepeated,
-    UpdateRetried,
-    UpdateStored,
-    UpdateTaken,
 )
 from db_manager.events.of_migrations import (
     Migrated,
@@ -56,6 +49,15 @@ from db_manager.events.of_the_database import (
     ReplicaLost,
     ReplicaRecovered,
     TablesCreated,
+)
+from db_manager.events.of_updates import (
+    UpdateDone,
+    UpdateEvent,
+    UpdateParked,
+    UpdateRepeated,
+    UpdateRetried,
+    UpdateStored,
+    UpdateTaken,
 )
 
 __all__ = [

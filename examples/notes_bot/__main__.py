@@ -22,6 +22,7 @@ from db_manager import Base, DatabaseConfig, UnitOfWorkFactory
 from db_manager.events import Migrated
 from db_manager.migrations.history import find
 from db_manager.migrations.move import upgrade
+from examples.notes_bot.killed import Victim, killed
 from examples.notes_bot.notes import Note
 from examples.notes_bot.screen import Entry, Screen, happened, said
 from lifecycle import (
@@ -68,24 +69,29 @@ def demo() -> None:
         flush=True,
     )
     entries: list[Entry] = []
+    after: list[Entry] = []
     log = StringIO()
     kept: Path | None = getattr(Application.from_config(CONFIG).journal, "path", None)
+    victim = Victim()
     why_not = "[app] journal in config.toml keeps no history"
     facts: list[str] = []
     try:
         with redirect_stderr(log):
             try:
-                facts = play(SqliteJournal(kept) if kept else MemoryJournal(), entries)
+                facts = play(
+                    SqliteJournal(kept) if kept else MemoryJournal(), entries, victim, after
+                )
             except* JournalError as errors:
                 kept, why_not = None, _first(errors)
             if not facts:
                 entries.clear()
-                facts = play(MemoryJournal(), entries)
+                facts = play(MemoryJournal(), entries, victim, after)
     except BaseException:
         sys.stderr.write(log.getvalue())
         raise
     finally:
         screen.show(entries)
+    screen.tell("kill -9 between a COMMIT and the answer", after)
     screen.title(("What that was", screen.width))
     for fact in facts:
         print(f"  {screen.paint('✓', 'green')} {fact}")
@@ -99,22 +105,28 @@ def demo() -> None:
         print(f"  {what:<{max(map(len, steps))}}    {why}")
 
 
-def play(journal: Journal, entries: list[Entry]) -> list[str]:
-    """Run the bot of config.toml offline, in a folder that is thrown away.
+def play(journal: Journal, entries: list[Entry], victim: Victim, after: list[Entry]) -> list[str]:
+    """Run the bot of config.toml offline, in a folder that is thrown away, and then kill it.
 
     Args:
         journal: Where its history is kept.
         entries: Gets what was said and what happened.
+        victim: The process that is killed.
+        after: Gets what was said while it was killed, and after that.
 
     Returns:
         What the run has shown.
     """
     with tempfile.TemporaryDirectory() as name, chdir(name):
-        config = read_file(Path(shutil.copy(CONFIG, name)))
+        copied = Path(shutil.copy(CONFIG, name))
+        config = read_file(copied)
         plugins = find_plugins(app_config(config).plugins, CONFIG.parent)
         app = Application(plugins, config=config, journal=journal)
         asyncio.run(older(Path(name, "bot.sqlite3")))
-        return [*asyncio.run(offline(app, entries)), *_noted(Path(name, "bot.sqlite3"))]
+        facts = asyncio.run(offline(app, entries))
+        after += asyncio.run(killed(victim, copied))
+        told = "Killed with -9 after its COMMIT, the bot owed an answer: the next process gave it."
+        return [*facts, told, *_noted(Path(name, "bot.sqlite3"))]
 
 
 async def older(database: Path) -> None:

@@ -37,7 +37,7 @@ class NotesPlugin(Plugin):
     """Keeps notes for every chat."""
 
     name = "notes"
-    requires = ("db_manager",)
+    requires = ("db_manager", "delivery")
     config_model = NotesConfig
 
     config: NotesConfig
@@ -65,8 +65,9 @@ class NotesPlugin(Plugin):
         async with uow_factory() as uow:
             note = Note(chat_id=message.chat.id, text=text)
             uow.session.add(note)
-        # Here it is committed and the connection is back: what the answer says is true.
-        await message.answer(f"Noted as {note.id}.")
+            await uow.session.flush()  # now it has its number
+            # A row of the same transaction: sent once that is committed, by whoever is alive then.
+            uow.send(message.answer(f"Noted as {note.id}."))
 
     async def show(self, message: Message, uow_factory: UnitOfWorkFactory) -> None:
         """/list."""
@@ -84,6 +85,7 @@ class NotesPlugin(Plugin):
             note = await _found(uow, message, command)
             if note is not None:
                 note.done = True
+        # Here it is committed and the connection is back: what the answer says is true.
         await message.answer("Done." if note else "There is no such note.")
 
     async def drop(

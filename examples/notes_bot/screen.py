@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from lifecycle.errors import counted
 WIDE = 110
 _CHAT = 40  # width of the chat beside the trace
 _WHO, _TOPIC = 8, 24
+_NOT_SAID = {"signal", "process", "kill -9"}
 _TOGETHER = 0.05  # seconds within which a message and what it caused share a line
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
@@ -63,7 +64,7 @@ def said(at: float, who: str, what: str) -> Entry:
     """Return the entry for a line of the chat."""
     if who.startswith("bot to "):
         return Entry(at, "chat", "  bot", what, "dim")
-    return Entry(at, "chat", who, what, "yellow" if who == "signal" else "bold")
+    return Entry(at, "chat", who, what, "yellow" if who in _NOT_SAID else "bold")
 
 
 def happened(at: float, event: Event) -> Entry | None:
@@ -154,6 +155,13 @@ class Screen:
                 self._rows([None, entry], _CHAT)
         if message:
             self._rows([message], _CHAT)
+
+    def tell(self, title: str, entries: Sequence[Entry]) -> None:
+        """Print a chat over the whole width."""
+        self.title((f"{'':8}{title}", self.width))
+        self._begin = entries[0].at if entries else 0.0
+        for entry in entries:
+            self._rows([entry], self.width - 8)
 
     def _rows(self, cells: list[Entry | None], width: int) -> None:
         """Print one entry, or two side by side; *width* is the first one's."""

@@ -1,5 +1,6 @@
 """A test sees what became of messages, and lets their process die where no test could hit it."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -66,7 +67,9 @@ class Speaker(Plugin):
 
 def speaker(sandbox: Sandbox) -> Application:
     """Return the application, as each of its processes makes it."""
-    return sandbox.application(Speaker, DeliveryPlugin, config={"delivery": {"poll": 0.05}})
+    return sandbox.application(
+        Speaker, DeliveryPlugin, config={"delivery": {"poll": 0.05, "lease": 0.5}}
+    )
 
 
 async def test_what_was_sent_and_what_waits_is_seen(
@@ -124,21 +127,30 @@ async def test_without_the_plugin_there_is_no_outbox(sandbox: Sandbox, outbox: O
 
 
 async def test_a_reply_survives_a_death_before_it_was_sent(
-    sandbox: Sandbox, telegram: LocalTelegram, outbox: Outbox, faults: Faults
+    sandbox: Sandbox,
+    telegram: LocalTelegram,
+    outbox: Outbox,
+    faults: Faults,
+    events: EventRecorder,
 ) -> None:
     """The dead send nothing, not even what is written later; the next process sends all of it."""
     await telegram.run(speaker(sandbox))
-    ada = telegram.user(7, "Ada")
+    ada, bob = telegram.user(7, "Ada"), telegram.user(8, "Bob")
+    telegram.fail_next("sendMessage", error_code=429, retry_after=60)
+    await bob.say("/say z")
+    await events.wait_for("message.retried")
     faults.kill_between("commit", "send")
     await ada.say("/say a b")
     await ada.say("/say c")
-    assert [each.state for each in await outbox.messages()] == ["open", "open", "open"]
-    assert [each.attempts for each in await outbox.messages()] == [0, 0, 0]
+    assert [each.state for each in await outbox.messages()] == ["open"] * 4
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("message ")]
     await telegram.end()
     assert not ada.unread
+    assert not bob.unread
     await telegram.run(speaker(sandbox))
     assert [(await ada.reply()).text for _ in "abc"] == ["a", "b", "c"]
-    assert [each.state for each in await outbox.settled()] == ["sent", "sent", "sent"]
+    assert (await bob.reply()).text == "z"
+    assert [each.state for each in await outbox.settled()] == ["sent"] * 4
     assert not ada.unread
 
 
@@ -186,9 +198,13 @@ async def test_with_once_it_is_unknown(
 
 
 async def test_it_strikes_who_is_meant(
-    sandbox: Sandbox, telegram: LocalTelegram, outbox: Outbox, faults: Faults
+    sandbox: Sandbox,
+    telegram: LocalTelegram,
+    outbox: Outbox,
+    faults: Faults,
+    events: EventRecorder,
 ) -> None:
-    """Units of other handlers, and those without a message, are no occasion."""
+    """Units of other handlers, and those without a message, are no occasion; the dead stay so."""
     await telegram.run(speaker(sandbox))
     ada = telegram.user(7, "Ada")
     faults.kill_between("commit", "send", handler="once")
@@ -198,6 +214,8 @@ async def test_it_strikes_who_is_meant(
     await ada.say("/once b")
     await ada.say("/say c")
     assert [each.state for each in await outbox.messages()][-2:] == ["unknown", "open"]
+    with pytest.raises(AssertionError):  # it would join anew with its next sign of life
+        await events.wait_for("member.expelled", timeout=0.5)
     assert not ada.unread
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from db_manager.delivery.inbox.inbox_sql import DONE, MINE_AND_OPEN
+from db_manager.delivery.table.inbox_sql import DONE, MINE_AND_OPEN
 from db_manager.dialects.dialect import Dialect
 
 #: Columns of what is written, and of what has ended.
