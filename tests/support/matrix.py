@@ -22,7 +22,7 @@ def is_row(item: pytest.Item) -> bool:
 
 def note_marked(item: pytest.Item) -> None:
     """Note the row of a marked test that has passed."""
+    variant = getattr(getattr(item, "callspec", None), "id", "")
     for mark in item.iter_markers(MARK):
-        callspec = getattr(item, "callspec", None)
-        load = mark.kwargs["load"] if callspec is None else f"{callspec.id}: {mark.kwargs['load']}"
+        load = f"{variant}: {mark.kwargs['load']}" if variant else mark.kwargs["load"]
         rows_of(item.config).append((mark.args[0], load, mark.kwargs["result"]))

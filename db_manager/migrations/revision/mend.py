@@ -17,7 +17,7 @@ from db_manager.dialects.known import databases_of, dialect_of, is_made_on
 from db_manager.migrations.revision.remarks import (
     Remark,
     constant_of,
-    lacks_default,
+    remark_back,
     remark_on,
     renamed,
 )
@@ -72,23 +72,11 @@ def mend(
         What to think of before it is applied; it stands in the file, too.
     """
     remarks: list[str] = []
-    limited = {
-        str(index.name): names
-        for table in metadata.tables.values()
-        for index in table.indexes
-        if (names := databases_of(index))
-    }
-
-    def only(op: MigrateOperation) -> MigrateOperation:
-        if not isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
-            return op
-        names = limited.get(str(op.index_name))
-        return OnlyOn(names, op) if names else op
-
-    added = [op.column for op in _flat(up) if isinstance(op, ops.AddColumnOp)]
+    only = partial(_only, limited=_limited(metadata))
+    forth, back = _added(up), _added(down)
 
     def done(op: MigrateOperation) -> Iterator[MigrateOperation]:
-        for text in filter(None, (remark_on(op, first=first), renamed(op, added, dialect))):
+        for text in filter(None, (remark_on(op, first=first), renamed(op, forth, dialect))):
             remarks.append(text)
             yield Remark(text)
         if isinstance(op, ops.CreateTableOp | ops.CreateIndexOp) and first:
@@ -98,7 +86,7 @@ def mend(
         yield only(op)
 
     def undone(op: MigrateOperation) -> Iterator[MigrateOperation]:
-        if isinstance(op, ops.AddColumnOp) and (text := lacks_default(op)):
+        if text := remark_back(op, back, dialect):
             yield Remark(text)
         yield only(op)
 
@@ -108,6 +96,23 @@ def mend(
         up.ops.append(found if isinstance(found, Remark) else only(found))
         remarks += [found.text] if isinstance(found, Remark) else []
     return remarks
+
+
+def _limited(metadata: sa.MetaData) -> dict[str, tuple[str, ...]]:
+    """Return the databases of each index that is made on some only, by its name."""
+    return {
+        str(index.name): names
+        for table in metadata.tables.values()
+        for index in table.indexes
+        if (names := databases_of(index))
+    }
+
+
+def _only(op: MigrateOperation, limited: dict[str, tuple[str, ...]]) -> MigrateOperation:
+    if not isinstance(op, ops.CreateIndexOp | ops.DropIndexOp):
+        return op
+    names = limited.get(str(op.index_name))
+    return OnlyOn(names, op) if names else op
 
 
 def rendered(
@@ -198,6 +203,10 @@ def _each(container: ops.OpContainer, change: _Change) -> None:
         changed += change(op)
     dropped = {op.table_name for op in changed if isinstance(op, ops.DropTableOp)}
     container.ops = [op for op in changed if not _falls_with(op, dropped)]
+
+
+def _added(container: ops.OpContainer) -> list[sa.Column[Any]]:
+    return [op.column for op in _flat(container) if isinstance(op, ops.AddColumnOp)]
 
 
 def _flat(container: ops.OpContainer) -> Iterator[MigrateOperation]:

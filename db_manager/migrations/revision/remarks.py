@@ -47,7 +47,7 @@ def remark_on(op: MigrateOperation, *, first: bool) -> str | None:
     if isinstance(op, ops.DropColumnOp):
         return f"drops {op.column_name} of {op.table_name} with its values"
     if isinstance(op, ops.AddColumnOp):
-        return lacks_default(op)
+        return _lacks_default(op)
     if isinstance(op, ops.AlterColumnOp):
         return _altered(op)
     unique = isinstance(op, ops.CreateIndexOp) and op.unique and not first
@@ -55,6 +55,11 @@ def remark_on(op: MigrateOperation, *, first: bool) -> str | None:
         name = getattr(op, "constraint_name", None) or getattr(op, "index_name", None)
         return f"{name} fails where two rows are equal"
     return None
+
+
+def remark_back(op: MigrateOperation, added: list[sa.Column[Any]], dialect: Dialect) -> str | None:
+    """Return what to think of before *op* takes a change back."""
+    return _lacks_default(op) if isinstance(op, ops.AddColumnOp) else renamed(op, added, dialect)
 
 
 def renamed(op: MigrateOperation, added: list[sa.Column[Any]], dialect: Dialect) -> str | None:
@@ -69,20 +74,19 @@ def renamed(op: MigrateOperation, added: list[sa.Column[Any]], dialect: Dialect)
     new = (alike or there)[0]
     is_known = type(new.type).__module__ == sa.String.__module__
     return (
-        f"renamed? Write this for the two, and the reverse in downgrade(): batch_op.alter_column("
+        f"renamed? Write this for the two, in downgrade() too: batch_op.alter_column("
         f"{op.column_name!r}, new_column_name={new.name!r}, existing_nullable={old.nullable}, "
         f"existing_type={f'sa.{new.type!r}' if is_known else '…'})"
     )
 
 
-def lacks_default(op: ops.AddColumnOp) -> str | None:
-    """Return what to think of before a column without a default is added to a table with rows."""
+def _lacks_default(op: ops.AddColumnOp) -> str | None:
     column = op.column
     if column.nullable or column.server_default is not None or constant_of(column) is not None:
         return None
     return (
         f"{column.name} of {op.table_name} is NOT NULL without a default: this fails where rows "
-        f"are; give it a server_default, or fill it in between"
+        f"are; write server_default='…' into it, or add it as nullable, fill it and change it then"
     )
 
 
