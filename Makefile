@@ -79,6 +79,7 @@ foreign: ## Run SQLAlchemy's and aiogram's own tests on our parts: SQLALCHEMY=pa
 	@PYTHONPATH=tests .venv-foreign/bin/python -m foreign \
 		$(if $(SQLALCHEMY),--sqlalchemy $(SQLALCHEMY)) $(if $(AIOGRAM),--aiogram $(AIOGRAM))
 
+# About 15 minutes on two quiet cores. DB_MANAGER_BENCH_REDIS_URL=redis://… adds rows beside Redis.
 bench: $(VENV)/.bench ## Measure; writes docs/performance.md. URLS=postgresql://… for your server.
 	$(BIN)/python -m benchmarks $(if $(URLS),--urls $(URLS))
 

@@ -172,6 +172,9 @@ class Consequences(Unit):
 
         The messages come last: others wait for the lock of their chats.
         """
+        delivery = self._database.delivery
+        if self._callbacks is None and (delivery is None or not delivery.wants(self)):
+            return
         registered = self.registered()
         try:
             for callback in registered.before_commit:  # also what is registered meanwhile

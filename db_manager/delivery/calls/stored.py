@@ -72,10 +72,10 @@ def _methods() -> Mapping[str, type[TelegramMethod[Any]]]:
 
 
 def _fields(method: str, path: str, model: BaseModel) -> Iterator[tuple[str, Any]]:
-    extra = model.model_extra or {}
-    for name in [*type(model).model_fields, *extra]:
+    given = model.model_fields_set
+    for name in [*type(model).model_fields, *(model.model_extra or ())]:
         value = getattr(model, name)
-        if isinstance(value, Default) or (value is None and name not in model.model_fields_set):
+        if isinstance(value, Default) or (value is None and name not in given):
             continue  # filled in when it is read, by its own default
         yield name, _value(method, f"{path}.{name}" if path else name, value)
 
