@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.delivery.again import claim_again
+from db_manager.delivery.inbox.inbox_sql import inbox_statements
 from db_manager.delivery.table.at_once import AtOnce
-from db_manager.delivery.table.inbox_sql import inbox_statements
 from db_manager.dialects.known import dialect_of
 
 #: Deaths after which an update is handled while nothing else is.

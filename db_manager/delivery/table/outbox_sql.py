@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
-from db_manager.delivery.table.inbox_sql import DONE, MINE_AND_OPEN
+from db_manager.delivery.table.updates_table import DONE, IS_MINE
 from db_manager.dialects.dialect import Dialect
 
 #: Columns of what is written, and of what has ended.
@@ -143,7 +143,7 @@ def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
     write = {"now": now, "due": due, "rows": written}
     end = _END.format(now=now, ended=dialect.rows_of("ended", ENDED))
     first = _WRITE_FIRST.format(**write, sees_commits=dialect.sees_commits)
-    done = DONE.format(now=now, mine=MINE_AND_OPEN)
+    done = DONE.format(now=now, mine=IS_MINE)
     sql = {
         "write": _WRITE.format(**write),
         "write_first": first,

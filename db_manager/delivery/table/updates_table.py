@@ -1,12 +1,21 @@
-"""The table of the inbox."""
+"""The table of the inbox, and how a unit says that an update is done."""
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import BigInteger, Index, String, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
 from db_manager.delivery.table.tables import KEY, LONGEST_LANE, MOMENT
+
+IS_OPEN: Final = "done_at IS NULL AND parked_at IS NULL"
+#: Of one update: this process has it, and it is open.
+IS_MINE: Final = f"id = :id AND owner = :me AND {IS_OPEN}"
+DONE: Final = """
+UPDATE delivery__inbox SET done_at = {now}, payload = NULL, owner = NULL, attempts = :attempts
+WHERE {mine}
+"""
 
 
 class InboxRow(Base):

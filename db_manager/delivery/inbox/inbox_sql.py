@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import TextClause, text
 
+from db_manager.delivery.table.updates_table import DONE, IS_MINE, IS_OPEN
 from db_manager.dialects.dialect import Dialect
 
 #: Columns of what is stored.
@@ -14,7 +15,6 @@ STORED: Final = {
     "lane": "text",
     "payload": "text",
 }
-_OPEN: Final = "done_at IS NULL AND parked_at IS NULL"
 
 _STORE: Final = """
 INSERT INTO delivery__inbox
@@ -49,11 +49,6 @@ _WAITING: Final = """(
     GROUP BY lane ORDER BY min(id) LIMIT :most) AS lanes"""
 _COLUMNS: Final = "id, bot_id, update_id, lane, payload, deaths, {age} AS age"
 
-MINE_AND_OPEN: Final = f"id = :id AND owner = :me AND {_OPEN}"
-DONE: Final = """
-UPDATE delivery__inbox SET done_at = {now}, payload = NULL, owner = NULL, attempts = :attempts
-WHERE {mine}
-"""
 _PARK: Final = """
 UPDATE delivery__inbox SET parked_at = {now}, owner = NULL, attempts = :attempts, error = :error
 WHERE {mine}
@@ -94,7 +89,7 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
     store = {"now": now, "rows": dialect.rows_of("rows", STORED)}
     claim = {"lock": dialect.lock_free_ones, "columns": columns}
     bots = dialect.rows_of("bots", {"bot_id": "bigint"})
-    mine = {"now": now, "mine": MINE_AND_OPEN}
+    mine = {"now": now, "mine": IS_MINE}
     sql = {
         "store": _STORE.format(**store, owner="NULL", order="n"),
         "store_first": _STORE.format(**store, owner=_IF_FREE, order="lane"),
@@ -107,10 +102,10 @@ def inbox_statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextCl
         ),
         "count_death": _COUNT_DEATH.format(**mine),
         "forgive": _FORGIVE.format(**mine),
-        "give_back": _GIVE_BACK.format(is_open=_OPEN),
+        "give_back": _GIVE_BACK.format(is_open=IS_OPEN),
         "is_mine": _IS_MINE.format(**mine),
-        "mine": _MINE.format(columns=columns, is_open=_OPEN),
-        "waits": _WAITS.format(is_open=_OPEN, oldest=oldest),
+        "mine": _MINE.format(columns=columns, is_open=IS_OPEN),
+        "waits": _WAITS.format(is_open=IS_OPEN, oldest=oldest),
         "is_done": _IS_DONE,
         "forget": _FORGET.format(ago=ago),
     }
