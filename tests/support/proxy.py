@@ -239,10 +239,13 @@ class PostgresProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A connection that was accepted just before comes here some rounds of the loop later.
+        for _ in range(5):
+            self.cut()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
         if self._errors:
             raise ExceptionGroup("actions of the proxy failed", self._errors)
 
