@@ -41,7 +41,7 @@ async def measure(scale: Scale) -> Section:
     async with AsyncExitStack() as stack:
         field = await on_postgres(stack, make_url(scale.urls[0]), "asyncpg")
         keeping = ours.open_database(stack, make_url(scale.urls[0]))
-        keeping.delivery = Outbox(Claims(keeping.engine, has_members=True), {})
+        keeping.delivery = Outbox(Claims(keeping.engine, has_members=True), {}, 0)
         field[_KEEPING] = ours.session_lane(UnitOfWorkFactory(keeping))
         rows = [
             (name, *[await _cell(units, work, turns) for work in _COUNTED])

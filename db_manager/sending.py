@@ -100,6 +100,7 @@ class Sending:
 
     Args:
         row: What is written.
+        files: Files that are written with it.
 
     Attributes:
         id: Its number in the outbox; 0 until the unit is at its end.
@@ -107,10 +108,21 @@ class Sending:
             `once=True` only) or `expired`; `dropped` when its unit or savepoint was rolled back.
     """
 
-    __slots__ = ("__weakref__", "_answer", "_ended", "_reason", "id", "owner", "row", "state")
+    __slots__ = (
+        "__weakref__",
+        "_answer",
+        "_ended",
+        "_reason",
+        "files",
+        "id",
+        "owner",
+        "row",
+        "state",
+    )
 
-    def __init__(self, row: dict[str, Any]) -> None:
+    def __init__(self, row: dict[str, Any], files: Sequence[Any] = ()) -> None:
         self.row = row
+        self.files = files  # until they are written
         self.id = 0
         self.owner = 0  # as whom it was claimed when it was written
         self.state: SendingState = "new"

@@ -68,6 +68,12 @@ class DeliveryConfig(BaseModel):
         description="messages that are sent or being sent and not marked: a death repeats them",
     )
 
+    max_file: int = Field(
+        default=1_048_576,
+        ge=0,
+        le=52_428_800,
+        description="bytes that a file of a message has at most",
+    )
     direct_calls: Literal["allow", "warn", "refuse"] = Field(
         default="warn",
         description="`allow`, `warn` or `refuse`: a call that is awaited before its unit commits",

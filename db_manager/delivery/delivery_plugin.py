@@ -73,7 +73,7 @@ class DeliveryPlugin(Plugin):
             self._bots = {}
             self._engine, self._has_members = engine, database.dialect.has_server
             self._claims = Claims(engine, has_members=self._has_members)
-            self._outbox = Outbox(self._claims, self._bots)
+            self._outbox = Outbox(self._claims, self._bots, config.max_file)
             await context.enter(_with(database, "delivery", self._outbox))
 
     async def start(self, context: PluginContext) -> None:

@@ -22,11 +22,13 @@ class Outbox:
     Args:
         claims: The statements.
         bots: The bots of this process; more may come.
+        max_file: Bytes that a file of a message has at most.
     """
 
-    def __init__(self, claims: Claims, bots: Mapping[int, Bot]) -> None:
+    def __init__(self, claims: Claims, bots: Mapping[int, Bot], max_file: int) -> None:
         self._claims = claims
         self._bots = bots
+        self._max_file = max_file
         #: What sends them, while it does.
         self.relay: Relay | None = None
         #: The relay through whose gate a unit has gone, by its number.
@@ -37,6 +39,7 @@ class Outbox:
 
         Raises:
             NotStorableError: It has something in it that a row cannot keep.
+            OSError: A file of it cannot be read.
             TypeError: It is no call of the Bot API.
             ValueError: *at* has no timezone, or it is not known which bot is to send it.
         """
@@ -48,15 +51,16 @@ class Outbox:
         if at is not None and at.tzinfo is None:
             raise ValueError("at has no timezone: write datetime.now(UTC) + timedelta(...)")
         bot_id = self._bot_of(method)
+        payload, files = stored(method, self._max_file)
         row = {
             "bot_id": bot_id,
             "lane": lane_of(bot_id, method),
             "method": method.__api_method__,
-            "payload": stored(method),
+            "payload": payload,
             "once": once,
             "due": None if at is None else at.timestamp(),
         }
-        return Sending(row)
+        return Sending(row, files)
 
     def wants(self, unit: UnitOfWork) -> bool:
         """Return True if the commit of *unit* says that an update is done."""
@@ -88,6 +92,10 @@ class Outbox:
         for sending, (number, is_claimed) in zip(sendings, written, strict=True):
             sending.id = number
             sending.owner = me if is_claimed else 0
+        if any(sending.files for sending in sendings):
+            await self._claims.write_files(
+                unit.connection, {each.id: each.files for each in sendings}
+            )
 
     def ended(self, unit: UnitOfWork, sendings: Sequence[Sending]) -> None:
         """Hand what was committed to the relay."""
@@ -97,6 +105,7 @@ class Outbox:
             handling.ended(unit)
         for sending in sendings:
             sending.settle("dropped" if state is UnitState.ROLLED_BACK else "open")
+            sending.files = ()
         relay = self._inside.pop(unit.number, None)
         if relay is None:
             return

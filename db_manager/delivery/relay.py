@@ -13,10 +13,11 @@ from aiogram import Bot
 from db_manager.delivery.again import Patience
 from db_manager.delivery.calls.courier import Courier, Delivered, Letter
 from db_manager.delivery.calls.early import BY_RELAY
+from db_manager.delivery.calls.files import has_files
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
 from db_manager.delivery.inbox.handling import CURRENT
-from db_manager.delivery.table.claims import Claimed, Claims
+from db_manager.delivery.table.claims import SENT, Claimed, Claims, KeptFile
 from db_manager.delivery.table.members import Alone
 from db_manager.sending import Sending, SendingState
 from lifecycle.bus import EventBus
@@ -68,7 +69,7 @@ class Relay:
         self.again = Patience()
         self._claims = claims
         self._member = member
-        self._courier = Courier(bots, config, bus, on_refused)
+        self._courier = Courier(bots, config, bus, on_refused, self._files_of)
         #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
         self._window = asyncio.Semaphore(config.window)
         self._size = config.window
@@ -162,6 +163,11 @@ class Relay:
         self._delivered.append(delivered)
         self._has_delivered.set()
 
+    async def _files_of(self, row: Claimed) -> Sequence[KeptFile]:
+        if not has_files(row.payload):
+            return ()
+        return await self.again.until_done(partial(self._claims.files, row.id))
+
     async def _may_send(self, row: Claimed) -> bool:
         """Wait until nobody can think this process dead; return whether *row* is its own then."""
         while not self._member.is_sure:  # noqa: ASYNC110 -- it depends on a clock
@@ -194,7 +200,9 @@ class Relay:
         lanes = {each.row.lane for each in group if may_claim and self._has_more(each.row)}
         before, self.behind = self.behind, set()
         try:
-            following = await self._claims.end(self._member.me, rows, lanes)
+            sent = [each.row for each in group if each.ended.state == SENT]
+            with_files = [row.id for row in sent if has_files(row.payload)]
+            following = await self._claims.end(self._member.me, rows, lanes, with_files)
             for each in group:
                 self._drop(each.row)
                 self._window.release()

@@ -96,7 +96,8 @@ class Consequences(Unit):
 
         Raises:
             DeliveryOffError: The plugin `delivery` is not there.
-            NotStorableError: It has something in it that cannot be kept, as a file.
+            NotStorableError: It has something in it that cannot be kept, as a large file.
+            OSError: A file of it cannot be read.
             UnitOfWorkStateError: The unit is not active, or was opened to read.
             UnitOfWorkTaskError: Another task owns it.
             ValueError: *at* has no timezone, or it is not known which bot is to send it.

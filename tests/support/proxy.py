@@ -240,7 +240,7 @@ class PostgresProxy:
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
         # A connection that was accepted just before comes here some rounds of the loop later.
-        for _ in range(5):
+        for _round in range(5):
             self.cut()
             for task in self._tasks:
                 task.cancel()

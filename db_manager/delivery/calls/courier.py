@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from db_manager.delivery.calls.answers import (
 )
 from db_manager.delivery.calls.stored import loaded
 from db_manager.delivery.delivery_config import DeliveryConfig
-from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed
+from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed, KeptFile
 from lifecycle.bus import EventBus
 from lifecycle.error_text import tell
 
@@ -90,6 +90,7 @@ class Courier:
         config: The section [delivery].
         bus: Where it is told what becomes of messages.
         on_refused: Told whether a bot is refused.
+        files_of: Returns the files of a message, however long that takes.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class Courier:
         config: DeliveryConfig,
         bus: EventBus,
         on_refused: Callable[[bool], None],
+        files_of: Callable[[Claimed], Awaitable[Sequence[KeptFile]]],
     ) -> None:
         self._bots = bots
         self._config = config
         self._publish = bus.publish
         self._sent = bus.channel(facts.MessageSent)
         self._on_refused = on_refused
+        self._files_of = files_of
         self._refused: set[int] = set()
         #: When a bot may send again, and which lanes were told to wait of late.
         self._free_at: dict[int, float] = {}
@@ -130,12 +133,13 @@ class Courier:
         late = letter.age - EXPIRES.get(row.method, float("inf"))
         if late > 0:
             return self._end(letter, Ended(state=EXPIRED, error="expired", told="expired"))
+        files = await self._files_of(row) if letter.call is None else ()
         letter.attempts += 1
         try:
             bot = self._bots[row.bot_id]
             if letter.call is None:
                 try:
-                    letter.call = loaded(row.method, row.payload, bot)
+                    letter.call = loaded(row.method, row.payload, bot, files)
                 except LookupError as error:  # of a newer release, which will come for it
                     return self._again(
                         letter, Again(told=tell(error), wait=LONGEST_WAIT, counts="never")

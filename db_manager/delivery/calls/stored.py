@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import cache
@@ -16,36 +16,50 @@ from aiogram.methods import TelegramMethod
 from aiogram.types import InputFile
 from pydantic import BaseModel
 
+from db_manager.delivery.calls.files import FilesOf, has_markers, put_back
+from db_manager.delivery.table.claims import KeptFile
 from db_manager.sending import NotStorableError
 
-_FILE: Final = "is a file; send a file_id or a URL, or send it after the unit without `uow.send`"
 #: Fields that say whose order a call is a part of.
 _LANES: Final = ("chat_id", "inline_message_id")
 
 
-def stored(method: TelegramMethod[Any]) -> str:
-    """Return the fields of *method* as JSON.
+def stored(method: TelegramMethod[Any], max_file: int = 0) -> tuple[str, list[KeptFile]]:
+    """Return the fields of *method* as JSON, and its files.
 
     What the bot fills in by its `default` stays open; a time from now on becomes a moment.
 
+    Args:
+        method: The call.
+        max_file: Bytes that a file has at most.
+
     Raises:
-        NotStorableError: A field is a file, or of a kind that JSON does not know.
+        NotStorableError: A file is too large, or a field is of a kind that cannot be kept.
+        OSError: A file cannot be read.
     """
-    return json.dumps(dict(_fields(method.__api_method__, "", method)))
+    files = FilesOf(method.__api_method__, max_file)
+    fields = dict(_fields(files, "", method))
+    return json.dumps(fields), files.found
 
 
-def loaded(name: str, payload: str, bot: Bot) -> TelegramMethod[Any]:
+def loaded(
+    name: str, payload: str, bot: Bot, files: Iterable[KeptFile] = ()
+) -> TelegramMethod[Any]:
     """Return the call that `stored` was given.
 
     Args:
         name: Name of the method.
         payload: Its fields.
         bot: Who sends it.
+        files: Its files.
 
     Raises:
-        LookupError: This release of aiogram does not know the method.
+        LookupError: This release of aiogram does not know the method, or a file is not there.
     """
-    return _methods()[name].model_validate(json.loads(payload), context={"bot": bot})
+    fields = json.loads(payload)
+    if has_markers(payload):
+        fields = put_back(fields, {file.field: file for file in files})
+    return _methods()[name].model_validate(fields, context={"bot": bot})
 
 
 def lane_of(bot_id: int, method: TelegramMethod[Any]) -> str:
@@ -71,16 +85,16 @@ def _methods() -> Mapping[str, type[TelegramMethod[Any]]]:
     return found
 
 
-def _fields(method: str, path: str, model: BaseModel) -> Iterator[tuple[str, Any]]:
+def _fields(files: FilesOf, path: str, model: BaseModel) -> Iterator[tuple[str, Any]]:
     given = model.model_fields_set
     for name in [*type(model).model_fields, *(model.model_extra or ())]:
         value = getattr(model, name)
         if isinstance(value, Default) or (value is None and name not in given):
             continue  # filled in when it is read, by its own default
-        yield name, _value(method, f"{path}.{name}" if path else name, value)
+        yield name, _value(files, f"{path}.{name}" if path else name, value)
 
 
-def _value(method: str, path: str, value: Any) -> Any:
+def _value(files: FilesOf, path: str, value: Any) -> Any:
     plain: Any
     match value:
         case Enum():
@@ -92,14 +106,14 @@ def _value(method: str, path: str, value: Any) -> Any:
         case timedelta():
             plain = round(time.time() + value.total_seconds())
         case BaseModel():
-            plain = dict(_fields(method, path, value))
+            plain = dict(_fields(files, path, value))
         case Mapping():
-            plain = {key: _value(method, f"{path}[{key!r}]", each) for key, each in value.items()}
+            plain = {key: _value(files, f"{path}[{key!r}]", each) for key, each in value.items()}
         case list() | tuple():
-            plain = [_value(method, f"{path}[{n}]", each) for n, each in enumerate(value)]
+            plain = [_value(files, f"{path}[{n}]", each) for n, each in enumerate(value)]
         case InputFile():
-            raise NotStorableError(method, path, _FILE)
+            plain = files.take(path, value)
         case _:
             fix = f"is of the type {type(value).__name__}, which JSON does not know"
-            raise NotStorableError(method, path, fix)
+            raise NotStorableError(files.method, path, fix)
     return plain

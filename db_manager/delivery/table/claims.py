@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, RowMapping, Table, delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db_manager.delivery.again import claim_again
 from db_manager.delivery.table.at_once import AtOnce
 from db_manager.delivery.table.outbox_sql import statements
+from db_manager.delivery.table.tables import FileRow
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import DbManagerError
 
 #: Seconds, more than 0, of what is read from the table in the moment in which it was written.
 _YOUNGEST: Final = 1e-6
+_FILES: Final[Table] = FileRow.__table__  # type: ignore[assignment]  # what it is for a class
 #: States of a row.
 OPEN, SENT, DEAD, UNKNOWN, EXPIRED = range(5)
 
@@ -44,6 +46,21 @@ class Claimed:
     payload: str
     once: bool
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file that a message has, until it is sent.
+
+    Args:
+        field: Where it is in the call, as `media[0].media`.
+        name: Its name for Telegram.
+        content: What is in it.
+    """
+
+    field: str
+    name: str
+    content: bytes
 
 
 class Claims:
@@ -110,6 +127,28 @@ class Claims:
             found |= {row["n"]: (number, False) for row, number in zip(rest, numbers, strict=True)}
         return [found[n] for n in range(len(rows))], is_done
 
+    async def write_files(
+        self, connection: AsyncConnection, files: Mapping[int, Sequence[KeptFile]]
+    ) -> None:
+        """Write files of messages that are written.
+
+        Args:
+            connection: That of the unit.
+            files: Those of each message, by its number.
+        """
+        rows = [
+            {"outbox_id": number, **asdict(file)} for number, own in files.items() for file in own
+        ]
+        await connection.execute(insert(_FILES), rows)
+
+    async def files(self, number: int) -> list[KeptFile]:
+        """Return the files of a message."""
+        columns = _FILES.c.field, _FILES.c.name, _FILES.c.content
+        of_it = select(*columns).where(_FILES.c.outbox_id == number)
+        return await self._at_once.run(
+            lambda each: [KeptFile(*row) for row in each.execute(of_it)], is_lone=True
+        )
+
     async def claim(self, me: int, bots: Iterable[int], most: int) -> list[Claimed]:
         """Claim the heads of up to *most* lanes of these bots in which something waits."""
         wanted = json.dumps([{"bot_id": bot} for bot in bots])
@@ -120,7 +159,11 @@ class Claims:
         return await self._claim("claim_in", me, lanes=_lanes(lanes))
 
     async def end(
-        self, me: int, rows: Sequence[Mapping[str, Any]], lanes: Collection[str]
+        self,
+        me: int,
+        rows: Sequence[Mapping[str, Any]],
+        lanes: Collection[str],
+        with_files: Sequence[int] = (),
     ) -> list[Claimed]:
         """Write what has become of *rows*, and claim what comes next in their lanes.
 
@@ -128,18 +171,21 @@ class Claims:
             me: Who has sent them.
             rows: With the keys of `outbox_sql.ENDED`.
             lanes: Those in which the next is wanted.
+            with_files: Numbers of those that were sent and had files, which go now.
         """
         ended = {"ended": json.dumps(rows), "me": me}
-        if not lanes:
+        if not (lanes or with_files):
             await self._at_once.count(self._statements["end"], ended)
             return []
         following = {"me": me, "lanes": _lanes(lanes)}
-        if self.changes_two:
+        if self.changes_two and not with_files:
             sql = self._statements["end_and_claim"]
             return _claimed(me, await self._at_once.rows(sql, ended | following))
 
         def end_then_claim(connection: Connection) -> list[Any]:
             connection.execute(self._statements["end"], ended)
+            if with_files:
+                connection.execute(delete(_FILES).where(_FILES.c.outbox_id.in_(with_files)))
             return list(connection.execute(self._statements["claim_in"], following))
 
         return _claimed(me, await self._at_once.run(end_then_claim, is_lone=False))

@@ -2,7 +2,18 @@
 
 from datetime import datetime
 
-from sqlalchemy import REAL, BigInteger, DateTime, Index, Integer, SmallInteger, String, Text
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    String,
+    Text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
@@ -55,6 +66,20 @@ Index(
     postgresql_where=_COLUMNS.owner.is_not(None),
     sqlite_where=_COLUMNS.owner.is_not(None),
 )
+
+
+class FileRow(Base):
+    """A file of a message, until that is sent."""
+
+    __tablename__ = "delivery__file"
+
+    outbox_id: Mapped[int] = mapped_column(
+        KEY, ForeignKey("delivery__outbox.id", ondelete="CASCADE"), primary_key=True
+    )
+    #: Where it is in the call, as `media[0].media`.
+    field: Mapped[str] = mapped_column(String(255), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class MemberRow(Base):

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 from aiogram import Bot
-from aiogram.methods import GetMe, SendMessage, SendPhoto
-from aiogram.types import BufferedInputFile
+from aiogram.methods import GetMe, SendMessage
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.kept import client, kept
@@ -269,11 +268,13 @@ async def test_a_unit_that_reads_sends_nothing(url: URL, bot: Bot) -> None:
 
 
 async def test_what_a_row_cannot_keep_is_named(url: URL, bot: Bot) -> None:
-    """A file is refused at once, before anything is written."""
-    photo = SendPhoto(chat_id=7, photo=BufferedInputFile(b"...", "a.png"))
+    """It is refused at once, before anything is written."""
+    deep = SendMessage(chat_id=7, text="a", extra={"deep": b"x"})
     async with kept(url, bot) as app, app.units() as uow:
-        with pytest.raises(NotStorableError, match=r"sendPhoto .* photo is a file"):
-            uow.send(photo)
+        with pytest.raises(
+            NotStorableError, match=r"sendMessage .* extra\['deep'\] is of the type"
+        ):
+            uow.send(deep)
         with pytest.raises(TypeError, match="not awaited"):
             uow.send("hello")
 
