@@ -30,6 +30,7 @@ NAME = "keeping"
 UPDATES: Final = 100
 #: Messages that one look at the table brings, and how many bare calls are made at once.
 MESSAGES: Final = 500
+_FEW: Final = 100
 AT_ONCE: Final = 100
 #: Replies before counting, and counted.
 _TURNS: Final = (10, 20)
@@ -59,8 +60,9 @@ async def measure(scale: Scale) -> Section:
         stored = await _stores(setting, scale)
         tables.append(_compared(f"Store of {UPDATES} updates, {system}", stored, _SINGLY))
         facts[f"{setting} | store"] = ratio(stored[_TOGETHER], stored[_SINGLY], "wall")
-        sent = await _relays(setting, scale)
-        tables.append(_compared(f"{MESSAGES} messages, {system}", sent, _BARE, MESSAGES))
+        messages = _FEW if scale.quick else MESSAGES
+        sent = await _relays(setting, scale, messages)
+        tables.append(_compared(f"{messages} messages, {system}", sent, _BARE, messages))
         facts[f"{setting} | relay"] = ratio(sent[_RELAY], sent[_BARE], "wall")
         for name in (OUTBOX, BOTH):
             for what, count in counts[name].items():
@@ -190,19 +192,19 @@ def _stored() -> dict[str, Any]:
 # -- relay -------------------------------------------------------------------------------------
 
 
-async def _relays(setting: str, scale: Scale) -> dict[str, list[Sample]]:
+async def _relays(setting: str, scale: Scale, messages: int) -> dict[str, list[Sample]]:
     async with AsyncExitStack() as stack:
         bare, bot = await stack.enter_async_context(telegrams(0.0, 0.0))
         [url] = await stack.enter_async_context(databases(setting, scale, 1))
         who = await answering.outbox(stack, url, bot, poll=0.05)
         engine = ours.open_database(stack, url).engine
-        cases = {_BARE: _calls(bare), _RELAY: _relayed(who, engine, bot)}
+        cases = {_BARE: _calls(bare, messages), _RELAY: _relayed(who, engine, bot, messages)}
         return await interleave(cases, rounds=scale.rounds, units=1, tasks=1)
 
 
-def _calls(bot: Bot) -> Callable[[], Awaitable[object]]:
+def _calls(bot: Bot, messages: int) -> Callable[[], Awaitable[object]]:
     async def send() -> None:
-        chats = iter(PEOPLE[:MESSAGES])
+        chats = iter(PEOPLE[:messages])
 
         async def some() -> None:
             for chat in chats:
@@ -213,7 +215,9 @@ def _calls(bot: Bot) -> Callable[[], Awaitable[object]]:
     return send
 
 
-def _relayed(who: Answerer, engine: AsyncEngine, bot: Bot) -> Callable[[], Awaitable[object]]:
+def _relayed(
+    who: Answerer, engine: AsyncEngine, bot: Bot, messages: int
+) -> Callable[[], Awaitable[object]]:
     claims = Claims(engine, has_members=dialect_of(engine.dialect).has_server)
     left, done = 0, asyncio.Event()
 
@@ -228,7 +232,7 @@ def _relayed(who: Answerer, engine: AsyncEngine, bot: Bot) -> Callable[[], Await
 
     async def relay() -> None:
         nonlocal left
-        left = MESSAGES
+        left = messages
         done.clear()
         rows = [
             {
@@ -236,7 +240,7 @@ def _relayed(who: Answerer, engine: AsyncEngine, bot: Bot) -> Callable[[], Await
                 "lane": f"{bot.id}:{chat}",
                 "payload": f'{{"chat_id": {chat}, "text": "Noted."}}',
             }
-            for chat in PEOPLE[:MESSAGES]
+            for chat in PEOPLE[:messages]
         ]
         async with engine.begin() as connection:
             await claims.write(connection, rows, 0, 0)

@@ -1,6 +1,6 @@
 """The benchmarks run, say what they say in good form, and judge by what was measured.
 
-Python is forked for the bot's benchmark, so that aiogram is imported already.
+Python is forked for the benchmarks of bots, so that aiogram is imported already.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 _DATE = re.compile(r"<dc:date>")
 #: Only the full measurement knows these: a thousand plugins take a while, Redis has to be named.
 _FULL_ONLY = ("plugins.", "fsm ")
+_BOTS = ("bot", "replies", "keeping", "conversing")
 #: What claims a speed: a time of ours, or a comparison.
 _CLAIM = re.compile(
     r"([\d.,]+)\s?(?:µs|ns|units/s|units per second|times (?:faster|slower|cheaper))"
@@ -60,7 +61,7 @@ def measured(group: None, postgres_admin: URL) -> dict[Job, Section]:
 
     def run(job: Job) -> Section:
         scale = Scale(1, 10, True, (url,), job.loop, job.setting, "A note.")  # noqa: FBT003 -- quick
-        python = forked() if job.module == "bot" else (sys.executable,)
+        python = forked() if job.module in _BOTS else (sys.executable,)
         return run_apart(job.module, scale, python)
 
     with ThreadPoolExecutor(2) as threads:
