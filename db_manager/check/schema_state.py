@@ -163,7 +163,7 @@ class SchemaState:
                 off = self._config.migrate == "off"
                 yield Finding("warning" if off else "problem", "migrations", text)
             elif each.state == "ahead":
-                yield Finding("warning", "migrations", each.ahead)
+                yield Finding("warning", "migrations", f"{plugin} is at {each.said}")
 
     def _tables(self, missing: list[str], found: list[Standing]) -> Iterator[Finding]:
         """Yield which tables are missing, and who makes them."""

@@ -16,9 +16,9 @@ from db_manager.configured import configured_databases
 from db_manager.dialects.known import dialect_at
 from db_manager.drift.difference import Difference
 from db_manager.drift.look import differences
-from db_manager.engine.create import create_engine
 from db_manager.engine.url import database_url
-from db_manager.migrations.history import History, find, folders
+from db_manager.migrations.history import History, find
+from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.versions import (
     Standing,
     refuse_half_way,
@@ -49,11 +49,6 @@ class Chosen:
         self.histories = find(plugin.metadata)
 
     @property
-    def plugins(self) -> list[str]:
-        """The plugins that have tables in it."""
-        return list(folders(self.plugin.metadata))
-
-    @property
     def has_database(self) -> bool:
         """False for a SQLite file that nobody has made yet."""
         url = database_url(self.config)[0]
@@ -76,12 +71,8 @@ class Chosen:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[AsyncConnection]:
         """Yield a connection to the database."""
-        engine = create_engine(self.config)
-        try:
-            async with engine.connect() as connection:
-                yield connection
-        finally:
-            await engine.dispose()
+        async with migrating_engine(self.config) as engine, engine.connect() as connection:
+            yield connection
 
     async def at(self) -> list[Standing]:
         """Return what each plugin is at; a SQLite file that is not there is not made for that.

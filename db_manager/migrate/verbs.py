@@ -8,28 +8,20 @@ from sqlalchemy import Table
 
 from db_manager.migrate.chosen import Chosen, say
 from db_manager.migrate.writing import revision
+from db_manager.migrations.history import folders
 from db_manager.migrations.move import move, upgrade
 from db_manager.migrations.printing import sql_of
 from db_manager.migrations.versions import Standing
 from db_manager.schema import create_missing_tables
 from lifecycle.event import Event
 
-#: What is said of a revision that the database is at, after its name.
-_SAID: Final = {
-    "current": "",
-    "ahead": ", which this code does not know: is it older than the database?",
-    "pending": ", pending: {pending}",
-}
-
 
 async def show(one: Chosen, _options: argparse.Namespace) -> int:
     """Say what each plugin is at, what is pending, and what differs."""
     found = await one.at()
     for each in found:
-        pending = ", ".join(each.pending)
-        at = each.at or "no revision"
-        say(f"{each.history.plugin:<16} {at}{_SAID[each.state].format(pending=pending)}")
-    without = [plugin for plugin in one.plugins if plugin not in one.histories]
+        say(f"{each.history.plugin:<16} {each.said}")
+    without = [name for name in folders(one.plugin.metadata) if name not in one.histories]
     for plugin in without:
         say(f"{plugin:<16} no migrations; `migrate revision {plugin}` writes the first")
     if not found and not without:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -110,13 +111,9 @@ def environment(
 def _culprit(error: Exception, history: History) -> str:
     """Return the revision whose file cannot be run; empty when the error does not say."""
     files = {str(each.file): each.id for each in history.revisions}
-    named = error.filename if isinstance(error, SyntaxError) else None
-    traceback = error.__traceback__
-    found = files.get(named or "", "")
-    while traceback is not None and not found:
-        found = files.get(traceback.tb_frame.f_code.co_filename, "")
-        traceback = traceback.tb_next
-    return found
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    named = [getattr(error, "filename", None), *frames]  # a SyntaxError has it
+    return next((files[each] for each in named if each in files), "")
 
 
 def _of_alembic(error: BaseException) -> Told:

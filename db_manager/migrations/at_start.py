@@ -41,8 +41,9 @@ async def migrate(
         MigrationsNotInstalledError: Something is pending, and Alembic is not installed.
     """
     found = list(found)
-    if ahead := tuple(each.ahead for each in found if each.is_ahead):
-        publish(DatabaseDrifted(differences=ahead, database=database))
+    ahead = [f"{each.history.plugin} is at {each.said}" for each in found if each.is_ahead]
+    if ahead:
+        publish(DatabaseDrifted(differences=tuple(ahead), database=database))
     pending = {each.history.plugin: each.pending for each in found if each.pending}
     if not pending:
         return

@@ -47,6 +47,7 @@ class Ground:
     database: str = ""
 
 
+@dataclass
 class Going:
     """A step on its way.
 
@@ -55,19 +56,16 @@ class Going:
         history: The migrations of a plugin.
         scripts: What Alembic makes of them.
         step: The step.
+        began: When it began to run here, by `time.monotonic`.
+        is_committed: It is done, whatever happens to the connection now.
     """
 
-    def __init__(
-        self, ground: Ground, history: History, scripts: "ScriptDirectory", step: Step
-    ) -> None:
-        self._ground = ground
-        self._history = history
-        self._scripts = scripts
-        self._step = step
-        #: When it began to run here, by `time.monotonic`.
-        self._began: float | None = None
-        #: It is done, whatever happens to the connection now.
-        self._committed = False
+    ground: Ground
+    history: History
+    scripts: "ScriptDirectory"
+    step: Step
+    began: float | None = None
+    is_committed: bool = False
 
     async def go(self) -> None:
         """Go it, again and again while its locks are not free.
@@ -78,14 +76,14 @@ class Going:
             DBAPIError: The database was lost, and nothing of the step stays.
             CancelledError: The task was cancelled.
         """
-        if self._ground.lock is not None:
-            refuse_lost(self._ground.lock)
+        if self.ground.lock is not None:
+            refuse_lost(self.ground.lock)
         try:
             while not await self._is_gone():  # noqa: ASYNC110 -- the server's lock
                 await asyncio.sleep(PAUSE)
         finally:
-            if self._committed and self._began is not None:  # else another process has gone it
-                self._tell(Migrated, duration=time.monotonic() - self._began)
+            if self.is_committed and self.began is not None:  # else another process has gone it
+                self._tell(Migrated, duration=time.monotonic() - self.began)
 
     async def _is_gone(self) -> bool:
         """Go it once; return False if a lock was not free and nothing happened.
@@ -94,21 +92,21 @@ class Going:
             MigrationError: It failed.
             CancelledError: The task was cancelled.
         """
-        ground, step = self._ground, self._step
+        ground, step = self.ground, self.step
         lock = ground.lock.sync_connection if ground.lock is not None else None
         migration = dialect_of(ground.engine.dialect).migration(
-            self._history.version_table, step.before, step.after, ground.deadline, lock
+            self.history.version_table, step.before, step.after, ground.deadline, lock
         )
         try:
             with migration.watching(ground.engine):
                 async with alembic(), ground.engine.connect() as connection:
                     await connection.run_sync(self._run, migration)
         except asyncio.CancelledError:
-            if not self._committed:
+            if not self.is_committed:
                 self._tell_failure("cancelled", migration.kept)
             raise
         except Exception as error:
-            if self._committed:
+            if self.is_committed:
                 return True
             if not migration.kept:
                 if classify.is_undone(error) and time.monotonic() < ground.deadline:
@@ -130,13 +128,13 @@ class Going:
                 connection.rollback()
                 migration.settle(connection)
             raise
-        self._committed = True
+        self.is_committed = True
         migration.settle(connection)
 
     def _apply(self, connection: Connection, migration: Migration) -> None:
         undoes_ddl = dialect_of(connection.dialect).undoes_ddl
         with environment(
-            self._scripts, self._history, connection, [self._step], transactional_ddl=undoes_ddl
+            self.scripts, self.history, connection, [self.step], transactional_ddl=undoes_ddl
         ) as running:
             context = running.get_context()
             with running.begin_transaction():
@@ -156,33 +154,33 @@ class Going:
         Raises:
             MigrationError: Another process has moved it, and not to where the step leads.
         """
-        step, position = self._step, self._history.position
+        step, position = self.step, self.history.position
         if heads == ((step.before,) if step.before else ()):
-            if self._began is None:
-                self._began = time.monotonic()
+            if self.began is None:
+                self.began = time.monotonic()
                 self._tell(Migrating, previous=step.before)
             return True
         goes_up = step.verb == "upgrade" and len(heads) == 1
         if not goes_up or position(heads[0]) < position(step.revision):
             raise MigrationError(
-                self._history.plugin,
+                self.history.plugin,
                 step.revision,
-                f"the table {self._history.version_table} says "
+                f"the table {self.history.version_table} says "
                 f"{' and '.join(heads) or 'no revision'}, and said "
                 f"{step.before or 'no revision'} before",
             )
         return False
 
     def _tell(self, kind: Callable[..., Event], **more: Any) -> None:
-        about = {"plugin": self._history.plugin, "database": self._ground.database}
-        self._ground.publish(kind(revision=self._step.revision, **about, **more))
+        about = {"plugin": self.history.plugin, "database": self.ground.database}
+        self.ground.publish(kind(revision=self.step.revision, **about, **more))
 
     def _tell_failure(self, said: str, kept: int) -> None:
-        if self._began is not None:
+        if self.began is not None:
             self._tell(MigrationFailed, error=said, kept=kept)
 
     def _failure(self, error: Exception, kept: int) -> MigrationError:
-        plugin, step = self._history.plugin, self._step
+        plugin, step = self.history.plugin, self.step
         said = str(error) if isinstance(error, DbManagerError) else tell(error)
         if isinstance(error, AttributeError) and error.name == step.verb:
             said = f"its file has no function {step.verb}()"

@@ -40,10 +40,12 @@ class Standing:
         return self.at is not None and self.at not in self.history.ids
 
     @property
-    def ahead(self) -> str:
-        """What is said of a database that is ahead."""
-        known = "which this code does not know: is it older than the database?"
-        return f"{self.history.plugin} is at {self.at}, {known}"
+    def said(self) -> str:
+        """What it is at, and what that means."""
+        at = self.at or "no revision"
+        if self.is_ahead:
+            return f"{at}, which this code does not know: is it older than the database?"
+        return f"{at}, pending: {', '.join(self.pending)}" if self.pending else at
 
     @property
     def state(self) -> Literal["current", "pending", "ahead"]:

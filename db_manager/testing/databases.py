@@ -21,8 +21,8 @@ from db_manager.config import DatabaseConfig
 from db_manager.dialects import classify
 from db_manager.dialects.known import with_driver
 from db_manager.dialects.safe_text import connection_text
-from db_manager.engine.create import create_engine
 from db_manager.migrations.history import History, find
+from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.move import upgrade
 from db_manager.schema import create_missing_tables
 from db_manager.testing.environment import config_at
@@ -214,13 +214,10 @@ async def make_tables(
         without: Plugins whose tables are left out.
     """
     create = partial(create_missing_tables, metadata=metadata, migrated={*histories, *without})
-    engine = create_engine(config)
-    try:
+    async with migrating_engine(config) as engine:
         await create(engine, alone=True)
         await upgrade(config, [each for name, each in histories.items() if name not in without])
         await create(engine)
-    finally:
-        await engine.dispose()
 
 
 def _place(given: str | URL) -> Place:

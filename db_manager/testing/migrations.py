@@ -9,10 +9,10 @@ from sqlalchemy.exc import DBAPIError
 from db_manager.base import plugin_of
 from db_manager.config import DatabaseConfig
 from db_manager.dialects.safe_text import connection_text
-from db_manager.engine.create import create_engine
 from db_manager.errors import ConfigError
 from db_manager.migrations.failure import MigrationError
 from db_manager.migrations.history import History, find
+from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.move import move, upgrade
 from db_manager.migrations.revision.generate import differences, reflected
 from db_manager.migrations.versions import standings
@@ -200,11 +200,7 @@ async def _differences(config: DatabaseConfig, history: History, metadata: MetaD
 
 
 async def _run(config: DatabaseConfig, work: Callable[[Connection], T]) -> T:
-    engine = create_engine(config)
-    try:
-        async with engine.connect() as connection:  # `standings` may roll back
-            done = await connection.run_sync(work)
-            await connection.commit()
-            return done
-    finally:
-        await engine.dispose()
+    async with migrating_engine(config) as engine, engine.connect() as connection:
+        done = await connection.run_sync(work)
+        await connection.commit()  # `standings` may have rolled back
+        return done

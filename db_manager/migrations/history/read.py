@@ -16,6 +16,8 @@ from db_manager.migrations.history.steps import LONGEST_ID, History, Revision
 _ASSIGNED: Final = re.compile(
     r"^(revision|down_revision)\s*(?::[^=\n]*)?=\s*(\([^)]*\)|[^#\n]*)", re.MULTILINE
 )
+#: A value as it nearly always is: a parser would cost ten times as much.
+_PLAIN: Final = re.compile(r"None|(?P<quote>['\"])(?P<text>[^'\"\\]*)(?P=quote)")
 #: Files that Alembic leaves alone, by how their names begin: packages, and those of editors.
 _LEFT_ALONE: Final = ("__init__", ".#")
 
@@ -110,7 +112,7 @@ def _assigned(plugin: str, file: Path) -> dict[str, Any]:
         MigrationError: It cannot be read, or computes that.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")  # quicker than read_text, of a hundred files
     except OSError as error:
         raise MigrationError(plugin, file.stem, f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -119,7 +121,8 @@ def _assigned(plugin: str, file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in _ASSIGNED.findall(text):
         try:
-            found[name] = literal_eval(value.strip())
+            plain = _PLAIN.fullmatch(value.strip())
+            found[name] = plain["text"] if plain else literal_eval(value.strip())
         except (SyntaxError, ValueError):
             found[name] = 0
         if not _is_right(name, found[name]):

@@ -72,11 +72,12 @@ def renamed(op: MigrateOperation, added: list[sa.Column[Any]], dialect: Dialect)
     if not (alike or there):
         return None
     new = (alike or there)[0]
-    is_known = type(new.type).__module__ == sa.String.__module__
+    both = [new.type, old.type]  # of the model, and as the database has it
+    known = [f"sa.{each!r}" for each in both if type(each).__module__ == sa.String.__module__]
     return (
         f"renamed? Write this for the two, in downgrade() too: batch_op.alter_column("
         f"{op.column_name!r}, new_column_name={new.name!r}, existing_nullable={old.nullable}, "
-        f"existing_type={f'sa.{new.type!r}' if is_known else '…'})"
+        f"existing_type={known[0] if known else '…'})"
     )
 
 
