@@ -16,7 +16,12 @@ import asyncpg
 from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 from benchmarks.drivers import DRIVER_PARTS, MARK, ROW_PARTS, asyncpg_select
 from benchmarks.rounds import Case
@@ -24,6 +29,7 @@ from benchmarks.statements import (
     CORE_PARTS,
     GET,
     INSERT,
+    ORM_PARTS,
     SELECT,
     SESSION_PARTS,
     THREE,
@@ -37,6 +43,8 @@ from benchmarks.statements import (
 POOL: Final = 10
 
 BASE: Final = "sessionmaker.begin()"
+#: What SQLAlchemy does with objects whoever ends the transaction.
+ALONE: Final = "the ORM alone (floor)"
 #: Units of one contender, by their work.
 Units = dict[str, Case]
 
@@ -55,6 +63,24 @@ def by_hand(engine: AsyncEngine) -> dict[str, Units]:
         BASE: {work: whole(maker.begin, part) for work, part in SESSION_PARTS.items()},
         "engine.begin()": {work: whole(engine.begin, part) for work, part in CORE_PARTS.items()},
     }
+
+
+async def orm_alone(stack: AsyncExitStack, engine: AsyncEngine) -> dict[str, Units]:
+    """Return the ORM's own work: one session for all, on one connection in one transaction.
+
+    It holds locks of the rows that it changes until *stack* is closed: nobody may come after it.
+    """
+    session = await stack.enter_async_context(AsyncSession(engine))
+
+    def unit(part: Callable[[Any], Any]) -> Case:
+        async def run() -> None:
+            await part(session)
+            await session.flush()
+            session.expunge_all()
+
+        return run
+
+    return {ALONE: {work: unit(part) for work, part in ORM_PARTS.items()}}
 
 
 def toolkits(stack: AsyncExitStack, engine: AsyncEngine) -> dict[str, Units]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy.engine import make_url
 
-from benchmarks import ours
+from benchmarks import contenders, ours
 from benchmarks.contenders import Units
 from benchmarks.report import NONE, Cell, Scale, Section, Table
 from benchmarks.rounds import Case
@@ -31,7 +31,8 @@ _TEXT: Final = (
     "event loop included; where a coroutine goes on after a wait, that is one as well. Each number "
     "is the mean of {units} units, one after the other, on connections that had done the same work "
     "before. What a call costs differs, and what SQLAlchemy's new greenlets cost at the system is "
-    "not in it; but a number here is the same on a busy machine."
+    "not in it; but a number here is the same on a busy machine. The ORM alone is one session on "
+    "one connection in one transaction: it makes, begins, commits and gives back nothing."
 )
 
 
@@ -39,8 +40,10 @@ async def measure(scale: Scale) -> Section:
     """Count on PostgreSQL, with asyncpg."""
     turns = _QUICK if scale.quick else _TURNS
     async with AsyncExitStack() as stack:
-        field = await on_postgres(stack, make_url(scale.urls[0]), "asyncpg")
-        keeping = ours.open_database(stack, make_url(scale.urls[0]))
+        url = make_url(scale.urls[0])
+        field = await on_postgres(stack, url, "asyncpg")
+        field |= await contenders.orm_alone(stack, contenders.engine(stack, url))
+        keeping = ours.open_database(stack, url)
         keeping.delivery = Outbox(Claims(keeping.engine, has_members=True), {}, 0)
         field[_KEEPING] = ours.session_lane(UnitOfWorkFactory(keeping))
         rows = [

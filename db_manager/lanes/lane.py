@@ -105,11 +105,20 @@ def execute_core(unit: Unit, statement: Any, parameters: Any, options: Any, lane
     if isinstance(statement, _PLAIN):
         refuse_end(unit, statement)
     result = unit.connect().execute(statement, parameters, execution_options=options)
-    context = getattr(result, "context", None)
+    refuse_stream(result, lane)
+    return result
+
+
+def refuse_stream(result: Any, lane: str) -> None:
+    """Raise if only `stream` of *lane* can read *result*; runs inside a greenlet.
+
+    Raises:
+        AsyncMethodRequired: Its rows are still at the server.
+    """
+    context = getattr(getattr(result, "raw", result), "context", None)
     if context is not None and context.execution_options.get("stream_results"):
         result.close()
         raise AsyncMethodRequired(
             f"Can't use the {lane}.execute() method with a server-side cursor. "
             f"Use the {lane}.stream() method for an async streaming result set."
         )
-    return result

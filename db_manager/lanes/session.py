@@ -8,12 +8,16 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.schema import DefaultGenerator
-from sqlalchemy.util import EMPTY_DICT
+from sqlalchemy.util import EMPTY_DICT, immutabledict
 from sqlalchemy.util.concurrency import in_greenlet
 
 from db_manager.database.open_unit import ACTIVE
+from db_manager.lanes.by_key import KEYS, by_key
 from db_manager.lanes.heard import ASKED, SharedRecord, shared_record
-from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end
+from db_manager.lanes.lane import Unit, execute_core, refuse, refuse_end, refuse_stream
+
+#: The option with which an `AsyncSession` asks for all rows.
+_WHOLE: Final = immutabledict({"prebuffer_rows": True})
 
 
 class SyncUnitSession(Session):
@@ -24,7 +28,7 @@ class SyncUnitSession(Session):
     flushed = False
 
     def takes_part(self) -> bool:
-        """Return True when the session has objects, savepoints or listeners."""
+        """Return True when the session has changes, savepoints or listeners."""
         return self.in_transaction() or self.is_heard()
 
     def is_heard(self) -> bool:
@@ -80,15 +84,40 @@ class SyncUnitSession(Session):
             return unit.connect()
         return connection
 
+    def _connection_for_bind(self, engine: Any, *args: Any, **kwargs: Any) -> Connection:
+        """Return the unit's connection, without a transaction of the session if that has no part.
+
+        SQLAlchemy begins one at the first change, which must be undone if it is rolled back; here
+        it need not begin with what is only read. Guarded by a test.
+        """
+        if isinstance(engine, Connection) and not (args or kwargs or self.takes_part()):
+            return engine
+        return super()._connection_for_bind(engine, *args, **kwargs)
+
+    def undo(self) -> None:
+        """Roll back; what was read is read again, as in any session."""
+        if self.identity_map and not self.in_transaction():
+            super().begin()
+        super().rollback()
+
     def _begin_statement(self, statement: Any) -> None:
         self.unit.check()
         refuse_end(self.unit, statement)
         self.unit.statement = statement
+        if not (self.in_transaction() or getattr(statement, "is_select", False)):
+            super().begin()  # it may change objects
 
     def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute, if the unit is active."""
         self._begin_statement(statement)
         return super().execute(statement, *args, **kwargs)
+
+    def execute_whole(self, statement: Any, params: Any, options: Any, others: Any) -> Any:
+        """Execute for an `AsyncSession`, which waits for all rows; runs inside a greenlet."""
+        options = immutabledict(options).union(_WHOLE) if options else _WHOLE
+        result = self.execute(statement, params, execution_options=options, **others)
+        refuse_stream(result, "AsyncSession")
+        return result
 
     def scalar(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
         """Execute and return one value, if the unit is active."""
@@ -100,10 +129,18 @@ class SyncUnitSession(Session):
         self._begin_statement(statement)
         return super().scalars(statement, *args, **kwargs)
 
-    def get(self, *args: Any, **kwargs: Any) -> Any:
+    def get(self, entity: Any, ident: Any, **others: Any) -> Any:
         """Return an object by its key, if the unit is active."""
         self.unit.check()
-        return super().get(*args, **kwargs)
+        known = None
+        if type(ident) in KEYS and not others and isinstance(entity, type):
+            known = by_key(entity)
+        if known is None or known.key(ident) in self.identity_map:
+            return super().get(entity, ident, **others)
+        statement, options = known.statement, known.options
+        self.unit.statement = statement
+        found = super().execute(statement, {known.parameter: ident}, execution_options=options)
+        return next(iter(found.unique().scalars().all()), None)  # one key, one object
 
     def commit(self) -> None:
         """Refuse: the unit commits."""
@@ -196,8 +233,9 @@ class LaneSession(AsyncSession):
             unit = session.unit
             unit.check()
             if (others and any(others.values())) or not session.passes_on(statement):
-                options = {"execution_options": execution_options}
-                return await super().execute(statement, params, **options, **others)
+                return await unit.runner.run(
+                    session.execute_whole, statement, params, execution_options, others
+                )
             unit.statement = statement
             return await unit.runner.run(
                 execute_core, unit, statement, params, execution_options, "AsyncSession"
@@ -205,11 +243,7 @@ class LaneSession(AsyncSession):
 
         async def scalar(self, statement: Any, params: Any = None, **others: Any) -> Any:
             """Execute *statement* and return the first value of its first row."""
-            if (
-                any(others.values())
-                or isinstance(statement, DefaultGenerator)  # its execution gives the bare value
-                or not self.sync_session.passes_on(statement)
-            ):
+            if any(others.values()) or isinstance(statement, DefaultGenerator):  # a bare value
                 return await super().scalar(statement, params, **others)
             return (await self.execute(statement, params)).scalar()
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import InterfaceError
-from sqlalchemy.orm import Session
 
 from db_manager.database.database import Database
 from db_manager.database.open_unit import ACTIVE, COMMITTED, COMMITTING, OpenUnit, UnitState
@@ -195,7 +194,7 @@ class Transaction(Driven):
             if self.drove and unit.cause == "cancelled":
                 self.drop()  # SQLAlchemy does so itself for its own statements
             if self.session is not None:
-                Session.rollback(self.session.sync_session)
+                self.session.sync_session.undo()
             if unit.checked_out is not None and unit.checked_out.in_transaction():
                 unit.checked_out.rollback()
             # After a refused COMMIT SQLAlchemy sends no ROLLBACK. But SQLite then keeps its
