@@ -134,7 +134,7 @@ class PostgresProxy:
         #: Bursts of a client that were answered, from the end of its login on.
         self.round_trips = 0
         self._target = host, port
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._dark = False
         self._rules: list[Rule] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,18 +220,23 @@ class PostgresProxy:
 
     def refuse(self, _link: Link | None = None) -> None:
         """Stop listening: new connections are refused, the open ones live on."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def resume(self) -> None:
         """Listen again on the same port, and forward what was held."""
         self._dark = False
         for link in self.links:
             link.flowing.set()
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accept, self.host, self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listener is None:
+            # A server of asyncio that is closed when it has just accepted leaves a transport that
+            # nobody closes (Python 3.11).
+            listener = self._listener = socket.create_server((self.host, self.port), backlog=100)
+            listener.setblocking(False)  # noqa: FBT003 -- as the standard library has it
+            self.port = listener.getsockname()[1]
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def __aenter__(self) -> Self:
         await self.resume()
@@ -239,34 +244,34 @@ class PostgresProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
-        # A connection that was accepted just before comes here some rounds of the loop later.
-        for _round in range(5):
-            self.cut()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await asyncio.sleep(0)
+        self.cut()
+        await asyncio.sleep(0)  # a task that has not begun could not close what it was given
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._errors:
             raise ExceptionGroup("actions of the proxy failed", self._errors)
 
-    def _accept(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, _ = listener.accept()
+        except OSError:  # it is gone again
+            return
         self.accepted += 1
-        task = asyncio.create_task(self._serve(reader, client))
+        accepted.setblocking(False)  # noqa: FBT003 -- as above
+        task = asyncio.create_task(self._serve(accepted))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-        def ended(task: "asyncio.Task[None]") -> None:
-            self._tasks.discard(task)
-            if task.cancelled():  # maybe before it had a link, or before it began
-                client.transport.abort()
-
-        task.add_done_callback(ended)
-
-    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def _serve(self, accepted: socket.socket) -> None:
+        reader, client = await asyncio.open_connection(sock=accepted)
         try:
             server_reader, server = await asyncio.open_connection(*self._target)
-        except OSError:
+        except BaseException as error:
             client.transport.abort()
-            return
+            if isinstance(error, OSError):
+                return
+            raise
         link = Link(client, server)
         self.links.append(link)
         if self._dark:
