@@ -31,8 +31,9 @@ _TEXT: Final = (
     "event loop included; where a coroutine goes on after a wait, that is one as well. Each number "
     "is the mean of {units} units, one after the other, on connections that had done the same work "
     "before. What a call costs differs, and what SQLAlchemy's new greenlets cost at the system is "
-    "not in it; but a number here is the same on a busy machine. The ORM alone is one session on "
-    "one connection in one transaction: it makes, begins, commits and gives back nothing."
+    "not in it; but a busy machine moves a number here by few calls only, those of its timers. "
+    "The ORM alone is one session on one connection in one transaction: it makes, begins, commits "
+    "and gives back nothing."
 )
 
 
