@@ -403,11 +403,30 @@ def test_without_the_extra(bus: EventBus, monkeypatch: pytest.MonkeyPatch) -> No
 # -- the dashboard ------------------------------------------------------------------------
 
 
+#: What test_delivery.py sees of a real bot.
+_MESSAGE: dict[str, Any] = {"message": 1, "bot_id": 42, "method": "sendMessage"}
+_UPDATE: dict[str, Any] = {"bot_id": 42, "update_id": 1, "attempts": 1}
+OF_DELIVERY: tuple[Event, ...] = (
+    facts.MessageSent(**_MESSAGE, attempts=1, wait=0.1),
+    facts.MessageRetried(**_MESSAGE, attempts=1, wait=0.4, error="x"),
+    facts.MessageDead(**_MESSAGE, error="x"),
+    facts.MessageUnknown(**_MESSAGE),
+    facts.UpdateStored(bot_id=42, count=1),
+    facts.UpdateDone(**_UPDATE, wait=0.1),
+    facts.UpdateRetried(**_UPDATE, error="x"),
+    facts.UpdateTaken(**_UPDATE),
+    facts.UpdateParked(**_UPDATE, error="x"),
+    facts.DeliveryBehind(messages=1, updates=0, oldest=11.0),
+)
+
+
 @pytest.fixture
 async def scraped(application: Application) -> dict[str, list[dict[str, str]]]:
     """The labels of every sample of a bot, by name: after real units, and all that may go wrong."""
     bus = application.bus
     application.probes["test:broken"] = lambda: 1 / 0
+    for part in ("outbox", "inbox"):
+        application.probes[f"delivery:{part}"] = lambda: {"open": 0.0}
     with metrics.attach(bus, probes=application.probes) as measured:
         async with application:
             measured.render()
@@ -421,6 +440,8 @@ async def scraped(application: Application) -> dict[str, list[dict[str, str]]]:
             bus.publish(facts.PoolExhausted(size=1, holders=()))
             bus.publish(facts.Migrated(plugin="notes", revision="0001_first", duration=0.1))
             bus.publish(SubscriberFailed(subscriber="s", failed_topic="uow.close", error="x"))
+            for event in OF_DELIVERY:
+                bus.publish(event)
             output = measured.render()[0].decode()
             openmetrics = measured.render("application/openmetrics-text; version=1.0.0")[0].decode()
     assert list(parse_openmetrics(openmetrics))  # type: ignore[no-untyped-call]  # untyped there
