@@ -174,7 +174,7 @@ class DeliveryBehind(Event, kw_only=True):
 
     Args:
         messages: Messages that are open and due.
-        updates: Updates that are open.
+        updates: Updates that are open, also those that are being handled.
         oldest: Seconds for which the oldest of both has waited.
     """
 
