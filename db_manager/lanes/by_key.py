@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 from uuid import UUID
 
-import sqlalchemy
 from sqlalchemy.orm import Mapper, Session
 
 #: Types of a key that is a value by itself; SQLAlchemy reads the others, as a tuple or a dict.
@@ -32,15 +31,19 @@ class ByKey(NamedTuple):
         return self.mapper.identity_key_from_primary_key((ident,))
 
 
-@lru_cache(maxsize=_KEPT)
 def by_key(entity: type) -> ByKey | None:
     """Return how SQLAlchemy loads an object of *entity* by its key.
 
     Returns:
-        The statement; None where it depends on more than the class, or where SQLAlchemy has
-        changed.
+        The statement; None where it depends on more than the class, where that is not mapped, or
+        where SQLAlchemy has changed.
     """
-    mapper: Any = sqlalchemy.inspect(entity, raiseerr=False)
+    mapper = entity.__dict__.get("__mapper__")  # a class may be mapped anew
+    return None if mapper is None else _of(mapper)
+
+
+@lru_cache(maxsize=_KEPT)
+def _of(mapper: Any) -> ByKey | None:
     if (
         not isinstance(mapper, Mapper)
         or len(mapper.primary_key) != 1
@@ -50,7 +53,7 @@ def by_key(entity: type) -> ByKey | None:
     ):
         return None
     try:
-        _Asked().get(entity, 0)
+        _Asked().get(mapper.class_, 0)
     except _ToldError as told:
         statement, params, options = told.args
         if len(params) == 1:

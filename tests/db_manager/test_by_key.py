@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from sqlalchemy import ForeignKey, delete, event, inspect, select, text
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import Mapped, ORMExecuteState, Session, mapped_column, relationship
+from sqlalchemy.orm import (
+    Mapped,
+    ORMExecuteState,
+    Session,
+    mapped_column,
+    registry,
+    relationship,
+)
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from db_manager.base import Base
@@ -103,6 +110,23 @@ def test_the_statement_is_the_one_of_sqlalchemy() -> None:
 def test_what_depends_on_more_than_the_class_is_left_to_sqlalchemy(kind: type) -> None:
     """Two keys, a class with others above or below it, and what is no model."""
     assert by_key(kind) is None
+
+
+async def test_a_class_that_is_mapped_anew_is_got_by_its_new_mapper(
+    units: UnitOfWorkFactory,
+) -> None:
+    """As in the tests of a bot that makes its models for each test."""
+
+    class Thing:
+        name: str
+
+    for registered in (registry(), registry()):
+        registered.map_imperatively(Thing, Shelf.__table__)
+        async with units(read_only=True) as uow:
+            thing = await uow.session.get(Thing, 1)
+        assert thing is not None
+        assert thing.name == "one"
+        registered.dispose()
 
 
 @pytest.mark.parametrize("read_only", [False, True])

@@ -51,6 +51,13 @@ class LateUnit(UnitOfWork):
             self.enter()
         super().check()
 
+    def __getattr__(self, name: str) -> Any:
+        """Enter the unit when it is new: a lane asks for what only an entered one has."""
+        if name == "state" or self.state is not UnitState.NEW or name.startswith("__"):
+            raise AttributeError(name)
+        self.enter()
+        return getattr(self, name)
+
     def enter(self) -> None:
         """Enter the unit; that never waits."""
         entering = self.__aenter__()
