@@ -19,7 +19,7 @@ Names of facts of units are made by `goal.fact`; the others are:
 | `… \| store` | 100 updates stored at once / 100 single ones |
 | `… \| relay` | messages sent from the table / bare calls, 100 at once |
 | `fsm …` | our storage of conversations / aiogram's for Redis, where there is one |
-| `calls …` | calls of functions more in a unit that sends nothing |
+| `calls …` | calls of functions more in an empty unit |
 """
 
 import re
