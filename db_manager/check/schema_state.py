@@ -1,7 +1,6 @@
 """What `db-manager check` finds of tables: missing ones, migrations, differences, indexes."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, MetaData, Table, inspect
@@ -17,7 +16,7 @@ from db_manager.engine.url import database_url
 from db_manager.errors import DbManagerError
 from db_manager.migrations.alembic_context import alembic, run_files
 from db_manager.migrations.failure import MigrationError, MigrationsNotInstalledError
-from db_manager.migrations.history import History, folders, read, wheels
+from db_manager.migrations.history import History, find, wheels
 from db_manager.migrations.revision.generate import generate
 from db_manager.migrations.versions import (
     Standing,
@@ -51,17 +50,9 @@ class SchemaState:
         self._histories: dict[str, History] = {}
         self._broken: dict[str, MigrationError] = {}
         try:
-            for plugin, folder in folders(metadata).items():
-                self._read(plugin, folder)
+            self._histories = find(metadata, self._broken)
         except MigrationError as error:  # of a folder that may not be looked at
             self._broken[error.plugin] = error
-
-    def _read(self, plugin: str, folder: Path) -> None:
-        try:
-            if revisions := read(plugin, folder):
-                self._histories[plugin] = History(plugin, folder, revisions)
-        except MigrationError as error:
-            self._broken[plugin] = error
 
     @property
     def broken(self) -> list[Finding]:

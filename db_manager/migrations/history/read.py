@@ -2,7 +2,7 @@
 
 import re
 from ast import literal_eval
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,25 +22,29 @@ _PLAIN: Final = re.compile(r"None|(?P<quote>['\"])(?P<text>[^'\"\\]*)(?P=quote)"
 _LEFT_ALONE: Final = ("__init__", ".#")
 
 
-def find(metadata: MetaData, order: Iterable[str] = ()) -> dict[str, History]:
-    """Return the histories of the plugins that have tables in *metadata*.
+def find(metadata: MetaData, broken: dict[str, MigrationError] | None = None) -> dict[str, History]:
+    """Return the histories of the plugins that have tables in *metadata*, by foreign keys.
 
     A plugin without a folder, or with an empty one, has none: its tables are created when they are
     missing, and never altered.
 
     Args:
         metadata: The tables of a database, with the models that are mapped to them.
-        order: Names of plugins in the order of their start; others follow by foreign keys.
+        broken: Gets what is wrong with each broken one, by its plugin.
 
     Raises:
-        MigrationError: A history is broken; the text names the files.
+        MigrationError: A history is broken, and there is no *broken*; the text names the files.
     """
     found = {}
     for plugin, folder in folders(metadata).items():
-        if revisions := read(plugin, folder):
-            found[plugin] = History(plugin, folder, revisions)
-    wanted = [name for name in order if name in found]
-    return {name: found[name] for name in dict.fromkeys([*wanted, *found])}
+        try:
+            if revisions := read(plugin, folder):
+                found[plugin] = History(plugin, folder, revisions)
+        except MigrationError as error:
+            if broken is None:
+                raise
+            broken[plugin] = error
+    return found
 
 
 def read(plugin: str, folder: Path) -> tuple[Revision, ...]:
