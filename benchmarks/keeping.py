@@ -243,7 +243,7 @@ def _relayed(
             for chat in PEOPLE[:messages]
         ]
         async with engine.begin() as connection:
-            await claims.write(connection, rows, 0, 0)
+            await claims.write(connection, rows, 0, 0, ())
         await done.wait()
         await _empty(who)
 

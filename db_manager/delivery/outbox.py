@@ -86,7 +86,9 @@ class Outbox:
             self._inside[unit.number] = relay
             me, most = relay.claims_as, relay.room
         rows = [sending.row for sending in sendings]
-        written, is_mine = await self._claims.write(unit.connection, rows, me, most, update)
+        written, is_mine = await self._claims.write(
+            unit.connection, rows, me, most, self._bots, update
+        )
         if handling is not None and update is not None:
             handling.completed(unit, is_mine=is_mine)
         for sending, (number, is_claimed) in zip(sendings, written, strict=True):
@@ -115,7 +117,8 @@ class Outbox:
             for sending in sendings:
                 if sending.owner:
                     relay.take(_claimed(sending))
-            relay.want({each.row["lane"] for each in sendings if not each.owner})
+            ours = (each.row for each in sendings if not each.owner)
+            relay.want({row["lane"] for row in ours if row["bot_id"] in self._bots})
         elif state is UnitState.OUTCOME_UNKNOWN:
             relay.lost()
         relay.gate.leave()

@@ -14,11 +14,13 @@ from db_manager.delivery.again import Patience
 from db_manager.delivery.calls.courier import Courier, Delivered, Letter
 from db_manager.delivery.calls.early import BY_RELAY
 from db_manager.delivery.calls.files import has_files
+from db_manager.delivery.calls.stored import StrangeMethodError
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.gate import Gate
 from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.table.claims import SENT, Claimed, Claims, KeptFile
 from db_manager.delivery.table.members import Alone
+from db_manager.engine.one_writer import GOES_FIRST
 from db_manager.sending import Sending, SendingState
 from lifecycle.bus import EventBus
 
@@ -152,6 +154,10 @@ class Relay:
                     return
                 self._in_flight.add(row.id)
                 delivered = await self._courier.send(letter)
+            except StrangeMethodError:
+                await self.again.until_done(partial(self._claims.leave_to_others, row))
+                self._drop(row)
+                return
             finally:
                 self._in_flight.discard(row.id)
                 if delivered is None:
@@ -183,6 +189,7 @@ class Relay:
 
     async def mark(self) -> None:
         """Write what was sent, forever: while one group is written the next gathers."""
+        GOES_FIRST.set(True)  # a kill repeats what has no mark yet
         while True:
             await self._has_delivered.wait()
             await self._mark_group()

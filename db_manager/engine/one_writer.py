@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakMethod
 
@@ -14,6 +15,9 @@ from db_manager.engine.fair_queue import FairQueue
 _MARK: Final = "db_manager_writer"
 #: Longest wait in seconds where no configuration says another.
 _TIMEOUT: Final = 5.0
+#: True in a task whose sessions outside of units wait at the head of the line. It has to be one
+#: that comes back only after its turn: then others have every second one.
+GOES_FIRST: Final[ContextVar[bool]] = ContextVar("db_manager_goes_first", default=False)
 
 
 class OneWriter(FairQueue[None]):
@@ -72,7 +76,7 @@ class OneWriter(FairQueue[None]):
             )
         else:
             try:
-                await self._wait(self._timeout)
+                await self._wait(self._timeout, first=GOES_FIRST.get())
             except Empty:
                 raise TimeoutError(
                     f"{self.who()} has been writing for the {self._timeout:g} s that this session "

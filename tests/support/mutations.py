@@ -29,8 +29,8 @@ def mark_first() -> None:
         send = self._courier.send
 
         async def mark_and_send(letter: Any) -> Any:
-            row = {"id": letter.row.id, "state": SENT, "message_id": None, "error": None}
-            await self._claims.end(letter.row.owner, [{**row, "attempts": 1}], ())
+            row = {"id": letter.row.id, "owner": letter.row.owner, "state": SENT, "attempts": 1}
+            await self._claims.end(0, [{**row, "message_id": None, "error": None}], ())
             return await send(letter)
 
         self._courier.send = mark_and_send

@@ -1,6 +1,6 @@
 """What an answer of Telegram, or none, means for a message."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiogram.exceptions import (
@@ -52,8 +52,8 @@ class Ended:
     """
 
     state: int
-    answer: Any = None
-    error: str = ""
+    answer: Any = field(default=None, repr=False)
+    error: str = field(default="", repr=False)
     told: str = ""
     blocked: bool = False
 

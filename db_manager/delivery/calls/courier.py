@@ -19,7 +19,7 @@ from db_manager.delivery.calls.answers import (
     Ended,
     meaning,
 )
-from db_manager.delivery.calls.stored import loaded
+from db_manager.delivery.calls.stored import StrangeMethodError, loaded
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.table.claims import DEAD, EXPIRED, SENT, UNKNOWN, Claimed, KeptFile
 from lifecycle.bus import EventBus
@@ -45,7 +45,7 @@ class Letter:
 
     row: Claimed
     taken_at: float = field(default_factory=time.monotonic)
-    call: TelegramMethod[Any] | None = None
+    call: TelegramMethod[Any] | None = field(default=None, repr=False)
     attempts: int = 0
     failures: int = 0
     free_at: float = 0.0
@@ -75,6 +75,7 @@ class Delivered:
         """Return what is written of it."""
         return {
             "id": self.row.id,
+            "owner": self.row.owner,
             "state": self.ended.state,
             "message_id": self.ended.message_id,
             "error": self.ended.error or None,
@@ -128,6 +129,7 @@ class Courier:
 
         Raises:
             CancelledError: The process stops, and it may be sent again.
+            StrangeMethodError: A newer release has to send it.
         """
         row = letter.row
         late = letter.age - EXPIRES.get(row.method, float("inf"))
@@ -138,13 +140,11 @@ class Courier:
         try:
             bot = self._bots[row.bot_id]
             if letter.call is None:
-                try:
-                    letter.call = loaded(row.method, row.payload, bot, files)
-                except LookupError as error:  # of a newer release, which will come for it
-                    return self._again(
-                        letter, Again(told=tell(error), wait=LONGEST_WAIT, counts="never")
-                    )
+                letter.call = loaded(row.method, row.payload, bot, files)
             answer = await bot(letter.call)
+        except StrangeMethodError as error:
+            self._publish_retried(letter, 0.0, tell(error))
+            raise
         except asyncio.CancelledError:
             if not row.once:
                 raise
@@ -173,17 +173,15 @@ class Courier:
             self._note_refused(row.bot_id, refused=True)
         elif said.limited:
             self._slow_down(row, letter.free_at)
-        self._publish(
-            facts.MessageRetried(
-                message=row.id,
-                bot_id=row.bot_id,
-                method=row.method,
-                attempts=letter.attempts,
-                wait=wait,
-                error=said.told,
-            )
-        )
+        self._publish_retried(letter, wait, said.told)
         return None
+
+    def _publish_retried(self, letter: Letter, wait: float, error: str) -> None:
+        row = letter.row
+        about: dict[str, Any] = {"message": row.id, "bot_id": row.bot_id, "method": row.method}
+        self._publish(
+            facts.MessageRetried(**about, attempts=letter.attempts, wait=wait, error=error)
+        )
 
     def _slow_down(self, row: Claimed, free_at: float) -> None:
         """Let the whole bot wait when several of its chats are told to within a second."""

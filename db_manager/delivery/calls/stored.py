@@ -24,6 +24,10 @@ from db_manager.sending import NotStorableError
 _LANES: Final = ("chat_id", "inline_message_id")
 
 
+class StrangeMethodError(LookupError):
+    """A newer release has written a message with a method that this one does not know."""
+
+
 def stored(method: TelegramMethod[Any], max_file: int = 0) -> tuple[str, list[KeptFile]]:
     """Return the fields of *method* as JSON, and its files.
 
@@ -54,12 +58,16 @@ def loaded(
         files: Its files.
 
     Raises:
-        LookupError: This release of aiogram does not know the method, or a file is not there.
+        StrangeMethodError: This release of aiogram does not know the method.
+        LookupError: A file is not there.
     """
+    method = _methods().get(name)
+    if method is None:
+        raise StrangeMethodError(name)
     fields = json.loads(payload)
     if has_markers(payload):
         fields = put_back(fields, {file.field: file for file in files})
-    return _methods()[name].model_validate(fields, context={"bot": bot})
+    return method.model_validate(fields, context={"bot": bot})
 
 
 def lane_of(bot_id: int, method: TelegramMethod[Any]) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -83,7 +83,7 @@ class Inbox:
         self._wakes = asyncio.Event()
         self._is_ready = self._is_stopping = False
         self._lost_at = self._looked_at = self._forgot_at = self._counted_at = float("-inf")
-        self._searched_at = time.monotonic()
+        self._searched_at = self._begun_at = time.monotonic()
 
     # -- receiving ------------------------------------------------------------------------
 
@@ -123,6 +123,18 @@ class Inbox:
         if not self._polls_as(bot):
             await asyncio.sleep(self._config.poll)
         return self._polls_as(bot)
+
+    async def while_it_polls(self, bot: Bot, request: Coroutine[Any, Any, Any]) -> Any:
+        """Return what *request* does, a getUpdates; None when others may begin theirs before."""
+        asking = asyncio.create_task(request)
+        try:
+            while not asking.done():
+                if not self._polls_as(bot):
+                    return None
+                await asyncio.wait({asking}, timeout=self._member.sure_for)
+            return asking.result()
+        finally:
+            asking.cancel()
 
     def _polls_as(self, bot: Bot) -> bool:
         return self._member.is_sure and self._polls[bot.id] == self._member.me
@@ -171,6 +183,9 @@ class Inbox:
 
     async def _handle(self, row: Stored) -> None:
         handling, pause = Handling(row, self._updates, self._config), _FIRST_WAIT
+        if row.deaths == self._config.deaths - 1:
+            # Its last chance is not taken while something else may be killing this process.
+            await asyncio.sleep(self._begun_at + self._config.lease - time.monotonic())
         while True:
             async with self._slots:
                 if not await self._may_handle(row):

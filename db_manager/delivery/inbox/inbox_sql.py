@@ -1,4 +1,7 @@
-"""The statements of the inbox: at most one open row of a lane has an owner."""
+"""The statements of the inbox: at most one open row of a lane has an owner.
+
+As those of the outbox, they read indexes of open rows from end to end in looks only.
+"""
 
 from typing import Final
 
@@ -24,9 +27,10 @@ FROM {rows} WHERE TRUE ORDER BY {order}
 ON CONFLICT DO NOTHING RETURNING id, owner, bot_id, update_id, lane
 """
 #: The owner of the first of a lane: it is claimed, unless something of the lane is open.
-_IF_FREE: Final = """CASE WHEN NOT EXISTS (
-    SELECT 1 FROM delivery__inbox earlier WHERE earlier.lane = rows.lane
-    AND earlier.done_at IS NULL AND earlier.parked_at IS NULL) THEN CAST(:me AS bigint) END"""
+_IF_FREE: Final = """CASE WHEN (
+    SELECT earlier.id FROM delivery__inbox earlier WHERE earlier.lane = rows.lane
+    AND earlier.done_at IS NULL AND earlier.parked_at IS NULL LIMIT 1
+    ) IS NULL THEN CAST(:me AS bigint) END"""
 
 _CLAIM: Final = """
 UPDATE delivery__inbox SET owner = :me WHERE id IN (
@@ -34,10 +38,10 @@ UPDATE delivery__inbox SET owner = :me WHERE id IN (
         SELECT (
             SELECT first.id FROM delivery__inbox first WHERE first.lane = lanes.lane
             AND first.done_at IS NULL AND first.parked_at IS NULL ORDER BY first.id LIMIT 1
-        ) FROM {lanes} WHERE NOT EXISTS (
-            SELECT 1 FROM delivery__inbox owned
-            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL)
-    ) AND head.done_at IS NULL AND head.parked_at IS NULL AND head.owner IS NULL
+        ) FROM {lanes} WHERE (
+            SELECT owned.id FROM delivery__inbox owned
+            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL LIMIT 1) IS NULL
+    ) AND coalesce(head.done_at, head.parked_at) IS NULL AND head.owner IS NULL
     ORDER BY head.id {lock})
 RETURNING {columns}
 """

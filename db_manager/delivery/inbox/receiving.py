@@ -40,7 +40,7 @@ def receiving(
             return await make_request(bot, method)
         if not await inbox.may_poll(bot):
             return []
-        answer = await make_request(bot, method)
+        answer = await inbox.while_it_polls(bot, make_request(bot, method))
         if answer:
             await inbox.receive([_row(bot, update, order) for update in answer])
             method.offset = answer[-1].update_id + 1  # what the next call says, Telegram forgets

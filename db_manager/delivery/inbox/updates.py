@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ class Stored:
     bot_id: int
     update_id: int
     lane: str
-    payload: str
+    payload: str = field(repr=False)  # what a user has written
     deaths: int
     age: float
 

@@ -1,8 +1,8 @@
 """Reads and writes the table of the outbox."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +43,7 @@ class Claimed:
     bot_id: int
     lane: str
     method: str
-    payload: str
+    payload: str = field(repr=False)  # what a user may have written
     once: bool
     age: float
 
@@ -70,11 +70,15 @@ class Claims:
         engine: The engine of what is not a part of a unit.
         has_members: Other processes empty the table too.
 
+    Attributes:
+        strange: Methods that this release does not know: their messages wait for a newer one.
+
     Raises:
         DbManagerError: The database is neither PostgreSQL nor SQLite.
     """
 
     def __init__(self, engine: AsyncEngine, *, has_members: bool) -> None:
+        self.strange: set[str] = set()
         dialect = dialect_of(engine.dialect)
         if not dialect.moment_now:
             raise DbManagerError(
@@ -93,6 +97,7 @@ class Claims:
         rows: Sequence[Mapping[str, Any]],
         me: int,
         most: int,
+        bots: Container[int],
         update: Mapping[str, Any] | None = None,
     ) -> tuple[list[tuple[int, bool]], bool]:
         """Write *rows*, and claim the first of each lane where nothing waits.
@@ -102,13 +107,15 @@ class Claims:
             rows: With the keys of `outbox_sql.WRITTEN` but `n`.
             me: Who claims; 0 claims nothing.
             most: Most rows to claim.
+            bots: Those of whom this process sends; others are left to who has them.
             update: What says that an update is done, first; where `changes_two`.
 
         Returns:
             The number of each row, and whether it was claimed; and whether the update was mine.
         """
         numbered = [{**row, "n": n} for n, row in enumerate(rows)]
-        first = {row["lane"]: row for row in reversed(numbered) if row["due"] is None}
+        ours = [row for row in numbered if row["due"] is None and row["bot_id"] in bots]
+        first = {row["lane"]: row for row in reversed(ours)}
         found: dict[int, tuple[int, bool]] = {}
         wanted = sorted(first.values(), key=lambda row: row["n"])[: most if me else 0]
         is_done = update is None
@@ -168,16 +175,16 @@ class Claims:
         """Write what has become of *rows*, and claim what comes next in their lanes.
 
         Args:
-            me: Who has sent them.
+            me: Who claims.
             rows: With the keys of `outbox_sql.ENDED`.
             lanes: Those in which the next is wanted.
             with_files: Numbers of those that were sent and had files, which go now.
         """
-        ended = {"ended": json.dumps(rows), "me": me}
+        ended = {"ended": json.dumps(rows)}
         if not (lanes or with_files):
             await self._at_once.count(self._statements["end"], ended)
             return []
-        following = {"me": me, "lanes": _lanes(lanes)}
+        following = {"me": me, "lanes": _lanes(lanes), "strange": self._strange}
         if self.changes_two and not with_files:
             sql = self._statements["end_and_claim"]
             return _claimed(me, await self._at_once.rows(sql, ended | following))
@@ -197,6 +204,12 @@ class Claims:
     async def give_back(self, me: int) -> None:
         """Let others have what is open."""
         await self._at_once.count(self._statements["give_back"], {"me": me})
+
+    async def leave_to_others(self, row: Claimed) -> None:
+        """Let others have *row*, whose method this release does not know, and no other of it."""
+        self.strange.add(row.method)
+        given = {"id": row.id, "me": row.owner}
+        await self._at_once.count(self._statements["leave_to_others"], given)
 
     async def mine(self, me: int) -> list[Claimed]:
         """Return what I have claimed."""
@@ -233,7 +246,12 @@ class Claims:
         return found
 
     async def _claim(self, statement: str, me: int, **parameters: Any) -> list[Claimed]:
-        return _claimed(me, await claim_again(partial(self._rows, statement, me=me, **parameters)))
+        parameters |= {"me": me, "strange": self._strange}
+        return _claimed(me, await claim_again(partial(self._rows, statement, **parameters)))
+
+    @property
+    def _strange(self) -> str:
+        return json.dumps([{"method": method} for method in sorted(self.strange)])
 
     async def _rows(self, statement: str, **parameters: Any) -> list[Any]:
         return await self._at_once.rows(self._statements[statement], parameters)

@@ -20,6 +20,8 @@ _PULSE: Final = 0.25
 _FENCE: Final = 0.8
 _GAP: Final = 0.5
 _LARGEST: Final = 2**63 - 1
+#: Seconds; nobody is asked more often.
+_SOON: Final = 0.01
 
 _JOIN: Final = "INSERT INTO delivery__member (id, name, seen_at) VALUES (:me, :name, {now})"
 _PULSE_SQL: Final = "UPDATE delivery__member SET seen_at = {now} WHERE id = :me"
@@ -52,6 +54,11 @@ class Alone:
     def is_sure(self) -> bool:
         """True while nobody else can think it dead."""
         return self.me != 0
+
+    @property
+    def sure_for(self) -> float | None:
+        """Seconds after which it has to be asked again whether it is sure; None: for ever."""
+        return None
 
     @property
     def pause(self) -> float | None:
@@ -97,6 +104,12 @@ class Member(Alone):
     def is_sure(self) -> bool:
         """True while nobody else can think it dead."""
         return self.me != 0 and _now() - self._seen_at < _FENCE * self._lease
+
+    @property
+    def sure_for(self) -> float | None:
+        """Seconds after which it has to be asked again whether it is sure."""
+        left = self._seen_at + _FENCE * self._lease - _now()
+        return max(_SOON, min(left, _PULSE * self._lease))
 
     @property
     def pause(self) -> float | None:

@@ -1,4 +1,10 @@
-"""The statements of the outbox: at most one open row of a lane has an owner."""
+"""The statements of the outbox: at most one open row of a lane has an owner.
+
+While somebody holds an old snapshot, as a dump does, the indexes of open and of owned rows keep all
+that has ended since. So only looks read them from end to end: a lane is asked for in a subquery
+that PostgreSQL cannot turn into a join (LIMIT), and a row that is known by its number in words that
+fit no such index (`+ 0`).
+"""
 
 from typing import Final
 
@@ -19,6 +25,7 @@ WRITTEN: Final = {
 }
 ENDED: Final = {
     "id": "bigint",
+    "owner": "bigint",
     "state": "smallint",
     "message_id": "bigint",
     "error": "text",
@@ -40,10 +47,10 @@ INSERT INTO delivery__outbox
 SELECT bot_id, lane, method, payload, once, once AND is_free, {now}, 0, 0,
     CASE WHEN is_free THEN CAST(:writer AS bigint) END, {now}
 FROM (
-    SELECT rows.*, {sees_commits} AND NOT EXISTS (
-        SELECT 1 FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
-        AND earlier.state = 0 AND (earlier.owner IS NOT NULL OR earlier.due_at <= {now})
-    ) AS is_free FROM {rows}
+    SELECT rows.*, {sees_commits} AND (
+        SELECT earlier.id FROM delivery__outbox earlier WHERE earlier.lane = rows.lane
+        AND earlier.state = 0 AND (earlier.owner IS NOT NULL OR earlier.due_at <= {now}) LIMIT 1
+    ) IS NULL AS is_free FROM {rows}
 ) AS given WHERE TRUE ORDER BY lane
 ON CONFLICT (lane) WHERE owner IS NOT NULL DO NOTHING RETURNING id, lane, owner
 """
@@ -62,10 +69,11 @@ UPDATE delivery__outbox SET owner = :me, begun = once WHERE id IN (
             SELECT first.id FROM delivery__outbox first WHERE first.lane = lanes.lane
             AND first.state = 0 AND first.due_at <= {now} {not_first}
             ORDER BY first.id LIMIT 1
-        ) FROM {lanes} WHERE NOT EXISTS (
-            SELECT 1 FROM delivery__outbox owned
-            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL {not_owned})
-    ) AND head.state = 0 AND head.owner IS NULL ORDER BY head.id {lock})
+        ) FROM {lanes} WHERE (
+            SELECT owned.id FROM delivery__outbox owned
+            WHERE owned.lane = lanes.lane AND owned.owner IS NOT NULL {not_owned} LIMIT 1) IS NULL
+    ) AND head.state + 0 = 0 AND head.owner IS NULL
+    AND head.method NOT IN (SELECT method FROM {strange}) ORDER BY head.id {lock})
 RETURNING {columns}
 """
 #: What a claim leaves out in a statement that ends rows: these, as they were before it; or nothing.
@@ -87,8 +95,8 @@ _END: Final = """
 UPDATE delivery__outbox SET state = ended.state, owner = NULL, message_id = ended.message_id,
     error = ended.error, attempts = ended.attempts, ended_at = {now},
     payload = CASE WHEN ended.state = 1 THEN NULL ELSE payload END
-FROM {ended} WHERE delivery__outbox.id = ended.id AND delivery__outbox.state = 0
-AND (owner = :me OR owner IS NULL)
+FROM {ended} WHERE delivery__outbox.id = ended.id AND delivery__outbox.state + 0 = 0
+AND (delivery__outbox.owner = ended.owner OR delivery__outbox.owner IS NULL)
 """
 #: The same, and in the same statement the next of these lanes is claimed: what has ended is open
 #: still for who looks there meanwhile.
@@ -104,6 +112,10 @@ WHERE owner IS NOT NULL AND {gone} RETURNING id, bot_id, method, state
 """
 _GIVE_BACK: Final = """
 UPDATE delivery__outbox SET owner = NULL, begun = FALSE WHERE owner = :me AND state = 0
+"""
+_LEAVE_TO_OTHERS: Final = """
+UPDATE delivery__outbox SET owner = NULL, begun = FALSE
+WHERE id = :id AND owner + 0 = :me AND state + 0 = 0
 """
 _MINE: Final = "SELECT {columns} FROM delivery__outbox WHERE owner = :me AND state = 0"
 _LOOK: Final = """
@@ -135,7 +147,8 @@ def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
     age = dialect.seconds_between.format(end=now, begin="due_at")
     columns = _COLUMNS.format(age=age)
     due = dialect.moment_at.format(seconds="due")
-    claim = {"now": now, "lock": dialect.lock_free_ones, "columns": columns}
+    strange = dialect.rows_of("strange", {"method": "text"})
+    claim = {"now": now, "lock": dialect.lock_free_ones, "columns": columns, "strange": strange}
     lanes = dialect.rows_of("lanes", {"lane": "text"})
     gone = "owner NOT IN (SELECT id FROM delivery__member)" if has_members else "TRUE"
     oldest = dialect.seconds_between.format(end=now, begin="min(due_at)")
@@ -160,6 +173,7 @@ def statements(dialect: Dialect, *, has_members: bool) -> dict[str, TextClause]:
         ),
         "release": _RELEASE.format(now=now, gone=gone),
         "give_back": _GIVE_BACK,
+        "leave_to_others": _LEAVE_TO_OTHERS,
         "mine": _MINE.format(columns=columns),
         "look": _LOOK.format(wanted=dialect.rows_of("wanted", {"id": "bigint"})),
         "open": _OPEN.format(now=now, oldest=oldest),

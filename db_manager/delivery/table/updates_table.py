@@ -11,7 +11,7 @@ from db_manager.delivery.table.tables import KEY, LONGEST_LANE, MOMENT
 
 IS_OPEN: Final = "done_at IS NULL AND parked_at IS NULL"
 #: Of one update: this process has it, and it is open.
-IS_MINE: Final = f"id = :id AND owner = :me AND {IS_OPEN}"
+IS_MINE: Final = "id = :id AND owner + 0 = :me AND coalesce(done_at, parked_at) IS NULL"
 DONE: Final = """
 UPDATE delivery__inbox SET done_at = {now}, payload = NULL, owner = NULL, attempts = :attempts
 WHERE {mine}

@@ -329,6 +329,37 @@ async def test_what_a_dead_process_had_is_handled_by_another(
         assert (other, innocent) == (None, 0)
 
 
+async def test_an_update_has_its_last_chance_in_a_process_that_lives(
+    sqlite_database: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """While something else may kill its process every second, no innocent one is parked."""
+
+    def make() -> Dispatcher:
+        dispatcher = Dispatcher()
+        dispatcher.message.register(write)
+        return dispatcher
+
+    async def is_left() -> bool:
+        return await updates(app, "done_at IS NOT NULL, deaths") == [(0, 3), (1, 0)]
+
+    async with running(sqlite_database, make(), bot) as app:
+        message = await _message(server.user(7, "Ada"))
+        update = Update.model_validate({**message, "update_id": 999})
+        row = (
+            "INSERT INTO delivery__inbox "
+            "(bot_id, update_id, lane, payload, received_at, attempts, deaths, owner) "
+            "VALUES (42, 999, '42:7', :payload, 0, 0, 3, 999)"
+        )
+        await app.sql(row, payload=update.model_dump_json(exclude_unset=True, by_alias=True))
+    async with running(sqlite_database, make(), bot, lease=600) as app:
+        await server.user(8, "Bob").say("beside")
+        await app.until(is_left)
+        assert await effects(app) == ["beside"]
+    async with running(sqlite_database, make(), bot, lease=0.5) as app:
+        await handled(app, 2)
+        assert await effects(app) == ["beside", "x"]
+
+
 async def test_an_update_that_cannot_be_stored_comes_again(
     url: URL, server: BotApiServer, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

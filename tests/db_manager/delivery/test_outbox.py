@@ -292,6 +292,23 @@ async def test_which_bot_is_asked_when_there_are_several(
         assert await app.rows("bot_id") == [(42,)]
 
 
+async def test_a_message_of_another_process_s_bot_is_left_to_it(url: URL, bot: Bot) -> None:
+    """A process that has some bot does not claim what another bot is to send."""
+    other = Bot("43:other")
+    async with kept(url, bot, poll=0.05) as app:
+        async with app.units() as uow:
+            uow.send(SendMessage(chat_id=7, text="mine"))
+            uow.send(SendMessage(chat_id=7, text="of the other one").as_(other))
+        await app.events.wait_for("message.sent")
+        for _ in range(2):  # looks
+            async with app.units() as uow:
+                sending = uow.send(SendMessage(chat_id=7, text="mine too"))
+            await sending
+        rows = await app.rows("bot_id, state, owner")
+        assert (43, 0, None) in rows
+        assert not app.of("message.retried")
+
+
 async def test_a_call_without_a_chat_goes_beside_the_chats(url: URL, bot: Bot) -> None:
     """It waits for nobody, and its answer is what Telegram says."""
     async with kept(url, bot) as app:

@@ -17,6 +17,7 @@ from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.delivery_plugin import DeliveryPlugin
 from db_manager.delivery.lookout import Lookout
 from db_manager.delivery.table.claims import Claimed, Claims
+from db_manager.engine.one_writer import OneWriter
 from db_manager.errors import CommitOutcomeUnknownError, UnitOfWorkStateError
 from db_manager.testing import Faults, Sandbox
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -333,7 +334,7 @@ async def test_what_is_committed_while_an_earlier_message_is_marked_follows_it_a
         return following
 
     async def write_behind(self: Claims, connection: Any, rows: Any, *_: Any) -> Any:
-        return await write(self, connection, rows, 0, 0)
+        return await write(self, connection, rows, 0, 0, ())
 
     write = Claims.write
     async with kept(postgres_database, bot, poll=60) as app:
@@ -345,3 +346,51 @@ async def test_what_is_committed_while_an_earlier_message_is_marked_follows_it_a
             return said(server) == {7: ["a", "b"]}
 
         await app.until(has_both)
+
+
+async def test_what_is_sent_is_marked_after_an_outage(
+    postgres_database: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """Whether the process is sure by then, or not: nobody else has what it has sent."""
+    async with kept(postgres_database, bot, lease=600) as app:
+        await app.events.wait_for("member.joined")
+        plugin: Any = app.app.plugins["delivery"].plugin
+
+        def doubt(_: object) -> None:
+            plugin._member._seen_at -= 0.8 * 600
+
+        app.app.bus.subscribe("message.sent", doubt)
+        await say(app, 7, "a")
+        await app.settled()
+    assert said(server) == {7: ["a"]}
+
+
+async def test_marks_go_before_units_that_wait(
+    sqlite_database: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """Where one writes at a time, a kill repeats what is not marked: nobody overtakes a mark."""
+    async with kept(sqlite_database, bot, poll=60) as app:
+        line = OneWriter.of(app.app.services["db_manager:engine"].dialect)
+        await say(app, 7, "a")
+        await app.settled()  # the first look at the table is over, and the next is far away
+        seen = []
+
+        async def look() -> None:
+            async with app.units() as uow:
+                states = await uow.connection.execute(text("SELECT state FROM delivery__outbox"))
+                seen.append(list(states.scalars()))
+
+        async with app.units() as uow:
+            sending = uow.send(SendMessage(chat_id=7, text="b"))
+        async with asyncio.TaskGroup() as others, app.units() as uow:
+            await uow.connection.execute(text("SELECT 1"))  # now it is the one that writes
+            for _ in range(3):
+                others.create_task(look())
+            await sending
+
+            async def all_wait() -> bool:
+                return line.waiting == 3 + 1
+
+            await app.until(all_wait)
+    assert seen == [[1, 1]] * 3
+    assert said(server) == {7: ["a", "b"]}
