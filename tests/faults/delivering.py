@@ -61,6 +61,7 @@ class Life:
         token: Of its bot.
         way: How it answers: `right`, with the plugin, or another way.
         keys: Of the section [delivery].
+        database: Keys of the section [database].
         seconds: How long a handler takes at most.
         receives: `webhook` or `polling`.
         poison: Keys of updates that always fail.
@@ -76,6 +77,7 @@ class Life:
     token: str
     way: str = "right"
     keys: dict[str, Any] = field(default_factory=dict)
+    database: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     receives: str = "webhook"
     poison: list[int] = field(default_factory=list)
@@ -167,7 +169,11 @@ def application(life: Life) -> Application:
     """Return the application of a replica, which tells what its plugins tell."""
     config: dict[str, Any] = {
         "app": {"journal": "memory", "grace": 10.0, "drain": 2.0},
-        "database": {"url": life.url, "application_name": f"replica_{life.number}"},
+        "database": {
+            "url": life.url,
+            "application_name": f"replica_{life.number}",
+            **life.database,
+        },
     }
     plugins: list[Any] = [DatabasePlugin]
     if life.way == "right":
@@ -190,7 +196,7 @@ async def main(life: Life) -> None:
     app = application(life)
     if life.receives == "polling":
         app.bus.subscribe("app.started", lambda _: life.say("ready 1"))
-        await run_polling(app, dispatcher, bot, polling_timeout=5)
+        await run_polling(app, dispatcher, bot, polling_timeout=30)
         return
     attach(app, dispatcher)
     await serve_webhook(life, dispatcher, bot)

@@ -43,6 +43,8 @@ class UnreliableTelegram(BotApiServer):
         troubles: How often it has gone wrong.
         latency: Seconds from a request to its answer; the message arrives at some time of these.
         refusals: What the chats of these numbers are refused with.
+        asked: How often somebody asked for updates.
+        conflicts: How often somebody asked for updates while another process did.
         hasty: How many messages came before the end of the wait that a 429 had asked for.
         answers: While it is not set, what has arrived is not answered.
         at_request: Called once, when the next message is on its way to Telegram, and lost there.
@@ -61,10 +63,14 @@ class UnreliableTelegram(BotApiServer):
         self.answers = asyncio.Event()
         self.answers.set()
         self._waits: dict[int, float] = {}
+        self.asked = self.conflicts = 0
+        self._polls: list[web.Request] = []
         self.at_request: Callable[[], Awaitable[None]] | None = None
         self.at_arrival: Callable[[], Awaitable[None]] | None = None
 
     async def _answer(self, request: web.Request, params: Json) -> web.Response:
+        if request.match_info["method"].lower() == "getupdates":
+            return await self._answer_poll(request, params)
         if request.match_info["method"].lower() != "sendmessage":
             return await super()._answer(request, params)
         before = random.random() * self.latency
@@ -85,6 +91,16 @@ class UnreliableTelegram(BotApiServer):
         await asyncio.sleep(self.latency - before)
         await self.answers.wait()
         return answer
+
+    async def _answer_poll(self, request: web.Request, params: Json) -> web.Response:
+        self._polls = [each for each in self._polls if _is_there(each)]
+        self.conflicts += bool(self._polls)
+        self.asked += 1
+        self._polls.append(request)
+        try:
+            return await super()._answer(request, params)
+        finally:
+            self._polls = [each for each in self._polls if each is not request]
 
     def _go_wrong(self) -> None:
         """Choose what goes wrong with the call that is answered next."""
@@ -109,3 +125,8 @@ class UnreliableTelegram(BotApiServer):
         key, number, unit = call.params["text"].split()
         self.arrived.append(Arrival(call.params["chat_id"], int(key), int(number), unit))
         return message
+
+
+def _is_there(request: web.Request) -> bool:
+    """Return True while who has asked waits for the answer."""
+    return request.transport is not None and not request.transport.is_closing()

@@ -1,0 +1,85 @@
+"""A chat goes idle while something is written to it: O13."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from aiogram.methods import SendMessage
+from sqlalchemy.engine import URL
+from support.kept import Kept, client, kept
+
+from db_manager.delivery.table.claims import Claims
+from lifecycle.testing import BotApiServer
+
+Row = Callable[..., None]
+
+
+async def say(app: Kept, words: str) -> None:
+    """Send a message to the one chat."""
+    async with app.units() as uow:
+        uow.send(SendMessage(chat_id=7, text=words))
+
+
+def texts(server: BotApiServer) -> list[str]:
+    """Return what arrived, in order."""
+    return [call.params["text"] for call in server.calls if call.method == "sendMessage"]
+
+
+async def test_nothing_is_left_lying_when_a_chat_goes_idle(
+    postgres_database: URL, row: Row, *, full: bool
+) -> None:
+    """O13: whoever writes while another one ends the last message, the next is sent, and once."""
+    rounds = 2000 if full else 40
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(BotApiServer())
+        await server.user(7, "Ada").say("/start")
+        apps = []
+        for _ in range(2):
+            bot = await stack.enter_async_context(client(server))
+            app = await stack.enter_async_context(kept(postgres_database, bot, poll=0.05))
+            await app.events.wait_for("member.joined")
+            apps.append(app)
+        for n in range(rounds):
+            await say(apps[n % 2], f"{n} a")
+            while f"{n} a" not in texts(server):  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0)
+            for _ in range(random.randrange(8)):  # into its mark, or after it
+                await asyncio.sleep(0)
+            await say(random.choice(apps), f"{n} b")
+            await apps[0].settled()
+    assert texts(server) == [f"{n} {part}" for n in range(rounds) for part in "ab"]
+    row(
+        "O13",
+        load=f"{rounds} × a message to a chat while another replica marks its last one",
+        result=f"{2 * rounds} arrived, each once and in order; none waited for an owner",
+    )
+
+
+async def test_what_is_written_while_its_chat_is_marked_is_not_forgotten(
+    postgres_database: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O13: the mark did not see it, and it did not see the mark; nobody waits for the next look."""
+    execute = Claims._execute
+    written: list[Any] = []
+
+    async def write_behind(
+        self: Claims, connection: Any, statement: str, *given: Any, **named: Any
+    ) -> Any:
+        found = await execute(self, connection, statement, *given, **named)
+        if statement == "claim_in" and not written:  # the last statement of the mark
+            written.append(found)
+            await say(app, "b")
+        return found
+
+    async with BotApiServer() as server, client(server) as bot:
+        await server.user(7, "Ada").say("/start")
+        async with kept(postgres_database, bot, poll=60) as app:
+            await app.events.wait_for("member.joined")
+            monkeypatch.setattr(Claims, "_execute", write_behind)
+            await say(app, "a")
+            await app.settled()
+    assert written == [[]]
+    assert texts(server) == ["a", "b"]
