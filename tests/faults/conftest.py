@@ -56,6 +56,7 @@ _CRITERIA: Final = {
     "O8": "as O1, without code of the user",
     "O9": "as O1, but a message may come twice between its arrival and its mark",
     "O10": "another polls about a lease after its last sign of life; never two ask at once",
+    "O11": "done once, with the first unit that wrote; a second one is refused, nothing repeated",
     "O13": "each is sent, once and in order; nothing waits for an owner",
     "O14": "dead, or sent as soon as Telegram takes it; no other chat waits",
     "O15": "nothing twice; what may be missing is unknown",

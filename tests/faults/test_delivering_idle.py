@@ -4,14 +4,11 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
-import pytest
 from aiogram.methods import SendMessage
 from sqlalchemy.engine import URL
 from support.kept import Kept, client, kept
 
-from db_manager.delivery.table.claims import Claims
 from lifecycle.testing import BotApiServer
 
 Row = Callable[..., None]
@@ -56,30 +53,3 @@ async def test_nothing_is_left_lying_when_a_chat_goes_idle(
         load=f"{rounds} × a message to a chat while another replica marks its last one",
         result=f"{2 * rounds} arrived, each once and in order; none waited for an owner",
     )
-
-
-async def test_what_is_written_while_its_chat_is_marked_is_not_forgotten(
-    postgres_database: URL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """O13: the mark did not see it, and it did not see the mark; nobody waits for the next look."""
-    execute = Claims._execute
-    written: list[Any] = []
-
-    async def write_behind(
-        self: Claims, connection: Any, statement: str, *given: Any, **named: Any
-    ) -> Any:
-        found = await execute(self, connection, statement, *given, **named)
-        if statement == "claim_in" and not written:  # the last statement of the mark
-            written.append(found)
-            await say(app, "b")
-        return found
-
-    async with BotApiServer() as server, client(server) as bot:
-        await server.user(7, "Ada").say("/start")
-        async with kept(postgres_database, bot, poll=60) as app:
-            await app.events.wait_for("member.joined")
-            monkeypatch.setattr(Claims, "_execute", write_behind)
-            await say(app, "a")
-            await app.settled()
-    assert written == [[]]
-    assert texts(server) == ["a", "b"]
