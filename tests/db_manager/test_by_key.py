@@ -209,7 +209,7 @@ async def test_what_was_read_is_expired_by_a_rollback(units: UnitOfWorkFactory) 
 async def test_an_object_that_a_statement_deletes_is_back_after_a_savepoint(
     units: UnitOfWorkFactory,
 ) -> None:
-    """A statement may change objects, so that the session begins with it, and can undo it."""
+    """As in any session, also if the object was read before the savepoint."""
     async with units() as uow:
         pair = await uow.session.get(Pair, (1, 2))
         with pytest.raises(ZeroDivisionError):
@@ -218,8 +218,20 @@ async def test_an_object_that_a_statement_deletes_is_back_after_a_savepoint(
                 assert pair not in uow.session
                 raise ZeroDivisionError
         assert pair in uow.session
-        await uow.session.execute(delete(Pair).where(Pair.left == 4711))
-        assert uow.session.in_transaction()
+
+
+async def test_an_object_that_a_statement_deletes_is_none_that_was_deleted_after_a_rollback(
+    units: UnitOfWorkFactory,
+) -> None:
+    """The session begins with such a statement, and not with its first change of an object."""
+    pair = None
+    with pytest.raises(ZeroDivisionError):
+        async with units() as uow:
+            pair = await uow.session.get(Pair, (1, 2))
+            await uow.session.execute(delete(Pair))
+            assert inspect(pair).deleted
+            raise ZeroDivisionError
+    assert not inspect(pair).was_deleted
 
 
 async def test_a_listener_hears_the_statement_of_get(units: UnitOfWorkFactory) -> None:
