@@ -6,9 +6,9 @@ In pytest they are the fixtures `sandbox`, `faults`, `migrations` and `outbox`
 
 from db_manager.testing.databases import Databases
 from db_manager.testing.faults import Faults, ImpossibleFaultError
+from db_manager.testing.messages import Outbox, OutboxMessage
 from db_manager.testing.migrations import Migrations
 from db_manager.testing.sandbox import Sandbox
-from db_manager.testing.messages import Outbox, OutboxMessage
 
 __all__ = [
     "Databases",

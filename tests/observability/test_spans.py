@@ -7,7 +7,7 @@ from threading import Event as Flag
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
@@ -81,6 +81,19 @@ def id_of(span: ReadableSpan) -> int:
 def factory_of(application: Application) -> Any:
     """Return what makes units."""
     return application.services["db_manager:uow_factory"]
+
+
+async def test_a_unit_is_left_also_if_its_block_put_more_into_the_context(
+    application: Application, memory: Memory
+) -> None:
+    """Baggage that the block attached, and kept, does not keep the unit's span current."""
+    tracer = memory.provider.get_tracer("bot")
+    with spans.attach(application.bus, tracer_provider=memory.provider):
+        async with application:
+            with tracer.start_as_current_span("update") as update:
+                async with factory_of(application)():
+                    context.attach(baggage.set_baggage("tenant", "canary"))
+                assert trace.get_current_span() is update
 
 
 async def test_a_unit_is_a_span_in_the_trace_of_its_update(
