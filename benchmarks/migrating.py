@@ -109,7 +109,7 @@ async def measure(scale: Scale) -> Section:
         ]
         shutil.rmtree(folder / "without" / "migrations")
         starts = await _starts(projects, folder / "0.sqlite3", turns or _STARTS)
-        commands = _commands(folder, turns or _COMMANDS)
+        commands = _commands(folder, turns or _COMMANDS, warm_up=int(not scale.quick))
     facts = {
         "migrate nothing ms": (starts[0] - starts[1]) * 1e3,
         "migrate all s": statistics.median(from_nothing),
@@ -177,10 +177,10 @@ async def _starts(projects: list[MetaData], file: Path, turns: int) -> list[floa
     return [statistics.median(each[1:]) for each in found]
 
 
-def _commands(folder: Path, turns: int) -> dict[str, float]:
+def _commands(folder: Path, turns: int, warm_up: int) -> dict[str, float]:
     """Return the CPU seconds of each command, medians of turns."""
     found: dict[str, list[float]] = {}
-    for turn in range(turns + 1):  # the first compiles what it imports
+    for turn in range(warm_up + turns):  # the first one compiles what it imports
         found.setdefault("import aiogram", []).append(_ran(folder, "import aiogram"))
         for bot, make in {"without aiogram": _worker, "of init": _init}.items():
             there = folder / f"{bot} {turn}"
@@ -192,7 +192,7 @@ def _commands(folder: Path, turns: int) -> dict[str, float]:
             for verb in ("revision", "upgrade"):
                 cpu = _ran(there, _COMMAND, "migrate", verb)
                 found.setdefault(f"{verb}, a bot {bot}", []).append(cpu)
-    return {name: statistics.median(each[1:]) for name, each in found.items()}
+    return {name: statistics.median(each[warm_up:]) for name, each in found.items()}
 
 
 def _worker(folder: Path) -> Path:
