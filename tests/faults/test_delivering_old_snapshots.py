@@ -61,7 +61,7 @@ async def costs(engine: AsyncEngine) -> dict[str, int]:
         "reply": await blocks(engine, "write_claimed", rows=message("42:-1")),
         "reply to a busy chat": await blocks(engine, "write_claimed", rows=message("42:1")),
         "next": await blocks(engine, "claim_in", lanes=lanes, strange="[]"),
-        "mark": await blocks(engine, "end", ended=json.dumps([end])),
+        "mark": await blocks(engine, "end", ended=json.dumps([end]), number=1),
         "look": await blocks(engine, "claim", bots=bots, strange="[]", most=500),
     }
 
@@ -92,7 +92,7 @@ async def test_an_old_snapshot_makes_looks_dear_and_replies_not(
     assert held["reply"] <= before["reply"] + 10
     assert held["reply to a busy chat"] <= before["reply to a busy chat"] + 10 * ended + 20
     assert held["next"] <= before["next"] + 10 * ended + 20
-    assert held["mark"] <= before["mark"] + 10
+    assert max(before["mark"], held["mark"]) <= 20
     assert held["look"] > 10 * before["look"]  # else this would show nothing
     assert after["look"] <= 2 * before["look"] + finished / 100
     row(

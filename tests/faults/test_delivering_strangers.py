@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from aiogram import Bot
 from aiogram.methods import SendMessage
 from sqlalchemy.engine import URL
 from support.kept import Kept, client, kept
@@ -58,8 +57,8 @@ async def test_what_an_old_release_does_not_know_waits_for_a_new_one(
     """O27: its chat waits with it, other chats do not, and who knows the method sends it."""
     kind = database_url.get_backend_name()
 
-    def newer(name: str, payload: str, bot: Bot) -> Any:
-        return loaded("sendMessage" if name == "sendHologram" else name, payload, bot)
+    def newer(name: str, *given: Any) -> Any:
+        return loaded("sendMessage" if name == "sendHologram" else name, *given)
 
     async with AsyncExitStack() as new, client(server) as bot:
         async with kept(database_url, bot) as old:

@@ -180,7 +180,7 @@ class Claims:
             lanes: Those in which the next is wanted.
             with_files: Numbers of those that were sent and had files, which go now.
         """
-        ended = {"ended": json.dumps(rows)}
+        ended = {"ended": json.dumps(rows), "number": len(rows)}
         if not (lanes or with_files):
             await self._at_once.count(self._statements["end"], ended)
             return []

@@ -3,7 +3,7 @@
 While somebody holds an old snapshot, as a dump does, the indexes of open and of owned rows keep all
 that has ended since. So only looks read them from end to end: a lane is asked for in a subquery
 that PostgreSQL cannot turn into a join (LIMIT), and a row that is known by its number in words that
-fit no such index (`+ 0`).
+fit no such index (`+ 0`). How many rows a JSON array has, PostgreSQL guesses, unless LIMIT says it.
 """
 
 from typing import Final
@@ -95,7 +95,8 @@ _END: Final = """
 UPDATE delivery__outbox SET state = ended.state, owner = NULL, message_id = ended.message_id,
     error = ended.error, attempts = ended.attempts, ended_at = {now},
     payload = CASE WHEN ended.state = 1 THEN NULL ELSE payload END
-FROM {ended} WHERE delivery__outbox.id = ended.id AND delivery__outbox.state + 0 = 0
+FROM (SELECT * FROM {ended} LIMIT :number) AS ended
+WHERE delivery__outbox.id = ended.id AND delivery__outbox.state + 0 = 0
 AND (delivery__outbox.owner = ended.owner OR delivery__outbox.owner IS NULL)
 """
 #: The same, and in the same statement the next of these lanes is claimed: what has ended is open
