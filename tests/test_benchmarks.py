@@ -160,7 +160,7 @@ def test_a_goal_that_is_missed_is_explained() -> None:
     """Only what is missed is explained, each with its paragraph; else it says that nobody knows."""
     driver, other = "PostgreSQL, uow.driver(), 50 tasks, CPU", "a goal that nobody has explained"
     text = goals.explained([driver, other])
-    assert "* **`uow.driver()` against" in text
+    assert "* **`uow.driver()`." in text
     assert f"* **{other}.** Missed in this run; why is not known." in text
     assert "An empty unit" not in text
     assert "<!--" not in text

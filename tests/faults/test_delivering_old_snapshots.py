@@ -57,11 +57,13 @@ async def costs(engine: AsyncEngine) -> dict[str, int]:
     """Return the blocks of a reply to a quiet chat, of the next of a chat, and of a look."""
     lanes, bots = json.dumps([{"lane": "42:1"}]), json.dumps([{"bot_id": 42}])
     end = {"id": 5, "owner": 1, "state": 1, "message_id": 3, "error": None, "attempts": 1}
+    ended = {"ended": json.dumps([end]), "number": 1}
     return {
-        "reply": await blocks(engine, "write_claimed", rows=message("42:-1")),
-        "reply to a busy chat": await blocks(engine, "write_claimed", rows=message("42:1")),
+        "reply": await blocks(engine, "write_first", rows=message("42:-1"), writer=1),
+        "reply to a busy chat": await blocks(engine, "write_first", rows=message("42:1"), writer=1),
         "next": await blocks(engine, "claim_in", lanes=lanes, strange="[]"),
-        "mark": await blocks(engine, "end", ended=json.dumps([end]), number=1),
+        "mark": await blocks(engine, "end", **ended),
+        "mark and next": await blocks(engine, "end_and_claim", **ended, lanes=lanes, strange="[]"),
         "look": await blocks(engine, "claim", bots=bots, strange="[]", most=500),
     }
 
@@ -92,6 +94,7 @@ async def test_an_old_snapshot_makes_looks_dear_and_replies_not(
     assert held["reply"] <= before["reply"] + 10
     assert held["reply to a busy chat"] <= before["reply to a busy chat"] + 10 * ended + 20
     assert held["next"] <= before["next"] + 10 * ended + 20
+    assert held["mark and next"] <= before["mark and next"] + 10 * ended + 40
     assert max(before["mark"], held["mark"]) <= 20
     assert held["look"] > 10 * before["look"]  # else this would show nothing
     assert after["look"] <= 2 * before["look"] + finished / 100

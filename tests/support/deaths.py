@@ -29,7 +29,7 @@ STEPS: Final = {
     # The row with the number 0 says who polls.
     "store": Step(Updates, "store", lambda rows, _: any(row["update_id"] for row in rows)),
     "handling": Step(Attempts, "handle", lambda _: True),
-    "done": Step(Updates, "done_in", lambda *_: True),
+    "done": Step(Outbox, "flush", lambda _, sendings: bool(sendings)),
     "handing over": Step(Outbox, "ended", _is_committed),
     "mark": Step(Claims, "end", lambda *_: True),
 }

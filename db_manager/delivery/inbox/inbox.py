@@ -198,6 +198,7 @@ class Inbox:
             # A COMMIT without an answer may have said that it is done, or others may have it.
             if not await self._again.until_done(partial(self._updates.is_mine, row)):
                 await self._attempts.lost(handling)
+                self._lost()  # a look may have claimed it again meanwhile, and found it known
                 break
         self._drop(row)
         if row.lane in self._more or row.age:

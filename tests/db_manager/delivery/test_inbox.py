@@ -504,6 +504,39 @@ async def test_who_was_thought_dead_writes_nothing(
     assert said(server) == ["Noted: a"]
 
 
+async def test_what_comes_back_while_it_is_given_up_is_not_forgotten(
+    postgres_database: URL, server: BotApiServer, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look may claim an update again before its handling has seen that it was taken."""
+    dispatcher, is_mine = Dispatcher(), Updates.is_mine
+    tried: list[str] = []
+
+    @dispatcher.message()
+    async def handle(message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        if not tried:
+            async with uow_factory(detached=True) as uow:
+                await uow.connection.execute(
+                    text("UPDATE delivery__inbox SET owner = 999 WHERE update_id > 0")
+                )
+        tried.append(message.text or "")
+        await write(message, uow_factory)
+
+    async def is_back() -> bool:
+        return await updates(app, "owner IS NOT NULL") == [(True,)]
+
+    async def come_back(self: Updates, row: Any) -> bool:
+        found = await is_mine(self, row)
+        await app.sql("UPDATE delivery__inbox SET owner = NULL WHERE update_id > 0")
+        await app.until(is_back)
+        return found
+
+    monkeypatch.setattr(Updates, "is_mine", come_back)
+    async with running(postgres_database, dispatcher, bot) as app:
+        await server.user(7, "Ada").say("a")
+        await handled(app, 1)
+        assert await effects(app) == ["a"]
+
+
 async def test_what_outlives_a_handler_is_on_its_own(
     url: URL, server: BotApiServer, bot: Bot
 ) -> None:
