@@ -196,10 +196,11 @@ async def rival(stack: AsyncExitStack, url: URL, bot: Bot) -> Answerer:
     dispatcher = Dispatcher()
     sent: dict[int, asyncio.Future[Any]] = {}
 
-    @broker.subscriber(_QUEUE, max_workers=_WORKERS)
     async def send(body: dict[str, Any]) -> None:
         answer = await bot.send_message(body["chat"], body["text"])
         sent.pop(body["chat"]).set_result(answer)
+
+    broker.subscriber(_QUEUE, max_workers=_WORKERS)(send)
 
     async def handle(message: Message, uow_factory: UnitOfWorkFactory) -> None:
         async with uow_factory() as uow:
