@@ -27,9 +27,16 @@ class Patience:
     def __init__(self) -> None:
         self._failed = False
 
-    async def until_done(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do *work* until it does not raise."""
-        pause = FIRST_PAUSE
+    async def until_done(
+        self, work: Callable[[], Awaitable[T]], *, longest: float = LONGEST_PAUSE
+    ) -> T:
+        """Do *work* until it does not raise.
+
+        Args:
+            work: What may be done again.
+            longest: Longest pause in seconds before it is.
+        """
+        pause = min(FIRST_PAUSE, longest)
         while True:
             try:
                 done = await work()
@@ -41,7 +48,7 @@ class Patience:
                 self._failed = False
                 return done
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, longest)
 
 
 async def claim_again(claim: Callable[[], Awaitable[T]]) -> T:

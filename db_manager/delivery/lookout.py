@@ -89,7 +89,7 @@ class Lookout:
     async def _pulse(self) -> None:
         while (pause := self._member.pause) is not None:
             await asyncio.sleep(pause)
-            await self._relay.again.until_done(self._member.pulse)
+            await self._relay.again.until_done(self._member.pulse, longest=pause)
 
     async def _look_often(self) -> None:
         while True:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class _Never(Patience):
     """What the dead do."""
 
-    async def until_done(self, work: Callable[[], Awaitable[T]]) -> T:  # noqa: ARG002 -- never done
+    async def until_done(self, work: Callable[[], Awaitable[T]], **_: float) -> T:  # noqa: ARG002 -- never done
         """Never return."""
         while True:
             await asyncio.Event().wait()

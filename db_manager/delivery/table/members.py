@@ -162,7 +162,9 @@ class Member(Alone):
         await self._execute(self._leave, me=me)
 
     async def _execute(self, statement: Any, **parameters: Any) -> int:
-        async with asyncio.timeout(self._lease):
+        # After an outage all are heard again before one of them has lived for a whole lease: what
+        # hangs is given up in half of it, and a sign of life is tried again after a quarter.
+        async with asyncio.timeout(_GAP * self._lease):
             return await self._at_once.count(statement, parameters)
 
 
