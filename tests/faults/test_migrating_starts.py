@@ -177,7 +177,8 @@ async def test_a_cancelled_start_ends_at_once(
             await start
         seconds = time.perf_counter() - begun
     assert tasks.abandoned() == []
-    assert seconds <= (1 if full else 5)
+    # psycopg waits for 5 s when the server has not got the statement yet that it is to cancel.
+    assert seconds <= (1 if full else 10)
     left = await assert_as_before(shop, url)
     row(
         "M9",

@@ -66,6 +66,8 @@ class Project:
         """Let the models be *code*."""
         path = self.folder / "models.py"
         path.write_text(_HEAD + dedent(code), encoding="utf-8")
+        # Python takes code of the same second and the same length for what it has compiled.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
         self.load()
 
     def load(self) -> None:
