@@ -273,6 +273,9 @@ class PostgresProxy:
                 return
             raise
         link = Link(client, server)
+        if self._listener is None:  # refused while it was being opened
+            link.cut()
+            return
         self.links.append(link)
         if self._dark:
             link.flowing.clear()
