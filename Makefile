@@ -21,8 +21,11 @@ demo: $(VENV)/.run ## Run a bot with two plugins, offline; BOT_TOKEN=… runs it
 demo-faults: $(VENV)/.run ## Play the three nights of docs/debugging.md, in which a bot breaks.
 	$(BIN)/python -m examples.night
 
-test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL.
-	$(BIN)/python -m pytest
+# Half of its time a test waits, for a server or a deadline: three at a time keep two cores busy.
+WORKERS ?= 3
+IN_PARALLEL = -n $(WORKERS) --dist worksteal
+test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL; WORKERS=0 for one after another.
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 # Units, runtime and observers on SQLite; what starts processes or waits for deadlines is left out.
 QUICK = uow lanes endings callbacks factory statements giving_back read_only database pool engine \
@@ -34,7 +37,7 @@ quick: $(VENV)/.dev ## Run the tests of units, runtime and observers on SQLite, 
 		$(foreach name,$(QUICK),$(shell find tests -name test_$(name).py))
 
 cover: $(VENV)/.bench ## Run all tests, and show which lines none of them reaches.
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-report=term:skip-covered
 
 PYTHONS ?= python3.11 python3.13
 test-all: ## Run all tests on the oldest supported Python and on the newest: PYTHONS=…
@@ -42,7 +45,7 @@ test-all: ## Run all tests on the oldest supported Python and on the newest: PYT
 
 test-lowest: ## Run all tests on the oldest packages that pyproject.toml allows.
 	@$(MAKE) --no-print-directory .venv-lowest/.lowest VENV=.venv-lowest
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest $(IN_PARALLEL)
 
 check: $(VENV)/.dev ## Check form, types, import directions, documents and their site.
 	$(BIN)/ruff format --check .
@@ -67,7 +70,8 @@ site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstri
 	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
 
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
-	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) --faults=full --timeout=1200
+	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) --faults=full --timeout=1200 \
+		$(IN_PARALLEL)
 
 MINUTES ?= 30
 soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.

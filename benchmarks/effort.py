@@ -65,7 +65,6 @@ async def _cell(units: Units, work: str, turns: tuple[int, int]) -> Cell:
 async def _calls(case: Case, warm_up: int, counted: int) -> int:
     for _ in range(warm_up):
         await case()
-    gc.collect()
     with _profiling() as calls:
         for _ in range(counted):
             await case()

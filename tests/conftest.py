@@ -2,7 +2,7 @@
 
 import gc
 import signal
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,15 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if is_row(item)]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note the row of a marked test that has passed."""
-    report = yield
-    if call.when == "call" and report.passed:
-        note_marked(item)
-    return report
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the row of a marked test; the row of one that fails is not asked for."""
+    note_marked(item)
 
 
 def pytest_collection_finish() -> None:

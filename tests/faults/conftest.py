@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 from soak.report import section
-from support.matrix import MARK, rows_of
+from support.matrix import MARK, Row, note_row, rows_of
 from support.scene import FULL, SHORT, Size
 
-Row = Callable[..., None]
+Note = Callable[..., None]
 
 _REPORT: Final = Path(__file__).parents[2] / "docs" / "faults.md"
 _PACKAGES: Final = ("sqlalchemy", "asyncpg", "psycopg", "aiosqlite", "asyncmy", "aiogram")
@@ -119,13 +119,12 @@ _CRITERIA: Final = {
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest) -> Row:
+def row(request: pytest.FixtureRequest) -> Note:
     """Return a function that notes what a row saw: its id, its load, its result."""
-    rows = rows_of(request.config)
     plain = "runner" in request.fixturenames and request.getfixturevalue("runner") == "plain"
 
     def note(name: str, *, load: str, result: str) -> None:
-        rows.append((name, f"{load}; plain runner" if plain else load, result))
+        note_row(request.node, Row(name, f"{load}; plain runner" if plain else load, result))
 
     return note
 
@@ -140,7 +139,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print the rows, and write the report of a full run that went well."""
-    rows = sorted(rows_of(config), key=_order)
+    rows = sorted(rows_of(terminalreporter.stats.get("passed", [])), key=_order)
     if not rows:
         return
     skipped = {
@@ -158,13 +157,13 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"written to {_REPORT.name}")
 
 
-def _order(row: tuple[str, str, str]) -> tuple[str, int, str]:
-    name = row[0]
+def _order(row: Row) -> tuple[str, int, str]:
+    name = row.name
     digits = "".join(filter(str.isdigit, name)) or "0"
-    return name.rstrip("0123456789'"), int(digits), row[1]
+    return name.rstrip("0123456789'"), int(digits), row.load
 
 
-def _report(rows: list[tuple[str, str, str]], skipped: list[str]) -> str:
+def _report(rows: list[Row], skipped: list[str]) -> str:
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     lines = [
         "# The fault matrix, as it ran",
