@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, String, Text, bindparam, delete, select, upda
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
+from db_manager.delivery.table.storage_parameters import WITH_ROOM, stored_with
 from db_manager.dialects.known import dialect_of
 from db_manager.errors import DbManagerError
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -34,6 +35,7 @@ class FsmRow(Base):
     data: Mapped[str | None] = mapped_column(Text)
 
 
+stored_with(FsmRow, WITH_ROOM)
 _TABLE: Final = Base.metadata.tables[FsmRow.__tablename__]
 _IS_MINE: Final = [column == bindparam(f"my_{column.name}") for column in _TABLE.primary_key]
 _STATE: Final = select(_TABLE.c.state).where(*_IS_MINE)

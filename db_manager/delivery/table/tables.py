@@ -17,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
+from db_manager.delivery.table.storage_parameters import CLEANED_BY_NUMBER, stored_with
 
 #: Longest name of a lane that fits, in characters.
 LONGEST_LANE = 255
@@ -51,6 +52,7 @@ class OutboxRow(Base):
     ended_at: Mapped[datetime | None] = mapped_column(MOMENT)
 
 
+stored_with(OutboxRow, CLEANED_BY_NUMBER)
 _COLUMNS = OutboxRow.__table__.c
 Index(
     "ix_delivery__outbox_open",

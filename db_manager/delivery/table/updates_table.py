@@ -7,6 +7,7 @@ from sqlalchemy import BigInteger, Index, String, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_manager.base import Base
+from db_manager.delivery.table.storage_parameters import CLEANED_BY_NUMBER, stored_with
 from db_manager.delivery.table.tables import KEY, LONGEST_LANE, MOMENT
 
 IS_OPEN: Final = "done_at IS NULL AND parked_at IS NULL"
@@ -42,6 +43,7 @@ class InboxRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
 
 
+stored_with(InboxRow, CLEANED_BY_NUMBER)
 _COLUMNS = InboxRow.__table__.c
 _OPEN = and_(_COLUMNS.done_at.is_(None), _COLUMNS.parked_at.is_(None))
 Index(
