@@ -28,5 +28,5 @@ def stored_with(model: type[Base], parameters: Mapping[str, str]) -> None:
         parameters: Its storage parameters.
     """
     said = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-    statement = DDL(f"ALTER TABLE %(fullname)s SET ({said})").execute_if(dialect="postgresql")
-    event.listen(model.__table__, "after_create", statement)
+    statement = DDL(f"ALTER TABLE %(fullname)s SET ({said})")  # type: ignore[no-untyped-call]
+    event.listen(model.__table__, "after_create", statement.execute_if(dialect="postgresql"))
