@@ -129,11 +129,11 @@ class SchemaState:
         plugin = history.plugin
         if dialect_at(database_url(self._config)[0]).has_server or plugin in wheels(self._metadata):
             return []
-        found = await generate(self._config, self._metadata, self._histories, history, write=False)
+        found = await generate(self._config, self._metadata, self._histories, history)
         if found is None:
             return []
         text = (
-            f"the models of {plugin} have what its migrations have not: {found.id} is due; "
+            f"the models of {plugin} have what its migrations have not: {found.file.stem} is due; "
             f"`db-manager migrate revision {plugin}` writes it"
         )
         return [Finding("warning", "migrations", text)]

@@ -4,7 +4,7 @@ import argparse
 
 from db_manager.migrate.chosen import Chosen, say
 from db_manager.migrations.history import History, folders, wheels
-from db_manager.migrations.revision.generate import generate, write_file
+from db_manager.migrations.revision.generate import draft, generate
 from lifecycle.errors import ConfigError
 
 
@@ -21,8 +21,9 @@ async def revision(one: Chosen, options: argparse.Namespace) -> int:
     for plugin in owners:
         history = one.histories.get(plugin) or History(plugin, there[plugin], ())
         if options.empty:
-            file = write_file(history, options.message)
-            say(f"{file}: written; fill it in, and commit it")
+            empty = draft(history, options.message)
+            empty.write()
+            say(f"{empty.file}: written; fill it in, and commit it")
             continue
         found = await generate(
             one.config,
@@ -30,13 +31,14 @@ async def revision(one: Chosen, options: argparse.Namespace) -> int:
             one.histories,
             history,
             message=options.message,
-            write=not options.check,
             scratch_url=options.scratch,
         )
         if found is None:
             say(f"{plugin}: nothing to do")
             continue
         due = 1
+        if not options.check:
+            found.write()
         say(f"{found.file}: {'due' if options.check else 'written; read it, and commit it'}")
         for remark in found.remarks:
             say(f"  ! {remark}")

@@ -16,7 +16,7 @@ from db_manager.config import DatabaseConfig
 from db_manager.engine.create import create_engine
 from db_manager.migrations.history import History, find, folders
 from db_manager.migrations.move import move, upgrade
-from db_manager.migrations.revision.generate import Generated, generate
+from db_manager.migrations.revision.generate import Draft, generate
 from lifecycle.event import Event
 
 #: Begins the name under which models are imported.
@@ -100,13 +100,14 @@ class Project:
 
     async def revision(
         self, plugin: str = "shop", *, write: bool = True, scratch: str = ""
-    ) -> Generated | None:
+    ) -> Draft | None:
         """Write the next revision of *plugin*."""
         found = self.histories
         history = found.get(plugin) or History(plugin, folders(self.metadata)[plugin], ())
-        return await generate(
-            self.config, self.metadata, found, history, write=write, scratch_url=scratch
-        )
+        draft = await generate(self.config, self.metadata, found, history, scratch_url=scratch)
+        if draft is not None and write:
+            draft.write()
+        return draft
 
     async def upgrade(self, target: str = "head") -> list[str]:
         """Apply what is pending; return the revisions that were applied."""

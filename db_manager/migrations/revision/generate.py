@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,18 +47,23 @@ def downgrade() -> None:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """A revision that was written, or would be.
+class Draft:
+    """A revision that is not written yet.
 
     Args:
-        id: Its id, which is the name of its file.
-        file: The file.
+        file: Its file, named as its id.
+        text: What stands in it.
         remarks: What to think of before it is applied.
     """
 
-    id: str
     file: Path
-    remarks: tuple[str, ...]
+    text: str
+    remarks: tuple[str, ...] = ()
+
+    def write(self) -> None:
+        """Write the file."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(self.text, encoding="utf-8")
 
 
 async def generate(
@@ -68,10 +73,9 @@ async def generate(
     history: History,
     *,
     message: str = "",
-    write: bool = True,
     scratch_url: str = "",
-) -> Generated | None:
-    """Compare the models of a plugin with its migrations, and write what is missing.
+) -> Draft | None:
+    """Compare the models of a plugin with its migrations, and return what is missing.
 
     The migrations build a scratch database, with those of the other plugins: nobody's data is
     looked at, and what `create_tables` has made does not hide a change.
@@ -82,7 +86,6 @@ async def generate(
         histories: All migrations.
         history: Those of the plugin; empty before its first one.
         message: What the revision does, for its name; by default what changes.
-        write: Write the file.
         scratch_url: That of an empty database for it, by default one that is made.
 
     Returns:
@@ -100,9 +103,7 @@ async def generate(
         await create_missing_tables(engine, metadata, {*histories, history.plugin}, alone=True)
         await upgrade(beside, others)
         async with engine.connect() as connection:
-            return await connection.run_sync(
-                _generated, history, metadata, message=message, write=write
-            )
+            return await connection.run_sync(_generated, history, metadata, message)
 
 
 def _waits(other: History, history: History, metadata: MetaData) -> bool:
@@ -111,40 +112,23 @@ def _waits(other: History, history: History, metadata: MetaData) -> bool:
 
 
 def _generated(
-    connection: Connection, history: History, metadata: MetaData, *, message: str, write: bool
-) -> Generated | None:
+    connection: Connection, history: History, metadata: MetaData, message: str
+) -> Draft | None:
     from db_manager.migrations.revision.mend import mend, named, rendered  # noqa: PLC0415 -- Alembic is an extra
 
     context, up, down = compared(connection, history, metadata)
     if up.is_empty():
         return None
     first = not history.revisions
-    remarks = mend(up, down, metadata, connection.dialect, first=first)
     message = message or ("first" if first else named(up))
-    file = file_of(history, message)
-    if write:
-        write_file(history, message, **rendered(context, up, down))
-    return Generated(file.stem, file, tuple(remarks))
+    remarks = mend(up, down, metadata, connection.dialect, first=first)
+    return replace(draft(history, message, **rendered(context, up, down)), remarks=tuple(remarks))
 
 
-def file_of(history: History, message: str) -> Path:
-    """Return the file of a revision that follows the last one.
-
-    Args:
-        history: The migrations of a plugin.
-        message: What it does.
-    """
-    return history.folder / f"{history.next_id(message)}.py"
-
-
-def write_file(
-    history: History,
-    message: str,
-    up: str = "pass",
-    down: str = "pass",
-    imports: str = "",
-) -> Path:
-    """Write a revision; without code, one for one's own: of rows, for example.
+def draft(
+    history: History, message: str, up: str = "pass", down: str = "pass", imports: str = ""
+) -> Draft:
+    """Return the revision that follows; without code, one for one's own: of rows, for example.
 
     Args:
         history: What it follows.
@@ -152,22 +136,17 @@ def write_file(
         up: The code of `upgrade`.
         down: That of `downgrade`.
         imports: What the code needs.
-
-    Returns:
-        The file.
     """
-    file = file_of(history, message)
-    history.folder.mkdir(parents=True, exist_ok=True)
+    name = history.next_id(message)
     text = _FILE.format(
         message=message.replace("\\", "/").replace('"', "'"),
         imports=imports,
-        id=file.stem,
+        id=name,
         after=history.head if history.revisions else None,
         up=up,
         down=down,
     )
-    file.write_text(text, encoding="utf-8")
-    return file
+    return Draft(history.folder / f"{name}.py", text)
 
 
 def compared(

@@ -71,14 +71,12 @@ def mend(
     Returns:
         What to think of before it is applied; it stands in the file, too.
     """
-    remarks: list[str] = []
     only = partial(_only, limited=_limited(metadata))
     forth, back = _added(up), _added(down)
 
     def done(op: MigrateOperation) -> Iterator[MigrateOperation]:
-        for text in filter(None, (remark_on(op, first=first), renamed(op, forth, dialect))):
-            remarks.append(text)
-            yield Remark(text)
+        said = (remark_on(op, first=first), renamed(op, forth, dialect))
+        yield from (Remark(text) for text in said if text)
         if isinstance(op, ops.CreateTableOp | ops.CreateIndexOp) and first:
             op.if_not_exists = True
         if isinstance(op, ops.AddColumnOp):
@@ -92,10 +90,8 @@ def mend(
 
     _each(up, done)
     _each(down, undone)
-    for found in [*_unseen(up, metadata, dialect)]:
-        up.ops.append(found if isinstance(found, Remark) else only(found))
-        remarks += [found.text] if isinstance(found, Remark) else []
-    return remarks
+    up.ops += [only(op) for op in _unseen(up, metadata, dialect)]
+    return [op.text for op in _flat(up) if isinstance(op, Remark)]
 
 
 def _limited(metadata: sa.MetaData) -> dict[str, tuple[str, ...]]:
@@ -145,9 +141,8 @@ def rendered(
 
 
 def named(container: ops.OpContainer) -> str:
-    """Return words for the first of the operations in *container*."""
-    op: Any = next(each for each in _flat(container) if not isinstance(each, Remark))
-    op = op.op if isinstance(op, OnlyOn) else op
+    """Return words for the first of the operations in *container*, as they were generated."""
+    op: Any = next(_flat(container))
     diff = op.to_diff_tuple()
     verb = str(diff[0] if isinstance(diff, tuple) else diff[0][0]).partition("_")[0]
     column = getattr(op, "column_name", None) or getattr(getattr(op, "column", None), "name", "")
@@ -193,16 +188,16 @@ def _each(container: ops.OpContainer, change: _Change) -> None:
     What goes with its table is left out: MariaDB does not drop an index of a foreign key.
     """
     changed: list[MigrateOperation] = []
+    dropped = {op.table_name for op in container.ops if isinstance(op, ops.DropTableOp)}
     for op in container.ops:
-        if isinstance(op, ops.OpContainer):
-            _each(op, change)
-            changed.append(op)
-            continue
         if isinstance(op, ops.CreateTableOp):
             _checks_to_the_table(op)
-        changed += change(op)
-    dropped = {op.table_name for op in changed if isinstance(op, ops.DropTableOp)}
-    container.ops = [op for op in changed if not _falls_with(op, dropped)]
+        if not isinstance(op, ops.ModifyTableOps):
+            changed += change(op)
+        elif op.table_name not in dropped:
+            _each(op, change)
+            changed.append(op)
+    container.ops = changed
 
 
 def _added(container: ops.OpContainer) -> list[sa.Column[Any]]:
@@ -212,15 +207,6 @@ def _added(container: ops.OpContainer) -> list[sa.Column[Any]]:
 def _flat(container: ops.OpContainer) -> Iterator[MigrateOperation]:
     for op in container.ops:
         yield from _flat(op) if isinstance(op, ops.OpContainer) else [op]
-
-
-def _falls_with(op: MigrateOperation, dropped: set[str]) -> bool:
-    """Return True if *op* drops an index of a table that is dropped as a whole."""
-    if isinstance(op, ops.ModifyTableOps):
-        op.ops = [each for each in op.ops if not _falls_with(each, dropped)]
-        return not op.ops
-    op = op.op if isinstance(op, OnlyOn) else op
-    return isinstance(op, ops.DropIndexOp) and op.table_name in dropped
 
 
 def _checks_to_the_table(op: ops.CreateTableOp) -> None:

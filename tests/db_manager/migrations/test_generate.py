@@ -175,14 +175,14 @@ async def test_usual_changes_keep_rows_and_children(shop: Project) -> None:
     shop.models(SECOND)
     generated = await shop.revision()
     assert generated is not None
-    assert await shop.upgrade() == [generated.id]
+    assert await shop.upgrade() == [generated.file.stem]
     assert await rows(shop) == before
     kept = await shop.say("SELECT price, kind, sold FROM shop__item")
     assert {(price, kind, bool(sold)) for price, kind, sold in kept} == {(5, "TEA", False)}
     assert await shop.revision() is None
     await shop.move("downgrade", "0001")
     assert await rows(shop) == before
-    assert await shop.upgrade() == [generated.id]
+    assert await shop.upgrade() == [generated.file.stem]
     assert await rows(shop) == before
     assert await shop.revision() is None
 
@@ -262,7 +262,7 @@ async def test_an_index_on_an_expression_is_made_and_kept(project: Project) -> N
     assert second is not None
     is_seen = not project.url.startswith("sqlite")
     assert ("ix_low is on an expression" in "".join(second.remarks)) is not is_seen
-    assert await project.upgrade() == [first.id, second.id]
+    assert await project.upgrade() == [first.file.stem, second.file.stem]
     await project.say("INSERT INTO shop__item (id, title) VALUES (1, 'Tea')")
     with pytest.raises(IntegrityError):
         await project.say("INSERT INTO shop__item (id, title) VALUES (2, 'tea')")
@@ -274,7 +274,7 @@ async def test_nothing_is_written_when_it_is_only_asked(sqlite_project: Project)
     sqlite_project.models(FIRST)
     generated = await sqlite_project.revision(write=False)
     assert generated is not None
-    assert generated.id == "0001_first"
+    assert generated.file.stem == "0001_first"
     assert not generated.file.exists()
 
 
