@@ -19,6 +19,7 @@ from db_manager.drift.look import differences
 from db_manager.engine.url import database_url
 from db_manager.migrations.history import History, find
 from db_manager.migrations.migrating import migrating_engine
+from db_manager.migrations.revision.scratch import section_at
 from db_manager.migrations.versions import (
     Standing,
     refuse_half_way,
@@ -48,13 +49,6 @@ class Chosen:
         self.config = config
         self.histories = find(plugin.metadata)
 
-    @property
-    def has_database(self) -> bool:
-        """False for a SQLite file that nobody has made yet."""
-        url = database_url(self.config)[0]
-        file = dialect_at(url).file(url)
-        return file is None or file.exists()
-
     def named(self, owner: str | None) -> dict[str, History]:
         """Return the history of one plugin, or all.
 
@@ -70,40 +64,38 @@ class Chosen:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection to the database."""
-        async with migrating_engine(self.config) as engine, engine.connect() as connection:
+        """Yield a connection to look at the database.
+
+        A SQLite file that nobody has made yet is not made for that: it is as an empty database.
+        """
+        url = database_url(self.config)[0]
+        file, config = dialect_at(url).file(url), self.config
+        if file is not None and not file.exists():
+            config = section_at(config, url.set(database=":memory:", query={}))
+        async with migrating_engine(config) as engine, engine.connect() as connection:
             yield connection
 
     async def at(self) -> list[Standing]:
-        """Return what each plugin is at; a SQLite file that is not there is not made for that.
-
-        Raises:
-            MigrationError: A plugin has a version in the database, and no migrations.
-        """
-        if not self.has_database:
-            return [Standing(history, None) for history in self.histories.values()]
-        async with self.connected() as connection:
-            return await connection.run_sync(self.look)
-
-    async def created_before(self) -> list[Table]:
-        """Return the missing tables that no migration makes, and that are made before them."""
-        if not self.config.create_tables:
-            return []
-        ours = unmigrated(self.plugin.metadata, self.histories, alone=True)
-        if not self.has_database:
-            return ours
-        look = partial(missing_tables, metadata=self.plugin.metadata, among=ours)
-        async with self.connected() as connection:
-            missing = await connection.run_sync(look)
-        return [table for table in ours if table.name in missing]
-
-    def look(self, connection: Connection) -> list[Standing]:
         """Return what each plugin is at.
 
         Raises:
             MigrationError: A plugin has a version in the database, and no migrations; or a
                 migration began and did not end.
         """
+        async with self.connected() as connection:
+            return await connection.run_sync(self._look)
+
+    async def created_before(self) -> list[Table]:
+        """Return the missing tables that no migration makes, and that are made before them."""
+        if not self.config.create_tables:
+            return []
+        ours = unmigrated(self.plugin.metadata, self.histories, alone=True)
+        look = partial(missing_tables, metadata=self.plugin.metadata, among=ours)
+        async with self.connected() as connection:
+            missing = await connection.run_sync(look)
+        return [table for table in ours if table.name in missing]
+
+    def _look(self, connection: Connection) -> list[Standing]:
         found = standings(connection, self.histories.values())
         refuse_half_way(connection, [each for each in found if each.pending])
         there = inspect(connection).get_table_names()
@@ -114,17 +106,13 @@ class Chosen:
         self, connection: Connection, found: list[Standing]
     ) -> dict[str, list[Difference]]:
         """Return how the tables of each plugin differ that is at its last revision."""
-        tables = self.plugin.metadata.sorted_tables
-        every = {
-            each.history.plugin: [t for t in tables if plugin_of(t.name) == each.history.plugin]
-            for each in found
-            if each.state == "current"
-        }
-        return {
-            plugin: differing
-            for plugin, ours in every.items()
-            if (differing := differences(connection, self.plugin.metadata, among=ours))
-        }
+        metadata = self.plugin.metadata
+        differing: dict[str, list[Difference]] = {}
+        for plugin in (each.history.plugin for each in found if each.state == "current"):
+            ours = [each for each in metadata.sorted_tables if plugin_of(each.name) == plugin]
+            if every := differences(connection, metadata, among=ours):
+                differing[plugin] = every
+        return differing
 
     def nobodys(self, connection: Connection) -> dict[str, list[str]]:
         """Return the tables whose plugin is not among those of the bot, by their plugin."""

@@ -9,6 +9,7 @@ from sqlalchemy import Table
 from db_manager.migrate.chosen import Chosen, say
 from db_manager.migrate.writing import revision
 from db_manager.migrations.history import folders
+from db_manager.migrations.migrating import migrating_engine
 from db_manager.migrations.move import move, upgrade
 from db_manager.migrations.printing import sql_of
 from db_manager.migrations.versions import Standing
@@ -50,10 +51,8 @@ async def apply(one: Chosen, options: argparse.Namespace) -> int:
             say(f"{known['plugin']}: {known['revision']} in {known['duration']:.2f} s")
 
     if one.config.create_tables and any(each.pending for each in before):
-        async with one.connected() as connection:
-            await create_missing_tables(
-                connection.engine, one.plugin.metadata, one.histories, alone=True
-            )
+        async with migrating_engine(one.config) as engine:
+            await create_missing_tables(engine, one.plugin.metadata, one.histories, alone=True)
     await upgrade(one.config, histories.values(), publish=tell)
     if not done:
         say(f"{one.plugin.name}: nothing is pending")
@@ -88,8 +87,6 @@ async def _print(one: Chosen, options: argparse.Namespace, target: str) -> int:
 
 async def _tell_differences(one: Chosen, found: list[Standing]) -> None:
     """Say what differs from the models at the last revision, and what is nobody's."""
-    if not one.has_database:
-        return
     async with one.connected() as connection:
         differing = await connection.run_sync(one.differing, found)
         nobodys = await connection.run_sync(one.nobodys)

@@ -1,6 +1,6 @@
 """What a start does about migrations: apply them, refuse to start, or look no further."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +18,7 @@ async def migrate(
     engine: AsyncEngine,
     config: DatabaseConfig,
     metadata: MetaData,
-    found: Iterable[Standing],
+    found: Sequence[Standing],
     publish: Callable[[Event], None],
     database: str = "",
 ) -> None:
@@ -40,7 +40,6 @@ async def migrate(
         MigrationError: A migration failed.
         MigrationsNotInstalledError: Something is pending, and Alembic is not installed.
     """
-    found = list(found)
     ahead = [f"{each.history.plugin} is at {each.said}" for each in found if each.is_ahead]
     if ahead:
         publish(DatabaseDrifted(differences=tuple(ahead), database=database))

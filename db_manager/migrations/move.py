@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from sqlalchemy import Connection, delete, table
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,9 +15,6 @@ from db_manager.migrations.migrating import migrating_engine, one_at_a_time
 from db_manager.migrations.step import Going, Ground
 from db_manager.migrations.versions import Verb, refuse_half_way, standings
 from lifecycle.event import Event
-
-if TYPE_CHECKING:
-    from alembic.script import ScriptDirectory
 
 
 async def upgrade(
@@ -89,12 +86,10 @@ async def _go(ground: Ground, verb: Verb, histories: list[History], target: str)
     if not ways:
         return
     async with alembic():
-        ready: list[tuple[History, ScriptDirectory, list[Step]]] = [
-            (history, run_files(history), steps) for history, steps in ways
-        ]
-    for history, scripts, steps in ready:
+        scripts = {history.plugin: run_files(history) for history, _ in ways}
+    for history, steps in ways:
         for step in steps:
-            await Going(ground, history, scripts, step).go()
+            await Going(ground, history, scripts[history.plugin], step).go()
 
 
 def _ways(

@@ -1,6 +1,6 @@
 """What the database is at: one query for the version tables of all plugins."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -98,17 +98,14 @@ def standings(connection: Connection, histories: Iterable[History]) -> list[Stan
         connection: SQLAlchemy's synchronous connection; a transaction of it may be rolled back.
         histories: The migrations of its plugins.
     """
-    wanted = list(histories)
-    if not wanted:
-        return []
-    tables = {history.plugin: history.version_table for history in wanted}
+    by_plugin = {history.plugin: history for history in histories}
     try:
-        at = _at(connection, tables)
+        at = _at(connection, by_plugin)
     except DBAPIError:  # a table is missing; what else it may be, the next query says as well
         connection.rollback()
         there = set(inspect(connection).get_table_names())
-        at = _at(connection, {name: each for name, each in tables.items() if each in there})
-    return [Standing(history, at.get(history.plugin)) for history in wanted]
+        at = _at(connection, [name for name in by_plugin if version_table(name) in there])
+    return [Standing(history, at.get(plugin)) for plugin, history in by_plugin.items()]
 
 
 def refuse_half_way(connection: Connection, found: Iterable[Standing]) -> None:
@@ -151,7 +148,7 @@ def refuse_unshipped(
     for plugin in dict.fromkeys(plugin_of(each.name) for each in metadata.tables.values()):
         if not plugin or plugin in known or version_table(plugin) not in there:
             continue
-        if at := _at(connection, {plugin: version_table(plugin)}).get(plugin):
+        if at := _at(connection, [plugin]).get(plugin):
             folder = folders(metadata).get(plugin, f"{FOLDER}/{plugin}")
             raise MigrationError(
                 plugin,
@@ -162,17 +159,16 @@ def refuse_unshipped(
             )
 
 
-def _at(connection: Connection, tables: Mapping[str, str]) -> dict[str, str]:
-    if not tables:
-        return {}
-    queries = [_query(plugin, name) for plugin, name in tables.items()]
+def _at(connection: Connection, plugins: Collection[str]) -> dict[str, str]:
     at: dict[str, str] = {}
-    for owner, revision in connection.execute(union_all(*queries)):
+    if not plugins:
+        return at
+    for owner, revision in connection.execute(union_all(*map(_query, plugins))):
         # Several are no revision of ours: somebody else has written there.
         at[owner] = f"{at[owner]} and {revision}" if owner in at else str(revision)
     return at
 
 
-def _query(plugin: str, name: str) -> Select[str, str]:
+def _query(plugin: str) -> Select[str, str]:
     version: ColumnClause[str] = column("version_num")  # a column belongs to one table
-    return select(literal(plugin), version).select_from(table(name, version))
+    return select(literal(plugin), version).select_from(table(version_table(plugin), version))

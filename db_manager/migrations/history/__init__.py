@@ -4,10 +4,6 @@ from db_manager.migrations.history.folders import FOLDER as FOLDER
 from db_manager.migrations.history.folders import folders as folders
 from db_manager.migrations.history.folders import wheels as wheels
 from db_manager.migrations.history.read import find as find
-from db_manager.migrations.history.read import read as read
-from db_manager.migrations.history.steps import LONGEST_ID as LONGEST_ID
-from db_manager.migrations.history.steps import VERSION_TABLE as VERSION_TABLE
 from db_manager.migrations.history.steps import History as History
-from db_manager.migrations.history.steps import Revision as Revision
 from db_manager.migrations.history.steps import Step as Step
 from db_manager.migrations.history.steps import version_table as version_table

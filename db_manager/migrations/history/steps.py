@@ -8,8 +8,6 @@ from typing import Final, Literal, NamedTuple
 
 from db_manager.migrations.failure import MigrationError
 
-#: Ends the name of the table in which Alembic keeps what a plugin's tables are at.
-VERSION_TABLE: Final = "alembic_version"
 #: Characters of an id: Alembic's column.
 LONGEST_ID: Final = 32
 #: Begins an id of ours; a hash may begin with more digits.
@@ -146,4 +144,4 @@ class History:
 
 def version_table(plugin: str) -> str:
     """Return the name of the table that says what the tables of *plugin* are at."""
-    return f"{plugin}__{VERSION_TABLE}"
+    return f"{plugin}__alembic_version"

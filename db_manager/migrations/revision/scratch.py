@@ -46,7 +46,7 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
         ConfigError: The URL is malformed.
         OSError: The server cannot be reached.
     """
-    beside = _at(config, url) if url else config
+    beside = section_at(config, url) if url else config
     try:
         place, password = database_url(beside)
     except ConfigError as error:
@@ -55,7 +55,7 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
     name = f"scratch_{secrets.token_hex(8)}"
     if not dialect.has_server:
         with tempfile.TemporaryDirectory(prefix="db_manager.") as folder:
-            yield _at(config, place.set(database=f"{folder}/{name}.sqlite3"))
+            yield section_at(config, place.set(database=f"{folder}/{name}.sqlite3"))
         return
     if url:
         await _refuse_full(beside, dialect)
@@ -66,7 +66,7 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
     try:
         if not url:
             await _make(config, dialect, name)
-            beside = _at(config, place.set(database=name, password=password))
+            beside = section_at(config, place.set(database=name, password=password))
         yield beside
     except BaseException as error:
         if said := await left():
@@ -76,7 +76,13 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
         raise ScratchError(said)
 
 
-def _at(config: DatabaseConfig, url: str | URL) -> DatabaseConfig:
+def section_at(config: DatabaseConfig, url: str | URL) -> DatabaseConfig:
+    """Return the section of another database.
+
+    Args:
+        config: The section [database].
+        url: That of the other one.
+    """
     where = url if isinstance(url, str) else url.render_as_string(hide_password=False)
     changed = {"url": SecretStr(where), "database": None, "password": None, "replica": None}
     return config.model_copy(update=changed)

@@ -41,6 +41,15 @@ def test_two_commands_change_a_model(diary: Diary) -> None:
     assert diary("migrate", "upgrade") == "db_manager: nothing is pending\n"
 
 
+def test_looking_makes_no_file(tmp_path: Path) -> None:
+    """Neither where the URL is one of SQLite's own, with options."""
+    diary = Diary(tmp_path, url="sqlite+aiosqlite:///file:diary.sqlite3?mode=rwc&uri=true")
+    diary("migrate", "revision")
+    before = set(tmp_path.iterdir())
+    assert diary("migrate", code=1) == "diary            no revision, pending: 0001_first\n"
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_there_is_a_way_back(diary: Diary) -> None:
     """And what the database is at can be said without doing anything."""
     diary("migrate", "revision")
