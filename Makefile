@@ -70,8 +70,8 @@ site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstri
 	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
 
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
-	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) --faults=full --timeout=1200 \
-		$(IN_PARALLEL)
+	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) \
+		--faults=full --timeout=1200 $(IN_PARALLEL)
 
 MINUTES ?= 30
 soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.

@@ -4,7 +4,6 @@ import gc
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -84,7 +83,9 @@ class _Start(NamedTuple):
 async def measure(scale: Scale) -> Section:
     """Measure starts, then growth."""
     # A start takes seconds; the first ones compile what they import, which is not looked at.
-    starts, facts = _starts(1 if scale.quick else _STARTS, warm_up=int(not scale.quick))
+    starts, facts = _starts(
+        scale.python, 1 if scale.quick else _STARTS, warm_up=int(not scale.quick)
+    )
     growth = await _grow(scale)
     facts["growth units"] = max(growth[work] for work in _UNITS)
     facts["growth bursts"] = growth["bursts"]
@@ -93,12 +94,12 @@ async def measure(scale: Scale) -> Section:
     return Section("Start and memory", f"{_TEXT} {scale.note}", tables, facts=facts)
 
 
-def _starts(rounds: int, warm_up: int) -> tuple[Table, dict[str, float]]:
+def _starts(python: tuple[str, ...], rounds: int, warm_up: int) -> tuple[Table, dict[str, float]]:
     found: dict[str, list[_Start]] = {name: [] for name in _PROGRAMS}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(warm_up + rounds):
             for name, program in _PROGRAMS.items():
-                found[name].append(_start(program, Path(folder) / "bot.sqlite3"))
+                found[name].append(_start(python, program, Path(folder) / "bot.sqlite3"))
     medians = {
         name: _Start(*map(statistics.median, zip(*starts[warm_up:], strict=True)))
         for name, starts in found.items()
@@ -115,9 +116,9 @@ def _starts(rounds: int, warm_up: int) -> tuple[Table, dict[str, float]]:
     return Table("Start of a bot", ("", "resident MiB", "CPU ms"), rows), facts
 
 
-def _start(program: str, path: Path) -> _Start:
+def _start(python: tuple[str, ...], program: str, path: Path) -> _Start:
     said = subprocess.run(  # noqa: S603 -- this very program
-        [sys.executable, "-c", program, f"sqlite+aiosqlite:///{path}"],
+        [*python, "-c", program, f"sqlite+aiosqlite:///{path}"],
         check=True,
         capture_output=True,
         text=True,

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,13 +19,12 @@ import msgspec
 from benchmarks.report import Scale, Section
 
 
-def run_apart(module: str, scale: Scale, python: Sequence[str] = (sys.executable,)) -> Section:
+def run_apart(module: str, scale: Scale) -> Section:
     """Return what *module* measures, in a new process.
 
     Args:
         module: Name of a module of this folder.
         scale: How much it measures.
-        python: What starts Python.
 
     Raises:
         RuntimeError: It failed; the text is what it said.
@@ -34,7 +32,7 @@ def run_apart(module: str, scale: Scale, python: Sequence[str] = (sys.executable
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "section.json"
         done = subprocess.run(  # noqa: S603 -- this very program
-            [*python, "-m", "benchmarks.job", module, str(answer)],
+            [*scale.python, "-m", "benchmarks.job", module, str(answer)],
             input=json.dumps(asdict(scale)),
             text=True,
             capture_output=True,

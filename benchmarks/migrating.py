@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from pydantic import SecretStr
 from sqlalchemy import MetaData
@@ -94,6 +96,8 @@ _TEXT: Final = (
     f"it; medians of {_COMMANDS} turns."
 )
 _numbers = count()
+#: Runs a program in a folder, and returns its CPU seconds.
+_Run: TypeAlias = Callable[..., float]
 
 
 async def measure(scale: Scale) -> Section:
@@ -109,7 +113,8 @@ async def measure(scale: Scale) -> Section:
         ]
         shutil.rmtree(folder / "without" / "migrations")
         starts = await _starts(projects, folder / "0.sqlite3", turns or _STARTS)
-        commands = _commands(folder, turns or _COMMANDS, warm_up=int(not scale.quick))
+        run = partial(_ran, scale.python)
+        commands = _commands(folder, run, turns or _COMMANDS, int(not scale.quick))
     facts = {
         "migrate nothing ms": (starts[0] - starts[1]) * 1e3,
         "migrate all s": statistics.median(from_nothing),
@@ -177,41 +182,41 @@ async def _starts(projects: list[MetaData], file: Path, turns: int) -> list[floa
     return [statistics.median(each[1:]) for each in found]
 
 
-def _commands(folder: Path, turns: int, warm_up: int) -> dict[str, float]:
+def _commands(folder: Path, run: _Run, turns: int, warm_up: int) -> dict[str, float]:
     """Return the CPU seconds of each command, medians of turns."""
     found: dict[str, list[float]] = {}
     for turn in range(warm_up + turns):  # the first one compiles what it imports
-        found.setdefault("import aiogram", []).append(_ran(folder, "import aiogram"))
+        found.setdefault("import aiogram", []).append(run(folder, "import aiogram"))
         for bot, make in {"without aiogram": _worker, "of init": _init}.items():
             there = folder / f"{bot} {turn}"
             there.mkdir()
-            models = make(there)
-            _ran(there, _COMMAND, "migrate", "upgrade")
+            models = make(there, run)
+            run(there, _COMMAND, "migrate", "upgrade")
             text = models.read_text()
             models.write_text(text.replace(_KEY, f"{_KEY}{_MORE}", 1))
             for verb in ("revision", "upgrade"):
-                cpu = _ran(there, _COMMAND, "migrate", verb)
+                cpu = run(there, _COMMAND, "migrate", verb)
                 found.setdefault(f"{verb}, a bot {bot}", []).append(cpu)
     return {name: statistics.median(each[warm_up:]) for name, each in found.items()}
 
 
-def _worker(folder: Path) -> Path:
+def _worker(folder: Path, run: _Run) -> Path:
     for name, text in _WORKER.items():
         (folder / name).write_text(text)
-    _ran(folder, _COMMAND, "migrate", "revision")
+    run(folder, _COMMAND, "migrate", "revision")
     return folder / "jobs.py"
 
 
-def _init(folder: Path) -> Path:
-    _ran(folder, _COMMAND, "init", ".")
+def _init(folder: Path, run: _Run) -> Path:
+    run(folder, _COMMAND, "init", ".")
     return folder / "bot" / "notes.py"
 
 
-def _ran(folder: Path, program: str, *arguments: str) -> float:
+def _ran(python: tuple[str, ...], folder: Path, program: str, *arguments: str) -> float:
     """Return the CPU seconds of a process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(  # noqa: S603 -- this very program
-        [sys.executable, "-c", program, *arguments],
+        [*python, "-c", program, *arguments],
         check=True,
         capture_output=True,
         cwd=folder,

@@ -6,6 +6,7 @@ Every module of this folder that measures offers `NAME` and `async def measure(s
 import datetime as dt
 import os
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -38,6 +39,7 @@ class Scale:
         loop: The event loop the process runs on, `asyncio` or `uvloop`.
         setting: Which of a module's settings to measure, where it has several.
         note: A sentence about the server at *urls*.
+        python: What starts Python for a process, as the first words of a command line.
     """
 
     rounds: int = 5
@@ -47,6 +49,7 @@ class Scale:
     loop: str = "asyncio"
     setting: str = ""
     note: str = ""
+    python: tuple[str, ...] = (sys.executable,)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Python is forked for the benchmarks of bots, so that aiogram is imported already
 import dataclasses
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 _DATE = re.compile(r"<dc:date>")
 #: Only the full measurement knows these: a thousand plugins take a while, Redis has to be named.
 _FULL_ONLY = ("plugins.", "fsm ")
-_BOTS = ("bot", "replies", "keeping", "conversing")
+_BOTS = ("bot", "replies", "keeping", "conversing", "footprint", "migrating")
 #: What claims a speed: a time of ours, or a comparison.
 _CLAIM = re.compile(
     r"([\d.,]+)\s?(?:µs|ns|units/s|units per second|times (?:faster|slower|cheaper))"
@@ -61,8 +60,9 @@ def measured(group: None, postgres_admin: URL) -> dict[Job, Section]:
 
     def run(job: Job) -> Section:
         scale = Scale(1, 10, True, (url,), job.loop, job.setting, "A note.")  # noqa: FBT003 -- quick
-        python = forked() if job.module in _BOTS else (sys.executable,)
-        return run_apart(job.module, scale, python)
+        if job.module in _BOTS:
+            scale = dataclasses.replace(scale, python=forked())
+        return run_apart(job.module, scale)
 
     with ThreadPoolExecutor(2) as threads:
         return dict(zip(JOBS, threads.map(run, JOBS), strict=True))

@@ -54,11 +54,11 @@ def find_plugins(names: Iterable[str], folder: Path) -> "list[type[Plugin]]":
         ConfigError: There is no such plugin, or it cannot be imported.
     """
     with _importable(folder):
-        return [_find(name) for name in names]
+        entry_points = importlib.metadata.entry_points(group=PLUGINS)
+        return [_find(name, entry_points) for name in names]
 
 
-def _find(name: str) -> "type[Plugin]":
-    entry_points = importlib.metadata.entry_points(group=PLUGINS)
+def _find(name: str, entry_points: importlib.metadata.EntryPoints) -> "type[Plugin]":
     try:
         if name in entry_points.names:
             found = entry_points[name].load()

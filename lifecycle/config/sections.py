@@ -31,8 +31,11 @@ def read_sections(
         ConfigError: Nobody reads a section, or models refuse some; the text names all faults.
     """
     plugins = list(plugins)
-    entry_points = importlib.metadata.entry_points(group=OBSERVERS)
     owned = {"app"} | {section_name(plugin) for plugin in plugins}
+    # To find observers is to read what every installed package says of itself.
+    entry_points = importlib.metadata.EntryPoints()
+    if set(config) - owned:
+        entry_points = importlib.metadata.entry_points(group=OBSERVERS)
     known = owned | entry_points.names
     problems = [
         f"[{name}]: nobody reads this section{nearest(name, known)}; there are: "
