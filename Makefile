@@ -21,10 +21,10 @@ demo: $(VENV)/.run ## Run a bot with two plugins, offline; BOT_TOKEN=… runs it
 demo-faults: $(VENV)/.run ## Play the three nights of docs/debugging.md, in which a bot breaks.
 	$(BIN)/python -m examples.night
 
-# Half of its time a test waits, for a server or a deadline: three at a time keep two cores busy.
-WORKERS ?= 3
+# Half of its time a test waits, for a server or a deadline: WORKERS=3 keeps two cores busy.
+WORKERS ?= 0
 IN_PARALLEL = -n $(WORKERS) --dist worksteal
-test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL; WORKERS=0 for one after another.
+test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL: WORKERS=… at a time.
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 # Units, runtime and observers on SQLite; what starts processes or waits for deadlines is left out.
