@@ -69,9 +69,10 @@ site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstri
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html; to search in it: $(BIN)/mkdocs serve"
 
+# One after another: a scene of durable delivery in full takes both cores to be through in time.
 faults: $(VENV)/.dev ## Run the whole fault matrix; writes docs/faults.md.
 	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) \
-		--faults=full --timeout=1200 $(IN_PARALLEL)
+		--faults=full --timeout=1200
 
 MINUTES ?= 30
 soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.
