@@ -87,10 +87,7 @@ async def postgres_database(databases: Databases) -> AsyncIterator[URL]:
 @pytest.fixture
 def pgbouncer(postgres_admin: URL) -> Iterator[PgBouncer]:
     """Start PgBouncer before that server, in transaction mode with a pool of 2."""
-    program = pgbouncer_program()
-    if program is None:
-        pytest.skip("not run: pgbouncer is not installed")
-    with PgBouncer(program, postgres_admin) as bouncer:
+    with PgBouncer(pgbouncer_program(), postgres_admin) as bouncer:
         yield bouncer
 
 
@@ -98,7 +95,7 @@ def pgbouncer(postgres_admin: URL) -> Iterator[PgBouncer]:
 async def mariadb_database() -> AsyncIterator[URL]:
     """URL of a MariaDB database of this test's own; without a server the test is not run."""
     admin = mariadb_admin()
-    if admin is None:
+    if admin is None:  # pip has no package of it
         pytest.skip(f"not run: {MARIADB} is not set")
     databases = MariaDatabases(admin)
     url = await databases.create()

@@ -137,6 +137,7 @@ class Dialect(InUse, InChange, ForCommands):
             NotImplementedError: Not supported on this database.
         """
         del names
+        # MariaDB has none on purpose: texts that differ in case are equal there, and so are keys.
         raise NotImplementedError(f"no upsert of {table.name} is known for this database")
 
     # -- tables that are queues, in SQL ---------------------------------------------------
@@ -164,6 +165,7 @@ class Dialect(InUse, InChange, ForCommands):
             NotImplementedError: Not supported on this database.
         """
         del columns
+        # Nor has MariaDB this: it keeps no queues, for the same reason, and `moment_now` says so.
         raise NotImplementedError(f"no table of {parameter} is known for this database")
 
     # -- where it is, and why it cannot be reached ----------------------------------------

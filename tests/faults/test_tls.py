@@ -53,12 +53,6 @@ def programs_with_tls() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def programs() -> Path | None:
-    """Folder of programs with TLS, or None."""
-    return programs_with_tls()
-
-
-@pytest.fixture(scope="module")
 def certificate() -> Iterator[Path]:
     """A folder with a key and a self-signed certificate for `localhost`."""
     folder = private_folder("db_manager_tls_")
@@ -82,9 +76,10 @@ def clear_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def tls_server(programs: Path | None, request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+def tls_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
     """Run a server with TLS, where programs for one are installed."""
-    if programs is None:
+    programs = programs_with_tls()
+    if programs is None:  # those of pip are built without it
         pytest.skip("not run: no PostgreSQL with TLS, or no openssl, is installed")
     certificate: Path = request.getfixturevalue("certificate")
     with PostgresServer(
@@ -116,7 +111,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 
 async def test_a_server_without_tls_is_refused(
-    clear_server: PostgresServer, driver: str, row: Row, programs: Path | None
+    clear_server: PostgresServer, driver: str, row: Row
 ) -> None:
     """Clear text is never spoken where `tls` says verify or require. S3."""
     url = clear_server.url(driver=driver).set(host="localhost")
@@ -124,10 +119,6 @@ async def test_a_server_without_tls_is_refused(
     await assert_refused(url, tls="require")
     assert not await is_encrypted(url, tls="disable")
     row("S3", load=f"server without TLS, {driver}", result="refused by verify and require")
-    if programs is None:
-        row(
-            "S3", load=f"certificates, {driver}", result="not run: no PostgreSQL with TLS installed"
-        )
 
 
 async def test_a_server_that_cannot_prove_itself_is_refused(

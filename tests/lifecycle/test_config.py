@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import sys
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,22 @@ def test_an_observer_that_cannot_be_imported(
         "[lost]: what reads it, no_module:observe, cannot be imported: ModuleNotFoundError: "
         "No module named 'no_module'; fix that, or remove the section"
     )
+
+
+def test_packages_are_looked_through_for_a_section_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody has to be found, a start does not read what every package says of itself."""
+    looks: list[str] = []
+
+    def look(*, group: str) -> EntryPoints:
+        looks.append(group)
+        return EntryPoints()
+
+    monkeypatch.setattr("importlib.metadata.entry_points", look)
+    Application([], config={"app": {}})
+    assert looks == []
+    with pytest.raises(ConfigError, match="nobody reads this section"):
+        Application([], config={"nobody": {}})
+    assert looks == ["db_manager.observers"]
 
 
 BAD_OBSERVERS = """

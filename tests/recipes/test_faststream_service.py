@@ -78,7 +78,7 @@ async def test_a_message_at_work_is_answered_before_the_end(
 ) -> None:
     """On a real NATS: SIGTERM in the middle of a unit, which is committed and answered."""
     url = os.environ.get(ENVIRONMENT)
-    if url is None:
+    if url is None:  # pip has no package of NATS; FastStream's own broker in memory has no signals
         pytest.skip(f"not run: {ENVIRONMENT} is not set")
     for key in ("LOCK_TIMEOUT", "STATEMENT_TIMEOUT", "IDLE_IN_TRANSACTION_TIMEOUT"):
         monkeypatch.setenv(f"DATABASE__{key}", "100")  # it waits for this test, not the other way

@@ -41,8 +41,6 @@ def pooled(
 ) -> Iterator[URL]:
     """URL of a database behind PgBouncer, which has two connections to it."""
     program = pgbouncer_program()
-    if program is None:
-        pytest.skip("not run: pgbouncer is not installed")
     wait = str(query_wait_timeout)
     with PgBouncer(program, postgres_database, query_wait_timeout=wait) as bouncer:
         yield bouncer.url(postgres_database).set(drivername=f"postgresql+{request.param}")

@@ -10,14 +10,18 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from sqlalchemy.engine import URL
 
 _START_SECONDS = 10.0
 
 
-def pgbouncer_program() -> str | None:
-    """Return where PgBouncer is installed, or None."""
-    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+def pgbouncer_program() -> str:
+    """Return where PgBouncer is installed; without it, as pip has none, a test is not run."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("not run: pgbouncer is not installed")
+    return program
 
 
 class PgBouncer:

@@ -27,6 +27,7 @@ def stored_with(model: type[Base], parameters: Mapping[str, str]) -> None:
         model: The table.
         parameters: Its storage parameters.
     """
+    # A table has no option for them before SQLAlchemy 2.1.
     said = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-    statement = DDL(f"ALTER TABLE %(fullname)s SET ({said})")  # type: ignore[no-untyped-call]
+    statement = DDL(f"ALTER TABLE %(fullname)s SET ({said})")  # type: ignore[no-untyped-call]  # untyped there
     event.listen(model.__table__, "after_create", statement.execute_if(dialect="postgresql"))

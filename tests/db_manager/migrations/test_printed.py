@@ -100,7 +100,7 @@ def program(url: URL) -> list[str]:
         ],
     }
     command = commands[url.get_backend_name()]
-    if shutil.which(command[0]) is None:
+    if shutil.which(command[0]) is None:  # the SQL is for that program, and pip has none of them
         pytest.skip(f"not run: {command[0]} is not installed")
     return command
 
