@@ -25,14 +25,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from support.kept import application
 from support.lives import serve
-from support.numbered_files import content_of
+from support.numbered_files import CHATS, UNITS, content_of
 
 from db_manager.sending import NotStorableError
 from db_manager.unit.factory import UnitOfWorkFactory
 
-#: Units of a life; chats; bytes that a file may have.
-UNITS: Final = 12
-CHATS: Final = range(1000, 1005)
+#: Bytes that a file may have.
 MOST: Final = 60_000
 #: Seconds, of which a busy machine lets no sign of life come too late.
 LEASE: Final = 4.0

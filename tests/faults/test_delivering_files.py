@@ -11,13 +11,12 @@ import pytest
 from sqlalchemy.engine import URL
 from support.kept import Kept, kept
 from support.lives import lives
-from support.numbered_files import content_of, on_the_web
+from support.numbered_files import CHATS, UNITS, content_of, on_the_web
 
 from lifecycle.testing import BotApiServer, UploadedFile
 
-CHATS = range(1000, 1005)
-#: Units of a life; every fourth has its file twice.
-UNITS, ALBUM = 12, 4
+#: Every fourth unit has its file twice.
+ALBUM = 4
 
 Row = Callable[..., None]
 
@@ -35,8 +34,7 @@ def uploaded(server: BotApiServer) -> list[UploadedFile]:
 async def is_over(app: Kept, units: int) -> bool:
     """Return whether so many units were committed, and nothing is left to be sent."""
     [(written,)] = await app.sql("SELECT count(*) FROM written")
-    [(left,)] = await app.sql("SELECT count(*) FROM delivery__outbox WHERE state = 0")
-    return written >= units and not left
+    return written >= units and await app.is_settled()
 
 
 # Of an upload whose sender dies, aiohttp's `Request.post` leaves the part to the collector.

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import partial
 
 from aiogram.methods import SendMessage
 from sqlalchemy.engine import URL
@@ -25,11 +24,6 @@ def texts(server: BotApiServer, last: int = 0) -> list[str]:
     """Return what arrived, in order; or what of it is among the *last* calls."""
     calls = server.calls[-last:]
     return [call.params["text"] for call in calls if call.method == "sendMessage"]
-
-
-async def is_settled(app: Kept) -> bool:
-    """Return whether nothing is open."""
-    return await app.sql("SELECT count(*) FROM delivery__outbox WHERE state = 0") == [(0,)]
 
 
 async def test_nothing_is_left_lying_when_a_chat_goes_idle(
@@ -53,7 +47,7 @@ async def test_nothing_is_left_lying_when_a_chat_goes_idle(
             for _ in range(random.randrange(8)):  # into its mark, or after it
                 await asyncio.sleep(0)
             await say(random.choice(apps), f"{n} b")
-            await apps[0].until(partial(is_settled, apps[0]))
+            await apps[0].settled()
     assert texts(server) == [f"{n} {part}" for n in range(rounds) for part in "ab"]
     row(
         "O13",

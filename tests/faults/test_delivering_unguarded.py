@@ -118,8 +118,9 @@ async def test_a_window_bounds_what_a_death_repeats(
         duplicates = await unanswered(played, min(window, WINDOW + 5))
     assert (duplicates <= WINDOW) is (window == WINDOW)
     assert duplicates >= min(window, WINDOW)
-    row(
-        "O28",
-        load=f"window {window}, {min(window, WINDOW + 5)} messages unanswered at a death",
-        result=f"{duplicates} twice, of {WINDOW} that the usual window allows",
-    )
+    if window != WINDOW:  # the usual one is no mutation
+        row(
+            "O28",
+            load=f"window {window}, {WINDOW + 5} messages unanswered at a death",
+            result=f"{duplicates} twice, where the usual window allows {WINDOW}",
+        )

@@ -58,13 +58,13 @@ class Kept:
             while not await holds():  # noqa: ASYNC110 -- of a database
                 await asyncio.sleep(0.01)
 
+    async def is_settled(self) -> bool:
+        """Return whether no message is open."""
+        return await self.sql("SELECT count(*) FROM delivery__outbox WHERE state = 0") == [(0,)]
+
     async def settled(self) -> None:
-        """Wait until nothing that is due is open."""
-
-        async def is_settled() -> bool:
-            return all(state for (state,) in await self.rows("state"))
-
-        await self.until(is_settled)
+        """Wait until no message is open."""
+        await self.until(self.is_settled)
 
     async def bury(self) -> None:
         """Let the next process have at once what dead ones had, as who judges does after a lease.

@@ -1,9 +1,14 @@
-"""Files with numbers, each with a content of its own, and where they are on the web."""
+"""Files with numbers, each with a content of its own: where they are on the web, who gets them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aiohttp import web
+
+#: Units of a program's life, each with one file; and the chats to which they go in turn.
+UNITS: Final = 12
+CHATS: Final = range(1000, 1005)
 
 
 def content_of(number: int) -> bytes:

@@ -54,7 +54,7 @@ async def is_over(app: Kept, updates: int) -> bool:
         "SELECT count(*) FROM delivery__inbox "
         "WHERE update_id > 0 AND (done_at IS NOT NULL OR parked_at IS NOT NULL)"
     )
-    return over >= updates and all(state for (state,) in await app.rows("state"))
+    return over >= updates and await app.is_settled()
 
 
 async def live(program: Program, app: Kept, steps: int) -> None:
