@@ -1,7 +1,6 @@
 """Files survive the death of who was to send them, byte for byte: O25."""
 
 import asyncio
-import gc
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -37,8 +36,6 @@ async def is_over(app: Kept, units: int) -> bool:
     return written >= units and await app.is_settled()
 
 
-# Of an upload whose sender dies, aiohttp's `Request.post` leaves the part to the collector.
-@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")
 @pytest.mark.timeout(1200)
 async def test_files_arrive_as_they_were_whoever_sends_them(
     database_url: URL, tmp_path: Path, row: Row, *, full: bool
@@ -71,7 +68,6 @@ async def test_files_arrive_as_they_were_whoever_sends_them(
         await program.kill()
         written = {number for (number,) in await app.sql("SELECT number FROM written")}
         kept_still = await app.sql("SELECT count(*) FROM delivery__file")
-    gc.collect()
     found = uploaded(server)
     assert [each.name for each in found if each.content != content_of(int(each.name))] == []
     due = Counter({str(each): 1 + (each % ALBUM == 0) for each in written})

@@ -1,7 +1,9 @@
 """The bodies of HTTP: form, multipart or JSON, decoded to the arguments of a method."""
 
 import json
+import math
 import re
+from collections.abc import AsyncIterable
 from typing import Any
 
 from aiohttp import BodyPartReader, ClientResponse, MultipartReader, web
@@ -29,12 +31,37 @@ async def params_of_request(request: web.Request) -> Json:
         if not isinstance(body, dict):
             raise ValueError("object expected")
         return given | body
+    if request.content_type == "multipart/form-data":
+        # Not `post`: of an upload that is broken off it leaves an open file to the collector.
+        return _attached(
+            given | await _of_parts(await request.multipart(), most=request.client_max_size)
+        )
     for key, value in (await request.post()).items():
-        if isinstance(value, web.FileField):
-            given[key] = UploadedFile(value.filename, value.file.read())
-        elif isinstance(value, str):
-            given[key] = _decode(key, value)
-    return _attached(given)
+        given[key] = _decode(key, str(value))
+    return given
+
+
+async def _of_parts(reader: AsyncIterable[object], most: float = math.inf) -> Json:
+    """Return texts and files, of at most so many bytes together.
+
+    Raises:
+        ValueError: A part has no name.
+        HTTPRequestEntityTooLarge: There are more.
+    """
+    params, size = Json(), 0
+    async for part in reader:
+        if not isinstance(part, BodyPartReader) or not part.name:
+            raise ValueError("a part without a name")
+        content = bytes(await part.read(decode=True))
+        size += len(content)
+        if size > most:
+            raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=size)
+        params[part.name] = (
+            UploadedFile(part.filename, content)
+            if part.filename
+            else _decode(part.name, content.decode(part.get_charset("utf-8")))
+        )
+    return params
 
 
 def _attached(params: Json) -> Json:
@@ -57,15 +84,7 @@ def _with_files(value: Any, files: Json) -> Any:
 async def params_of_reply(response: ClientResponse) -> Json:
     """Return what a bot answered to the delivery of an update: a method for Telegram to perform."""
     if response.content_type.startswith("multipart/"):
-        params: Json = {}
-        async for part in MultipartReader.from_response(response):
-            if isinstance(part, BodyPartReader) and part.name:
-                params[part.name] = (
-                    UploadedFile(part.filename, bytes(await part.read()))
-                    if part.filename
-                    else _decode(part.name, await part.text())
-                )
-        return _attached(params)
+        return _attached(await _of_parts(MultipartReader.from_response(response)))
     if response.content_type == "application/json":
         body = await response.json()
         return dict(body) if isinstance(body, dict) else {}
