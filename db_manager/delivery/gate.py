@@ -29,15 +29,8 @@ class Gate:
             self._empty.set()
 
     @asynccontextmanager
-    async def alone(self, *, closing: bool = True) -> AsyncIterator[None]:
-        """Be alone in it: let nobody in, and wait until it is empty. One at a time does that.
-
-        Args:
-            closing: Let nobody in while this waits; False where who comes has what somebody inside
-                waits for.
-        """
-        while self._inside and not closing:
-            await self._empty.wait()
+    async def alone(self) -> AsyncIterator[None]:
+        """Be alone in it: let nobody in, and wait until it is empty. One at a time does that."""
         self._open.clear()
         try:
             await self._empty.wait()

@@ -22,8 +22,6 @@ _MOST: Final = 500
 #: it, because a COMMIT may still be on its way; and seconds between two such looks without a cause.
 _LOST: Final = 60.0
 _SELDOM: Final = 30.0
-#: Seconds for which such a look waits until nothing is on its way, where it keeps nobody out.
-_CALM: Final = 0.5
 
 
 class Lookout:
@@ -141,13 +139,14 @@ class Lookout:
         seldom = now - self._relay.lost_at > _LOST and now - self._searched_at < _SELDOM
         if seldom or not self._member.is_sure:
             return
-        # A unit that comes now may be the one writer of SQLite, for which a mark inside waits.
-        is_alone = self._member.pause is None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CALM if is_alone else None):
-                async with self._relay.gate.alone(closing=not is_alone):  # nothing is on its way
-                    self._take(await self._claims.mine(self._member.me))
-                self._searched_at = now
+        # Units are not kept out: the connection that one has may be the one that this waits for, as
+        # behind PgBouncer. What they write is theirs until they have ended, and marks wait.
+        async with self._relay.marking:
+            rows = await self._claims.mine(self._member.me)
+            units = self._relay.committing.values()
+            theirs = {number for numbers in units for number in numbers}
+            self._take(row for row in rows if row.id not in theirs)
+            self._searched_at = now
 
     async def _settle_foreign(self) -> None:
         """Tell those who wait for messages that other processes send."""

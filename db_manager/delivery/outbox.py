@@ -31,7 +31,7 @@ class Outbox:
         self._max_file = max_file
         #: What sends them, while it does.
         self.relay: Relay | None = None
-        #: The relay through whose gate a unit has gone, by its number.
+        #: The relay for which a unit writes, by its number.
         self._inside: dict[int, Relay] = {}
 
     def prepare(self, method: Any, at: datetime | None, *, once: bool) -> Sending:
@@ -82,7 +82,6 @@ class Outbox:
             return
         me, most, relay = 0, 0, self.relay
         if relay is not None:
-            await relay.gate.enter()
             self._inside[unit.number] = relay
             me, most = relay.claims_as, relay.room
         rows = [sending.row for sending in sendings]
@@ -94,6 +93,8 @@ class Outbox:
         for sending, (number, is_claimed) in zip(sendings, written, strict=True):
             sending.id = number
             sending.owner = me if is_claimed else 0
+        if relay is not None:
+            relay.committing[unit.number] = [each.id for each in sendings if each.owner]
         if any(sending.files for sending in sendings):
             await self._claims.write_files(
                 unit.connection, {each.id: each.files for each in sendings}
@@ -121,7 +122,7 @@ class Outbox:
             relay.want({row["lane"] for row in ours if row["bot_id"] in self._bots})
         elif state is UnitState.OUTCOME_UNKNOWN:
             relay.lost()
-        relay.gate.leave()
+        relay.committing.pop(unit.number, None)
 
     def _bot_of(self, method: TelegramMethod[Any]) -> int:
         if method.bot is not None:

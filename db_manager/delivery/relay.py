@@ -16,7 +16,6 @@ from db_manager.delivery.calls.early import BY_RELAY
 from db_manager.delivery.calls.files import has_files
 from db_manager.delivery.calls.stored import StrangeMethodError
 from db_manager.delivery.delivery_config import DeliveryConfig
-from db_manager.delivery.gate import Gate
 from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.table.claims import SENT, Claimed, Claims, KeptFile
 from db_manager.delivery.table.members import Alone
@@ -44,7 +43,8 @@ class Relay:
         on_refused: Told whether a bot is refused.
 
     Attributes:
-        gate: Through it goes who writes rows as claimed.
+        marking: Held while marks are written, which claim what comes next.
+        committing: Messages of units that write them as claimed and have not ended, by unit.
         sendings: What somebody may wait for, by its number.
         wanted: Lanes that wait, and should not until the next look.
         behind: Lanes in which something waits for what this process sends.
@@ -62,7 +62,8 @@ class Relay:
         bus: EventBus,
         on_refused: Callable[[bool], None],
     ) -> None:
-        self.gate = Gate()
+        self.marking = asyncio.Lock()
+        self.committing: dict[int, list[int]] = {}
         self.sendings: WeakValueDictionary[int, Sending] = WeakValueDictionary()
         self.wanted: set[str] = set()
         self.behind: set[str] = set()
@@ -201,15 +202,16 @@ class Relay:
             await self.again.until_done(partial(self._mark_once, group))
 
     async def _mark_once(self, group: Sequence[Delivered]) -> None:
-        rows = [each.row_of_end() for each in group]
-        await self.gate.enter()
-        may_claim = self._member.is_sure and not self._is_over
-        lanes = {each.row.lane for each in group if may_claim and self._has_more(each.row)}
-        before, self.behind = self.behind, set()
-        try:
-            sent = [each.row for each in group if each.ended.state == SENT]
-            with_files = [row.id for row in sent if has_files(row.payload)]
-            following = await self._claims.end(self._member.me, rows, lanes, with_files)
+        async with self.marking:
+            may_claim = self._member.is_sure and not self._is_over
+            lanes = {each.row.lane for each in group if may_claim and self._has_more(each.row)}
+            before, self.behind = self.behind, set()
+            try:
+                following = await self._end(group, lanes)
+            except BaseException:
+                self.behind |= before
+                self.lost()
+                raise
             for each in group:
                 self._drop(each.row)
                 self._window.release()
@@ -219,12 +221,13 @@ class Relay:
             # to these lanes meanwhile.
             late, self.behind = self.behind, before - {each.row.lane for each in group}
             self.want(late)
-        except BaseException:
-            self.behind |= before
-            self.lost()
-            raise
-        finally:
-            self.gate.leave()
+
+    async def _end(self, group: Sequence[Delivered], lanes: Collection[str]) -> list[Claimed]:
+        """Write what became of *group*; return what is claimed in *lanes*."""
+        rows = [each.row_of_end() for each in group]
+        sent = [each.row for each in group if each.ended.state == SENT]
+        with_files = [row.id for row in sent if has_files(row.payload)]
+        return await self._claims.end(self._member.me, rows, lanes, with_files)
 
     def _has_more(self, row: Claimed) -> bool:
         """Return True if something may wait behind *row*."""

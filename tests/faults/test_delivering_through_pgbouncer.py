@@ -1,10 +1,19 @@
 """Replicas behind a PgBouncer that gives each transaction another connection: O24."""
 
+import asyncio
 from collections.abc import Callable
 
+import pytest
+from aiogram.methods import SendMessage
+from sqlalchemy import text
 from sqlalchemy.engine import URL
-from support.pgbouncer import PgBouncer
+from support.kept import PATIENCE, client, kept
+from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.scene import WINDOW, Size, scene
+from support.searching import Searching
+
+from db_manager.delivery.table.claims import Claimed, Claims
+from lifecycle.testing import BotApiServer
 
 Row = Callable[..., None]
 
@@ -29,3 +38,32 @@ async def test_messages_of_the_dead_are_sent_through_pgbouncer(
         load=f"PgBouncer, transaction mode, 2 connections, {played.kills} x SIGKILL",
         result=f"{played.summary}: 0 lost, 0 out of order, {verdict.duplicates} twice",
     )
+
+
+async def test_a_unit_with_the_only_connection_ends_while_a_search_waits_for_one(
+    postgres_database: URL, postgres_admin: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a lost answer the relay asks what is its own, and keeps no unit out meanwhile."""
+    asked = asyncio.Event()
+    mine = Claims.mine
+
+    async def say_and_ask(self: Claims, me: int) -> list[Claimed]:
+        asked.set()
+        return await mine(self, me)
+
+    monkeypatch.setattr(Claims, "mine", say_and_ask)
+    async with BotApiServer() as server, client(server) as bot:
+        await server.user(7, "Ada").say("/start")
+        with PgBouncer(pgbouncer_program(), postgres_admin, pool_size=1) as bouncer:
+            url = bouncer.url(postgres_database)
+            async with kept(url, bot, poll=60, lease=600, database={"pgbouncer": True}) as app:
+                searching = Searching(app)
+                await searching.begins()
+                async with asyncio.timeout(PATIENCE):
+                    async with app.units() as uow:
+                        await uow.connection.execute(text("SELECT 1"))
+                        sending = uow.send(SendMessage(chat_id=7, text="a"))
+                        search = asyncio.create_task(searching.search())
+                        await asked.wait()
+                    await search
+                await sending

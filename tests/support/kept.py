@@ -87,8 +87,10 @@ async def client(server: BotApiServer, token: str | None = None) -> AsyncIterato
     """Yield a real client; its connections close without aiogram's pause of 250 ms for TLS."""
     session = AiohttpSession(api=TelegramAPIServer.from_base(server.url))
     connections = await session.create_session()
-    yield Bot(token or server.token, session=session)
-    await connections.close()
+    try:
+        yield Bot(token or server.token, session=session)
+    finally:
+        await connections.close()
 
 
 @asynccontextmanager

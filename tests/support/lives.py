@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Program:
 
     async def kill(self) -> list[str]:
         """Kill it and return what it had still said."""
-        os.kill(self._pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(self._pid, signal.SIGKILL)
         return await self.said()
 
     async def said(self) -> list[str]:

@@ -87,7 +87,8 @@ class Replica:
         """Send it a signal: SIGTERM, SIGSTOP, SIGCONT."""
         if self.code is None:
             assert self._pid  # 0 would be all of this test's processes
-            os.kill(self._pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and is just being told of
+                os.kill(self._pid, number)
 
     async def is_born(self) -> None:
         """Wait until its number is known."""
@@ -143,8 +144,7 @@ class Replicas:
         """Kill all that live."""
         for each in self.all:
             await each.is_born()
-            with suppress(ProcessLookupError):  # it is just being told of
-                await each.kill()
+            await each.kill()
 
 
 @asynccontextmanager

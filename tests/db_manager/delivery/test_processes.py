@@ -1,7 +1,6 @@
 """Several processes with one outbox, and one that died, stopped, or was thought to be dead."""
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,10 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from support.kept import Kept, client, kept
 
-from db_manager.delivery.behind import Behind
-from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.delivery_plugin import DeliveryPlugin
-from db_manager.delivery.lookout import Lookout
 from db_manager.delivery.table.claims import Claimed, Claims
 from db_manager.engine.one_writer import OneWriter
 from db_manager.errors import CommitOutcomeUnknownError, UnitOfWorkStateError
@@ -278,45 +274,6 @@ async def test_marks_do_not_wait_for_handlers(
 
             await app.until(is_marked)
     assert said(server) == {7: ["a", "b"]}
-
-
-async def test_a_search_keeps_no_unit_out_for_which_a_mark_waits(
-    sqlite_database: URL, bot: Bot
-) -> None:
-    """The one writer of a file ends its unit while a mark inside of the gate waits for it."""
-    go_on = asyncio.Event()
-
-    async def slow(make_request: Any, bot: Bot, method: SendMessage) -> Any:
-        await go_on.wait()
-        return await make_request(bot, method)
-
-    bot.session.middleware(slow)  # type: ignore[arg-type]  # of one method
-    async with kept(sqlite_database, bot, poll=60, database={"pool_timeout": 600}) as app:
-        plugin: Any = app.app.plugins["delivery"].plugin
-        relay = plugin._relay
-        lookout = Lookout(
-            relay,
-            plugin._claims,
-            plugin._member,
-            plugin._bots,
-            DeliveryConfig(),
-            app.app.bus,
-            Behind(app.app.bus),
-        )
-        while not relay.claims_as:  # noqa: ASYNC110 -- it has begun
-            await asyncio.sleep(0.01)
-        await say(app, 7, "a")
-        async with app.units() as uow:
-            await uow.session.execute(text("CREATE TABLE written (id INTEGER)"))
-            last = uow.send(SendMessage(chat_id=8, text="b"))
-            go_on.set()
-            while not relay.gate._inside:  # noqa: ASYNC110 -- of the mark
-                await asyncio.sleep(0.01)
-            relay.lost_at = time.monotonic()
-            search = asyncio.create_task(lookout._search())
-            await asyncio.sleep(0)
-        await last
-        await search
 
 
 async def test_what_is_committed_while_an_earlier_message_is_marked_follows_it_at_once(
