@@ -7,9 +7,8 @@ from sqlalchemy.engine import URL
 from support.scene import FULL, WINDOW, Size, scene
 
 UNKNOWN = 3
-#: Seconds until Telegram answers, while messages are killed; messages of an update in the mean.
+#: Seconds until Telegram answers, while who sends is killed.
 LATENCY = 0.05
-MESSAGES = 1.5
 
 Row = Callable[..., None]
 
@@ -41,14 +40,16 @@ async def test_messages_of_the_dead_are_sent(
         played.telegram.latency = LATENCY
         await played.talk(played.kill_one)
         verdict = await played.settled()
-    # Of one process, in the mean: what has arrived, and Telegram has not answered.
-    unanswered = MESSAGES * size.rate * LATENCY / 2 / played.count
     assert verdict.wrong() == {}
-    assert verdict.duplicates <= played.kills * (1 + unanswered if size is FULL else WINDOW)
+    # What Telegram has and has not answered comes twice, whoever sends. Besides that one message a
+    # kill; two where one process, that of a SQLite file, sends what three do elsewhere.
+    mean = played.kills * (1 if played.count > 1 else 2) + played.unanswered
+    assert verdict.duplicates <= (mean if size is FULL else played.kills * WINDOW)
     row(
         "O2",
         load=f"{database_url.get_backend_name()}: {played.kills} x SIGKILL, {receives}",
-        result=f"{played.summary}: 0 lost, 0 out of order, {verdict.duplicates} twice",
+        result=f"{played.summary}: 0 lost, 0 out of order, {verdict.duplicates} twice, "
+        f"of which Telegram had not answered {played.unanswered:.0f}",
     )
 
 

@@ -12,7 +12,10 @@ from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.scene import WINDOW, Size, scene
 from support.searching import Searching
 
+from db_manager.config import DatabaseConfig
+from db_manager.delivery.table.at_once import AtOnce
 from db_manager.delivery.table.claims import Claimed, Claims
+from db_manager.engine.create import create_beside, create_engine
 from lifecycle.testing import BotApiServer
 
 Row = Callable[..., None]
@@ -67,3 +70,28 @@ async def test_a_unit_with_the_only_connection_ends_while_a_search_waits_for_one
                         await asked.wait()
                     await search
                 await sending
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_statements_of_the_relay_find_what_they_have_prepared(
+    postgres_database: URL, pgbouncer: PgBouncer, driver: str
+) -> None:
+    """A lone statement is prepared and executed on one connection, however many there are."""
+    config = DatabaseConfig(
+        url=pgbouncer.url(postgres_database)
+        .set(drivername=f"postgresql+{driver}")
+        .render_as_string(hide_password=False),
+        pgbouncer=True,
+    )
+    engine = create_engine(config)
+    beside = create_beside(engine, 10)
+    lone = AtOnce(beside)
+
+    async def ask(number: int) -> None:
+        for _ in range(20):
+            found = await lone.rows(text("SELECT CAST(:number AS integer)"), {"number": number})
+            assert [tuple(row) for row in found] == [(number,)]
+
+    await asyncio.gather(*(ask(number) for number in range(10)))
+    await beside.dispose()
+    await engine.dispose()

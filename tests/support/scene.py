@@ -52,8 +52,10 @@ class Scene:
     size: Size
     #: How many replicas there are at a time.
     count: int
-    #: How many of them have been killed.
+    #: How many of them have been killed; and the messages of these, in the mean, that Telegram had
+    #: and had not answered.
     kills: int = 0
+    unanswered: float = 0.0
 
     @property
     def summary(self) -> str:
@@ -93,7 +95,9 @@ class Scene:
     async def kill_one(self) -> None:
         """Kill a replica with SIGKILL after 0.3 to 1.5 s, and begin another one."""
         await asyncio.sleep(random.uniform(0.3, 1.5))
-        await random.choice(self.replicas.serving).kill()
+        killed = random.choice(self.replicas.serving)
+        self.unanswered += self.telegram.unanswered / len(self.replicas.serving)
+        await killed.kill()
         self.kills += 1
         await self.replicas.begin()
 

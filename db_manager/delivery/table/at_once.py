@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from db_manager.dialects.known import dialect_of
+from db_manager.engine.reaching import section_of
 
 T = TypeVar("T")
 
@@ -21,8 +22,11 @@ class AtOnce:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine.sync_engine
-        # A server commits a lone statement by itself: one round trip instead of three.
-        if dialect_of(engine.dialect).has_server:
+        # A server commits a lone statement by itself: one round trip instead of three. PgBouncer
+        # would prepare it on one connection and look for it on another; a transaction has one.
+        section = section_of(engine)
+        has_one = section is None or not section.pgbouncer
+        if dialect_of(engine.dialect).has_server and has_one:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lone = engine.sync_engine
 
