@@ -124,6 +124,8 @@ def _nonebot(stack: AsyncExitStack, engine: AsyncEngine) -> Callable[[], Any]:
 
 ASYNCPG: Final = "asyncpg pool and transaction"
 ASYNCPG_FLOOR: Final = "asyncpg, no reset (floor)"
+#: How SQLAlchemy's users reach the driver.
+ASYNCPG_POOLED: Final = "engine.connect(), asyncpg's transaction"
 #: Of a unit that only reads: each statement stands for itself.
 ASYNCPG_READ_FLOOR: Final = "asyncpg, no reset, no transaction (floor of read_only)"
 
@@ -140,6 +142,23 @@ async def asyncpg_pool(stack: AsyncExitStack, url: URL, *, reset: bool = True) -
         async def run() -> None:
             async with pool.acquire() as connection, connection.transaction():
                 await part(connection)
+
+        return run
+
+    parts = {**DRIVER_PARTS["asyncpg"], **ROW_PARTS["asyncpg"]}
+    return {work: unit(part) for work, part in parts.items()}
+
+
+def pooled_asyncpg(engine: AsyncEngine) -> Units:
+    """Return asyncpg's own transaction on a connection of SQLAlchemy's pool, given back unreset."""
+
+    def unit(part: Callable[[Any], Any]) -> Case:
+        async def run() -> None:
+            async with engine.connect() as connection:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert raw is not None
+                async with raw.transaction():
+                    await part(raw)
 
         return run
 

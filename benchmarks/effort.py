@@ -14,6 +14,7 @@ from benchmarks.report import NONE, Cell, Scale, Section, Table
 from benchmarks.rounds import Case
 from benchmarks.statements import EMPTY, ORM_WORKS, WORKS
 from benchmarks.units import on_postgres
+from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.outbox import Outbox
 from db_manager.delivery.table.claims import Claims
 from db_manager.unit.factory import UnitOfWorkFactory
@@ -45,7 +46,9 @@ async def measure(scale: Scale) -> Section:
         field = await on_postgres(stack, url, "asyncpg")
         field |= await contenders.orm_alone(stack, contenders.engine(stack, url))
         keeping = ours.open_database(stack, url)
-        keeping.delivery = Outbox(Claims(keeping.engine, has_members=True), {}, 0)
+        keeping.delivery = Outbox(
+            Claims(keeping.engine, has_members=True), {}, (), DeliveryConfig()
+        )
         field[_KEEPING] = ours.session_lane(UnitOfWorkFactory(keeping))
         rows = [
             (name, *[await _cell(units, work, turns) for work in _COUNTED])

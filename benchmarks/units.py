@@ -104,6 +104,7 @@ async def on_postgres(stack: AsyncExitStack, url: URL, setting: str) -> dict[str
     if setting != "durable":
         field |= ours.read_only(database)
     if driver == "asyncpg":
+        field[contenders.ASYNCPG_POOLED] = contenders.pooled_asyncpg(engine)
         field[contenders.ASYNCPG] = await contenders.asyncpg_pool(stack, url)
         field[contenders.ASYNCPG_FLOOR] = await contenders.asyncpg_pool(stack, url, reset=False)
         field[contenders.ASYNCPG_READ_FLOOR] = await contenders.asyncpg_reads(stack, url)

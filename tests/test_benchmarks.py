@@ -1,6 +1,6 @@
 """The benchmarks run, say what they say in good form, and judge by what was measured.
 
-Python is forked for the benchmarks of bots, so that aiogram is imported already.
+Python is forked for them, so that SQLAlchemy and aiogram are imported already.
 """
 
 import dataclasses
@@ -38,7 +38,6 @@ ROOT = Path(__file__).parents[1]
 _DATE = re.compile(r"<dc:date>")
 #: Only the full measurement knows these: a thousand plugins take a while, Redis has to be named.
 _FULL_ONLY = ("plugins.", "fsm ")
-_BOTS = ("bot", "replies", "keeping", "conversing", "footprint", "migrating")
 #: What claims a speed: a time of ours, or a comparison.
 _CLAIM = re.compile(
     r"([\d.,]+)\s?(?:µs|ns|units/s|units per second|times (?:faster|slower|cheaper))"
@@ -59,10 +58,8 @@ def measured(group: None, postgres_admin: URL) -> dict[Job, Section]:
     url = postgres_admin.render_as_string(hide_password=False)
 
     def run(job: Job) -> Section:
-        scale = Scale(1, 10, True, (url,), job.loop, job.setting, "A note.")  # noqa: FBT003 -- quick
-        if job.module in _BOTS:
-            scale = dataclasses.replace(scale, python=forked())
-        return run_apart(job.module, scale)
+        settings = {"loop": job.loop, "setting": job.setting, "note": "A note."}
+        return run_apart(job.module, Scale(1, 10, True, (url,), python=forked(), **settings))  # noqa: FBT003 -- quick
 
     with ThreadPoolExecutor(2) as threads:
         return dict(zip(JOBS, threads.map(run, JOBS), strict=True))
