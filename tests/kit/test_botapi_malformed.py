@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from lifecycle.testing import BotApiServer
+from lifecycle.testing import BotApiServer, UploadedFile
 
 METHODS = """
 getMe getUpdates setWebhook deleteWebhook getWebhookInfo sendMessage sendPhoto sendMediaGroup
@@ -208,6 +209,37 @@ async def test_what_is_no_http(server: BotApiServer, request_: bytes) -> None:
     address = f"{server.url}/bot{server.token}/getMe"
     async with aiohttp.ClientSession() as http, http.get(address) as answer:
         assert answer.status == 200
+
+
+async def test_an_upload_in_pieces_is_read_as_one(server: BotApiServer) -> None:
+    """Where the network cuts it says nothing of what is read; also not where a warning is an error.
+
+    aiohttp's reader of streams warns of itself when a piece is shorter than a boundary.
+    """
+    boundary, content = "b" * 60, bytes(20_000)
+    parts = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="chat_id"\r\n\r\n7\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="document"; filename="a"\r\n\r\n'
+    )
+    body = parts.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    head = (
+        f"POST /bot{server.token}/sendDocument HTTP/1.1\r\nHost: a\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        f"Content-Type: multipart/form-data; boundary={boundary}\r\n\r\n"
+    )
+    cuts = [0, len(parts) + 100, len(parts) + 110, len(body)]
+    url = urlsplit(server.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(head.encode())
+    async with aiohttp.ClientSession() as http:
+        for begin, end in itertools.pairwise(cuts):
+            writer.write(body[begin:end])
+            async with http.get(f"{server.url}/bot{server.token}/getMe") as answer:
+                assert answer.status == 200  # who is served later than this piece
+    assert (await reader.readline()).split()[1] == b"200"
+    writer.close()
+    [sent] = [call for call in server.calls if call.method == "sendDocument"]
+    assert sent.params["document"] == UploadedFile("a", content)
 
 
 async def test_an_upload_that_is_broken_off_leaves_nothing(server: BotApiServer) -> None:
