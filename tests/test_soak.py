@@ -19,6 +19,10 @@ from db_manager.database.open_unit import UnitState
 #: More than the greenlets that a database keeps, so that the first round makes them all.
 TASKS = 150
 
+#: How much more objects there may be in the end of a run of seconds, of the some 6,000 that are not
+#: passed by: timers of connections that are gone wait for their time.
+HEAP = 0.25
+
 FLAT = Sample(10**8, 90, 17, 1, 400, 10**5, 64, 0, 0)
 
 
@@ -43,7 +47,7 @@ async def test_a_short_soak_is_flat_and_is_told(sqlite_database: URL, tmp_path: 
     with PostgresServer() as server:
         made = Databases(server.url())
         soak = await soak_shortly(server, sqlite_database, asyncpg=await made.create())
-    assert judge(soak.samples, heap=0.1) == []
+    assert judge(soak.samples, heap=HEAP) == []
     assert soak.lies == []
     assert min(soak.faults.values()) > 0
     path = tmp_path / "soak.json"
@@ -70,7 +74,7 @@ async def test_a_leak_would_be_seen(sqlite_database: URL, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Block, "run", keep)
     soak = await soak_shortly(None, sqlite_database)  # type: ignore[arg-type]  # SQLite alone
-    assert any(said.startswith("greenlets grew") for said in judge(soak.samples, heap=0.1))
+    assert any(said.startswith("greenlets grew") for said in judge(soak.samples, heap=HEAP))
 
 
 async def test_a_lie_would_be_seen(sqlite_database: URL, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -47,6 +48,15 @@ async def test_a_timer_keeps_no_context_alive() -> None:
     await asyncio.sleep(0)  # the loop lets go of the task
     gc.collect()
     assert watched() is None
+
+
+async def test_a_moment_in_which_nothing_is_due_any_more_is_small() -> None:
+    """After a burst, the memory of its cancelled timers is not kept until they would have fired."""
+    timers = CoarseTimers()
+    burst = [timers.call_later(30, print) for _ in range(1000)]
+    for timer in burst:
+        timer.cancel()
+    assert {sys.getsizeof(timer.moment) for timer in burst} == {sys.getsizeof(set())}
 
 
 async def test_timers_of_one_moment_share_one_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,10 @@ class Timer(partial[object]):
 
     def cancel(self) -> None:
         """Cancel the call."""
-        self.moment.discard(self)
+        moment = self.moment
+        moment.discard(self)
+        if not moment:
+            moment.clear()  # a set that was large stays large: of 1,000 calls, until it is due
 
     def call(self) -> None:
         """Make the call; an error goes to the exception handler of the running loop."""
