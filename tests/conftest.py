@@ -12,6 +12,7 @@ from support.mariadb import MariaDatabases, mariadb_admin
 from support.matrix import MARK, is_row, note_marked
 from support.pgbouncer import PgBouncer, pgbouncer_program
 from support.postgres import Databases, postgres_url
+from support.progress import PROGRESS, Progress, fingerprint
 
 from db_manager.base import Base
 
@@ -27,16 +28,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the mark of a test that is a row of the fault matrix where it stands."""
+    """Know the mark of a row of the fault matrix, and how far a full run of it has come."""
     config.addinivalue_line("markers", f"{MARK}(row, load, result): it is a row of the matrix")
+    if config.getoption("--faults") == "full":
+        config.stash[PROGRESS] = Progress(config.rootpath / ".faults.json", fingerprint())
+        if not hasattr(config, "workerinput"):  # of several processes one hears of all
+            config.pluginmanager.register(config.stash[PROGRESS])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is no row of the fault matrix, when that is run in full."""
-    if config.getoption("--faults") == "full":
-        others = [item for item in items if not is_row(item)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if is_row(item)]
+    """Leave out what is no row of the fault matrix, when that is run in full, or has passed."""
+    progress = config.stash.get(PROGRESS, None)
+    if progress is not None:
+        left = [item for item in items if is_row(item) and item.nodeid not in progress.passed]
+        config.hook.pytest_deselected(items=[item for item in items if item not in left])
+        items[:] = left
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -46,6 +52,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_collection_finish() -> None:
     """Let the collector of garbage pass by what all modules have made, which takes it 0.3 s."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _passed_by() -> Iterator[None]:
+    """Collect the garbage of a module, and let later collections pass by what it has left.
+
+    What pytest keeps of each test, and libraries of each model, grows to a million objects, and a
+    test that collects garbage would go through all of them.
+    """
+    yield
     gc.collect()
     gc.freeze()
 

@@ -65,7 +65,8 @@ class Life:
         seconds: How long a handler takes at most.
         receives: `webhook` or `polling`.
         poison: Keys of updates that always fail.
-        deadly: Key of the update of the first chat that ends each process that handles it.
+        deadly: Key of the updates that end each process that handles one.
+        doomed: From how many chats they come.
         dies: When it kills itself, as `before store`; see `support.deaths`.
         options: More arguments of `uow.send`.
         without: The guard that the plugin is without; see `support.mutations`.
@@ -82,6 +83,7 @@ class Life:
     receives: str = "webhook"
     poison: list[int] = field(default_factory=list)
     deadly: int = 0
+    doomed: int = 1
     dies: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     without: str = ""
@@ -122,7 +124,7 @@ class Clerk:
         await asyncio.sleep(random() * self._life.seconds)
         if key in self._life.poison:
             raise PoisonError
-        if key == self._life.deadly and message.chat.id == FIRST:
+        if key == self._life.deadly and message.chat.id < FIRST + self._life.doomed:
             os._exit(DEADLY)
         if key % 3 == 0:
             for error in (ChangedMindError(), asyncio.CancelledError()):
@@ -154,6 +156,9 @@ class Clerk:
         """Write the entry and send messages; return those that are still to be sent."""
         unit = secrets.token_hex(8)
         await uow.connection.execute(_ENTRY, {"chat": message.chat.id, "key": key, "unit": unit})
+        if self._life.keys.get("broker"):
+            entry = {"chat": message.chat.id, "key": key, "unit": unit}
+            uow.publish("ledger.entered", entry, key=str(message.chat.id))
         answers = [message.answer(f"{key} {number} {unit}") for number in numbers]
         if self._life.way == "plain":
             return answers

@@ -1,5 +1,7 @@
 """The judge of durable delivery sees each way in which something can go wrong."""
 
+from collections import Counter
+
 import pytest
 from support.unreliable import Arrival
 from support.verdict import Entry, judge
@@ -53,3 +55,4 @@ def test_what_comes_again_is_a_duplicate_and_in_order() -> None:
     """After a death a chat is answered again from some message on."""
     verdict = judge(SAID, ENTRIES, [*ARRIVED[:2], *ARRIVED])
     assert (verdict.wrong(), verdict.duplicates) == ({}, 2)
+    assert verdict.again == Counter(ARRIVED[:2])

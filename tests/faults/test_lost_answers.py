@@ -24,7 +24,8 @@ from db_manager.unit.uow import UnitOfWork
 
 pytestmark = pytest.mark.usefixtures("runner")
 
-EXIT_TIMEOUT = 0.5
+#: Seconds for an end that nothing answers.
+EXIT_TIMEOUT = 1.0
 #: A cancelled statement waits for the driver to close the line: SQLAlchemy gives asyncpg 2 s,
 #: psycopg gives itself 5 s.
 DRIVERS_WAIT = {"asyncpg": 2.5, "psycopg": 5.5}
@@ -53,13 +54,13 @@ def url(request: pytest.FixtureRequest, table: URL) -> URL:
 
 @asynccontextmanager
 async def behind_proxy(
-    url: URL, *, resolvable: bool = False
+    url: URL, *, exit_timeout: float = 60, resolvable: bool = False
 ) -> AsyncIterator[tuple[Database, PostgresProxy]]:
     """Open a database through a proxy; what is held at the end of the block is cut."""
     async with (
         PostgresProxy(url.host or "", url.port or 5432) as proxy,
         accounted(
-            proxy.url(url), server=url, exit_timeout=EXIT_TIMEOUT, resolvable=resolvable
+            proxy.url(url), server=url, exit_timeout=exit_timeout, resolvable=resolvable
         ) as database,
     ):
         async with UnitOfWork(database) as uow:  # SQLAlchemy's first connection asks this and that
@@ -101,7 +102,7 @@ async def test_a_silent_line_ends_a_unit_in_time(url: URL, row: Row) -> None:
 
 async def silent_execute(url: URL) -> float:
     """Cancel a statement that the line swallowed; return the seconds that took."""
-    async with behind_proxy(url) as (database, proxy):
+    async with behind_proxy(url, exit_timeout=EXIT_TIMEOUT) as (database, proxy):
         held = proxy.on_client(b"INSERT", proxy.hold)
         unit = UnitOfWork(database)
 
@@ -121,14 +122,14 @@ async def silent_execute(url: URL) -> float:
 
 async def silent_commit(url: URL) -> float:
     """Lose COMMIT in a black hole; return the seconds of the exit."""
-    async with behind_proxy(url) as (database, proxy):
+    async with behind_proxy(url, exit_timeout=EXIT_TIMEOUT) as (database, proxy):
         proxy.on_client(b"COMMIT", proxy.hold)
         return await unknown_outcome(database)
 
 
 async def silent_answer(url: URL) -> float:
     """Lose the answer to COMMIT in a black hole; return the seconds of the exit."""
-    async with behind_proxy(url) as (database, proxy):
+    async with behind_proxy(url, exit_timeout=EXIT_TIMEOUT) as (database, proxy):
         proxy.on_server(b"COMMIT", proxy.hold)
         return await unknown_outcome(database)
 
@@ -147,7 +148,7 @@ async def unknown_outcome(database: Database) -> float:
 
 async def silent_rollback(url: URL) -> float:
     """Lose ROLLBACK in a black hole; return the seconds of the exit."""
-    async with behind_proxy(url) as (database, proxy):
+    async with behind_proxy(url, exit_timeout=EXIT_TIMEOUT) as (database, proxy):
         proxy.on_client(b"ROLLBACK", proxy.hold)
         return await users_error(database)
 

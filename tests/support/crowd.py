@@ -30,6 +30,7 @@ class Crowd:
         polled: Replicas poll, and have no webhooks.
 
     Attributes:
+        may_write: While it is not set, nobody writes anything new.
         said: The last number of each chat.
         refused: How often a delivery failed.
     """
@@ -43,6 +44,8 @@ class Crowd:
         repeats: float = 0.0,
         polled: bool = False,
     ) -> None:
+        self.may_write = asyncio.Event()
+        self.may_write.set()
         self.said: Counter[int] = Counter()
         self.refused = 0
         self._telegram = telegram
@@ -63,6 +66,7 @@ class Crowd:
                 pause = min(random.expovariate(1 / self._pause), seconds / 2)
                 while loop.time() + pause < end:
                     await asyncio.sleep(pause)
+                    await self.may_write.wait()
                     pause = random.expovariate(1 / self._pause)
                     update = self._update(chat)
                     if self._polled:

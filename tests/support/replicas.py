@@ -23,16 +23,16 @@ class Replica:
     """One process, from its beginning to its end.
 
     Attributes:
+        pid: Its number in the operating system.
         port: Where its webhook listens.
         events: The topics of what it has told.
         code: Its exit code, once it has ended.
     """
 
     def __init__(self) -> None:
-        self.port = 0
+        self.pid = self.port = 0
         self.events: list[str] = []
         self.code: int | None = None
-        self._pid = 0
         self._news = asyncio.Event()
 
     @property
@@ -44,7 +44,7 @@ class Replica:
         """Take a line that it or its parent has said."""
         match what:
             case "pid":
-                self._pid = int(value)
+                self.pid = int(value)
             case "ready":
                 self.port = int(value)
             case "ended":
@@ -86,13 +86,13 @@ class Replica:
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal: SIGTERM, SIGSTOP, SIGCONT."""
         if self.code is None:
-            assert self._pid  # 0 would be all of this test's processes
+            assert self.pid  # 0 would be all of this test's processes
             with suppress(ProcessLookupError):  # it has ended, and is just being told of
-                os.kill(self._pid, number)
+                os.kill(self.pid, number)
 
     async def is_born(self) -> None:
         """Wait until its number is known."""
-        await self._until(lambda: self._pid or self.code is not None, "begin")
+        await self._until(lambda: self.pid or self.code is not None, "begin")
 
 
 class Replicas:

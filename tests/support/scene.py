@@ -5,15 +5,19 @@ import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy.engine import URL
 from support.crowd import Crowd
 from support.replicas import Replicas, replicas
-from support.unreliable import UnreliableTelegram
+from support.unreliable import Arrival, UnreliableTelegram
 from support.verdict import Books, Verdict, judge
 
+#: Messages that Telegram takes from a bot in a second.
+_TAKEN: Final = 30
+#: Seconds between two looks at what is open.
+_OFTEN: Final = 0.5
 #: Messages of a process that are sent and not marked, by default.
 WINDOW: Final = 20
 
@@ -52,15 +56,21 @@ class Scene:
     size: Size
     #: How many replicas there are at a time.
     count: int
-    #: How many of them have been killed; and the messages of these, in the mean, that Telegram had
-    #: and had not answered.
-    kills: int = 0
-    unanswered: float = 0.0
+    #: Of each that was killed, what it was sending.
+    held: list[set[Arrival]] = field(default_factory=list)
+    #: Seconds for which nobody could write, because too much was open.
+    held_back: float = 0.0
+
+    @property
+    def kills(self) -> int:
+        """How many have been killed."""
+        return len(self.held)
 
     @property
     def summary(self) -> str:
-        """How many updates and messages there were."""
-        return f"{self.crowd.said.total()} updates, {len(self.telegram.arrived)} messages"
+        """How many updates and messages there were, and whether the machine was too slow."""
+        count = f"{self.crowd.said.total()} updates, {len(self.telegram.arrived)} messages"
+        return f"{count}, held back for {self.held_back:.0f} s" if self.held_back else count
 
     async def settled(self) -> Verdict:
         """Wait until nothing is left to be sent; return what became of all."""
@@ -88,17 +98,30 @@ class Scene:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(again(fault)) for fault in faults]
+            watch = group.create_task(self._hold_back())
             await self.crowd.talk(self.size.seconds if seconds is None else seconds)
             over.set()
             await asyncio.gather(*tasks)
+            watch.cancel()
+
+    async def _hold_back(self) -> None:
+        """Let people write only while no more is open than can be sent in *patience*.
+
+        A machine may be too slow for the rate: what waits then would say nothing of a fault. The
+        row says for how long, as a product that got slower would be held back too.
+        """
+        while True:
+            is_much = await self.books.open_rows() > _TAKEN * self.size.patience
+            (self.crowd.may_write.clear if is_much else self.crowd.may_write.set)()
+            self.held_back += _OFTEN * is_much
+            await asyncio.sleep(_OFTEN)
 
     async def kill_one(self) -> None:
         """Kill a replica with SIGKILL after 0.3 to 1.5 s, and begin another one."""
         await asyncio.sleep(random.uniform(0.3, 1.5))
         killed = random.choice(self.replicas.serving)
-        self.unanswered += self.telegram.unanswered / len(self.replicas.serving)
         await killed.kill()
-        self.kills += 1
+        self.held.append(await self.books.held_by(killed.pid))
         await self.replicas.begin()
 
     async def revive(self) -> None:

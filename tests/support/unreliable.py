@@ -42,7 +42,6 @@ class UnreliableTelegram(BotApiServer):
             and `429` are answered.
         troubles: How often it has gone wrong.
         latency: Seconds from a request to its answer; the message arrives at some time of these.
-        unanswered: How many messages have arrived and are not answered yet.
         refusals: What the chats of these numbers are refused with.
         asked: How often somebody asked for updates.
         conflicts: How often somebody asked for updates while another process did.
@@ -60,7 +59,7 @@ class UnreliableTelegram(BotApiServer):
         self.troubles: Counter[str] = Counter()
         self.latency = 0.0
         self.refusals: dict[int, RefusedError] = {}
-        self.hasty = self.unanswered = 0
+        self.hasty = 0
         self.answers = asyncio.Event()
         self.answers.set()
         self._waits: dict[int, float] = {}
@@ -89,12 +88,8 @@ class UnreliableTelegram(BotApiServer):
         if self.at_arrival is not None:
             act, self.at_arrival = self.at_arrival, None
             await act()
-        self.unanswered += 1
-        try:
-            await asyncio.sleep(self.latency - before)
-            await self.answers.wait()
-        finally:
-            self.unanswered -= 1
+        await asyncio.sleep(self.latency - before)
+        await self.answers.wait()
         return answer
 
     async def _answer_poll(self, request: web.Request, params: Json) -> web.Response:

@@ -27,6 +27,16 @@ _UNDONE: Final = """
     AND update_id <> 0
 """  # 0 says who polls
 _PARKED: Final = "SELECT payload FROM delivery__inbox WHERE parked_at IS NOT NULL"
+#: What processes of a number of the operating system are sending.
+_HELD: Final = """
+    SELECT payload FROM delivery__outbox
+    JOIN delivery__member AS member ON member.id = owner AND member.name LIKE :name
+    WHERE state = 0 AND bot_id <> 0
+"""
+#: The one process of a SQLite file has no number.
+_HELD_BY_ONE: Final = """
+    SELECT payload FROM delivery__outbox WHERE state = 0 AND owner IS NOT NULL AND bot_id <> 0
+"""
 _STATES: Final = "SELECT state, count(*) AS number FROM delivery__outbox GROUP BY state"
 _PAUSE: Final = 0.05
 
@@ -41,7 +51,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many went wrong; all but `duplicates` are never right, unless a row says so."""
+    """How many went wrong, which is never right, unless a row says so; and what came twice."""
 
     effects_lost: int
     effects_twice: int
@@ -49,8 +59,13 @@ class Verdict:
     messages_lost: int
     phantoms: int
     messages_out_of_order: int
-    #: Messages that arrived once more.
-    duplicates: int
+    #: Messages that arrived once more, and how often.
+    again: Counter[Arrival]
+
+    @property
+    def duplicates(self) -> int:
+        """How many messages arrived once more."""
+        return self.again.total()
 
     def wrong(self, *besides: str) -> dict[str, int]:
         """Return what went wrong.
@@ -58,7 +73,7 @@ class Verdict:
         Args:
             *besides: What does not count here.
         """
-        free = {"duplicates", *besides}
+        free = {"again", *besides}
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: number for name, number in found.items() if number and name not in free}
 
@@ -91,7 +106,7 @@ def judge(said: Mapping[int, int], entries: Iterable[Entry], arrived: Iterable[A
         messages_lost=len(due.keys() - times.keys()),
         phantoms=len(times.keys() - due.keys()),
         messages_out_of_order=sum(_disorder(found) for found in order.values()),
-        duplicates=times.total() - len(times),
+        again=times - Counter(times.keys()),
     )
 
 
@@ -153,11 +168,28 @@ class Books:
             async with asyncio.timeout(seconds):
                 while left:
                     await asyncio.sleep(_PAUSE)
-                    left = await self._open_rows()
+                    left = await self.open_rows()
         except TimeoutError:
             raise AssertionError(f"{left} rows are open after {seconds} s") from None
 
-    async def _open_rows(self) -> int:
+    async def held_by(self, pid: int) -> set[Arrival]:
+        """Return the messages that a process was sending, when nobody has taken them over yet.
+
+        Args:
+            pid: The process.
+        """
+        held = _HELD_BY_ONE if self._url.get_backend_name() == "sqlite" else _HELD
+        try:
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(text(held), {"name": f"%:{pid}"})
+                calls = [json.loads(row.payload) for row in rows]
+        except (OSError, DBAPIError):  # it is away
+            return set()
+        found = [(call["chat_id"], *call["text"].split()) for call in calls]
+        return {Arrival(chat, int(key), int(number), unit) for chat, key, number, unit in found}
+
+    async def open_rows(self) -> int:
+        """Return how many updates and messages are open; -1 while the database does not say."""
         try:
             async with self._engine.connect() as connection:
                 undone = await connection.scalar(text(_UNDONE)) if self._inbox else 0
