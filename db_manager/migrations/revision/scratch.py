@@ -23,6 +23,8 @@ from db_manager.migrations.failure import ScratchError
 from db_manager.migrations.migrating import migrating_engine
 from db_manager.running.plain import shield
 
+#: Begins the name of a scratch database; MySQL's `grant_databases` names it, too.
+PREFIX: Final = "scratch_"
 #: Names that an error shows of a database that is not empty.
 _SHOWN: Final = 3
 
@@ -52,7 +54,7 @@ async def scratch(config: DatabaseConfig, url: str = "") -> AsyncIterator[Databa
     except ConfigError as error:
         raise ConfigError(f"--scratch: {error}" if url else str(error)) from error
     dialect = dialect_at(place)
-    name = f"scratch_{secrets.token_hex(8)}"
+    name = f"{PREFIX}{secrets.token_hex(8)}"
     if not dialect.has_server:
         with tempfile.TemporaryDirectory(prefix="db_manager.") as folder:
             yield section_at(config, place.set(database=f"{folder}/{name}.sqlite3"))

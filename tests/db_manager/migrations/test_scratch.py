@@ -1,6 +1,7 @@
 """The database in which migrations are built is gone afterwards, whatever happens."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from support.project import Project
 
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.failure import MigrationError, ScratchError
-from db_manager.migrations.revision.scratch import scratch
+from db_manager.migrations.revision.scratch import PREFIX, scratch
 
 MODEL = """
 class Item(Base):
@@ -63,29 +64,35 @@ def project(tmp_path: Path, server_url: URL) -> Project:
     return project
 
 
-async def scratches(project: Project) -> set[object]:
-    """Return the names of all scratch databases on the server."""
-    found = await project.say(
-        "SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE 'scratch%'"
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Begins the names of this test's scratch databases: others use the server at the same time."""
+    prefix = f"{PREFIX}{secrets.token_hex(8)}_"
+    monkeypatch.setattr("db_manager.migrations.revision.scratch.PREFIX", prefix)
+    return prefix
+
+
+async def scratches(project: Project, prefix: str) -> list[object]:
+    """Return the names on the server that begin with *prefix*."""
+    names = (
+        "SELECT schema_name FROM information_schema.schemata"
         if "mysql" in project.url
-        else "SELECT datname FROM pg_database WHERE datname LIKE 'scratch%'"
+        else "SELECT datname FROM pg_database"
     )
-    return {name for (name,) in found}
+    return [name for (name,) in await project.say(names) if str(name).startswith(prefix)]
 
 
-async def test_nothing_is_left_of_it(project: Project) -> None:
+async def test_nothing_is_left_of_it(project: Project, own: str) -> None:
     """Neither after a comparison, nor after a migration that failed in it."""
-    before = await scratches(project)
     assert await project.revision() is not None
     project.write("0002_broken", BROKEN, after="0001_first")
     with pytest.raises(MigrationError):
         await project.revision()
-    assert await scratches(project) == before
+    assert await scratches(project, own) == []
 
 
-async def test_a_cancellation_leaves_nothing(project: Project) -> None:
+async def test_a_cancellation_leaves_nothing(project: Project, own: str) -> None:
     """Whether it comes while the database is made or while it is used, and when it comes twice."""
-    before = await scratches(project)
     for wait in (0, 1):
         inside = asyncio.Event()
 
@@ -98,7 +105,7 @@ async def test_a_cancellation_leaves_nothing(project: Project) -> None:
         if wait:
             await inside.wait()
         else:
-            while not await scratches(project) - before:
+            while not await scratches(project, own):
                 assert not inside.is_set()
                 await asyncio.sleep(0)
         task.cancel()
@@ -106,7 +113,7 @@ async def test_a_cancellation_leaves_nothing(project: Project) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await scratches(project) == before
+        assert await scratches(project, own) == []
 
 
 @pytest.fixture
@@ -141,15 +148,9 @@ async def test_one_that_is_given_is_emptied_again(project: Project, empty: URL) 
     with pytest.raises(MigrationError):
         await project.revision(scratch=said(empty))
     there = Project.on(project.folder, empty)
-    assert await there.say(TABLES) == []
-
-
-#: Names of the tables that somebody has made, on PostgreSQL and on MariaDB.
-TABLES = """
-SELECT table_name FROM information_schema.tables
-WHERE table_schema IN ('public', (SELECT schema_name FROM information_schema.schemata
-    WHERE schema_name LIKE 'dbm_%_empty'))
-"""
+    # A schema of PostgreSQL is in a database, one of MariaDB is a database.
+    made = "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('public', '{}')"
+    assert await there.say(made.format(empty.database)) == []
 
 
 async def test_whatever_a_migration_makes_is_dropped(
