@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         Sending,
     )
     from db_manager.unit.factory import UnitOfWorkFactory
-    from db_manager.unit.legacy import LegacySessionWarning
+    from db_manager.unit.parts.legacy import LegacySessionWarning
     from db_manager.unit.resolve import resolve
     from db_manager.unit.uow import UnitOfWork
 else:
@@ -80,7 +80,7 @@ else:
                 "WrongEventLoopError",
             ),
             "unit.factory": ("UnitOfWorkFactory",),
-            "unit.legacy": ("LegacySessionWarning",),
+            "unit.parts.legacy": ("LegacySessionWarning",),
             "middleware": ("DatabaseData",),
             "migrations.failure": (
                 "MigrationError",

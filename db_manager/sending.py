@@ -11,10 +11,18 @@ SendingState = Literal["new", "open", "sent", "dead", "unknown", "expired", "dro
 
 
 class DeliveryOffError(DbManagerError):
-    """A message was given to a unit, and nothing is there that would keep it."""
+    """A message was given to a unit, and nothing is there that would keep it.
+
+    Args:
+        reason: What is not there, and what to do; by default the plugin.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(reason)
 
     def __str__(self) -> str:
-        return (
+        return self.reason or (
             "nobody would send this message: the plugin `delivery` is not loaded, or its outbox is "
             'off; name it in config.toml, [app] plugins = ["db_manager", "delivery"], or in '
             "Application([DatabasePlugin, DeliveryPlugin])"
@@ -185,6 +193,21 @@ class Delivery(Protocol):
 
         Raises:
             NotStorableError: It cannot.
+        """
+
+    def prepare_event(self, subject: str, payload: Any, key: str) -> Sending:
+        """Return an event as what can be written.
+
+        Raises:
+            DeliveryOffError: No broker is configured.
+            NotStorableError: It cannot be kept.
+        """
+
+    async def broadcast(self, unit: Any, method: Any, to: Any, *, once: bool) -> int:
+        """Write *method* for the chats that the SELECT *to* finds; return its number.
+
+        Raises:
+            NotStorableError: It cannot be kept.
         """
 
     def wants(self, unit: Any) -> bool:

@@ -41,7 +41,8 @@ BLOCKS = {
     "docs/start.md": {"bot.py"},
     "docs/aiogram.md": {"several.py"},
     "docs/delivery.md": {  # run by tests/db_manager/delivery
-        *("config.toml", "diary.py", "survey.py", "async with uow_factory() as uow:"),
+        *("config.toml", "diary.py", "survey.py", "news.py", "async with uow_factory() as uow:"),
+        *("broker.toml", "orders.py"),
         'app.router.add_post("/hook", delivery.webhook(bot, secret_token="..."))',
     },
     "docs/several.md": {
@@ -294,7 +295,7 @@ def test_the_shop_of_the_page_of_tests_passes_its_tests(tmp_path: Path) -> None:
 def test_the_diary_of_the_page_of_messages_passes_its_tests(tmp_path: Path) -> None:
     """The tests of the page of tests are those of the bot of the page of messages."""
     files = {**blocks(ROOT / "docs" / "delivery.md"), **blocks(ROOT / "docs" / "testing.md")}
-    for name in ("config.toml", "diary.py", "survey.py", "test_diary.py"):
+    for name in ("config.toml", "diary.py", "survey.py", "news.py", "test_diary.py"):
         (tmp_path / name).write_text(files[name], encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(README["pyproject.toml"], encoding="utf-8")
     assert "3 passed" in said_by_pytest(tmp_path, "sqlite://")

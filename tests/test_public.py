@@ -26,17 +26,19 @@ PUBLIC = {
         UnitOfWorkTaskError UnitState WrongEventLoopError backup create_engine resolve
     """,
     "db_manager.delivery": """
-        DeliveryConfig DeliveryPlugin SqlStorage UpdateCompletedError UpdateTakenError webhook
+        BroadcastCounts Broadcasts DeliveryConfig DeliveryPlugin EACH OutgoingEvent SqlStorage
+        UpdateCompletedError UpdateTakenError webhook
     """,
     "db_manager.events": """
-        Cause ChatBlocked ChatMigrated DatabaseDrained DatabaseDrifted DatabaseEvent
-        DeliveryBehind DeliveryCaughtUp DeliveryUnsafe EarlyCall
-        JoinMode JoinOutcome LanesRecovered MemberEvent MemberExpelled MemberJoined
-        MessageDead MessageEvent MessageRetried MessageSent MessageUnknown Migrated Migrating
-        MigrationEvent MigrationFailed Outcome PoolExhausted ReplicaLost ReplicaRecovered
-        TablesCreated UnitBegun UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined
-        UnitLeft UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement
-        UpdateDone UpdateEvent UpdateParked UpdateRepeated UpdateRetried UpdateStored UpdateTaken
+        BroadcastEnded BroadcastEvent BroadcastProgress Cause ChatBlocked ChatMigrated
+        DatabaseDrained DatabaseDrifted DatabaseEvent DeliveryBehind DeliveryCaughtUp
+        DeliveryUnsafe EarlyCall JoinMode JoinOutcome LanesRecovered MemberEvent
+        MemberExpelled MemberJoined MessageDead MessageEvent MessageRetried MessageSent
+        MessageUnknown Migrated Migrating MigrationEvent MigrationFailed Outcome
+        PoolExhausted ReplicaLost ReplicaRecovered TablesCreated UnitBegun
+        UnitCallbackFailed UnitClosed UnitCommitted UnitEvent UnitJoined UnitLeft
+        UnitOutcomeUnknown UnitRetried UnitRolledBack UnitSlow UnitStatement UpdateDone
+        UpdateEvent UpdateParked UpdateRepeated UpdateRetried UpdateStored UpdateTaken
     """,
     "db_manager.testing": """
         Databases Faults ImpossibleFaultError Migrations Outbox OutboxMessage Sandbox

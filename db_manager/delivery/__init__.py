@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from lifecycle.lazy import lazy_exports as _lazy_exports
 
 if TYPE_CHECKING:
+    from db_manager.delivery.broadcast.begin import EACH
+    from db_manager.delivery.broadcast.broadcasts import BroadcastCounts, Broadcasts
+    from db_manager.delivery.broker.outgoing import OutgoingEvent
     from db_manager.delivery.delivery_config import DeliveryConfig
     from db_manager.delivery.delivery_plugin import DeliveryPlugin
     from db_manager.delivery.fsm import SqlStorage
@@ -17,6 +20,9 @@ else:
     __getattr__, __dir__ = _lazy_exports(
         __name__,
         {
+            "broadcast.begin": ("EACH",),
+            "broadcast.broadcasts": ("BroadcastCounts", "Broadcasts"),
+            "broker.outgoing": ("OutgoingEvent",),
             "delivery_config": ("DeliveryConfig",),
             "fsm": ("SqlStorage",),
             "delivery_plugin": ("DeliveryPlugin",),
@@ -26,8 +32,12 @@ else:
     )
 
 __all__ = [
+    "EACH",
+    "BroadcastCounts",
+    "Broadcasts",
     "DeliveryConfig",
     "DeliveryPlugin",
+    "OutgoingEvent",
     "SqlStorage",
     "UpdateCompletedError",
     "UpdateTakenError",

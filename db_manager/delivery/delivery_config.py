@@ -1,12 +1,17 @@
 """The section [delivery] of config.toml."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from lifecycle.config import Kind, environment
 
 
 class DeliveryConfig(BaseModel):
-    """What is kept in the database. Times are in seconds."""
+    """What is kept in the database. Times are in seconds.
+
+    The environment variable `DELIVERY__BROKER` overrides `broker` of the file, and so for all keys.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -67,17 +72,33 @@ class DeliveryConfig(BaseModel):
         le=1000,
         description="messages that are sent or being sent and not marked: a death repeats them",
     )
-
+    bulk_rate: float = Field(
+        default=25.0,
+        ge=0.1,
+        le=1000,
+        description="messages of broadcasts in a second, for each bot",
+    )
     max_file: int = Field(
         default=1_048_576,
         ge=0,
         le=52_428_800,
         description="bytes that a file of a message has at most",
     )
+    broker: SecretStr | None = Field(
+        default=None,
+        description="where events of `uow.publish` go: `nats://`, `redis://`, `amqp://`, `kafka://`",
+    )
     direct_calls: Literal["allow", "warn", "refuse"] = Field(
         default="warn",
         description="`allow`, `warn` or `refuse`: a call that is awaited before its unit commits",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _override(cls, section: Any) -> Any:
+        kinds: dict[Any, Kind] = {bool: "truth", float: "number", int: "number"}
+        keys = {key: kinds.get(field.annotation, "text") for key, field in cls.model_fields.items()}
+        return {**section, **environment("delivery", keys)}
 
     @model_validator(mode="after")
     def _inbox_needs_outbox(self) -> Self:

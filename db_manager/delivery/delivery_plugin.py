@@ -3,13 +3,17 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import db_manager.delivery.table.updates_table  # noqa: F401 -- tables are created at the start
 from db_manager import events as facts
 from db_manager.database.database import Database
 from db_manager.delivery.behind import Behind
+from db_manager.delivery.broadcast.broadcaster import Broadcaster
+from db_manager.delivery.broadcast.broadcasts import Broadcasts
+from db_manager.delivery.broker.outgoing import BROKER
+from db_manager.delivery.broker.publisher import Publisher
 from db_manager.delivery.calls.early import noticing
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.fsm import SqlStorage
@@ -33,8 +37,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("db_manager.delivery")
 
-#: Connections of the relay beside the pool: marks and looks; signs of life.
-_CONNECTIONS: Final = 3
+#: Connections of the relay beside the pool: marks and looks; signs of life; turns of broadcasts.
+_CONNECTIONS: Final = 4
 #: Shares of the time for a stop: in which messages are still sent, and answers are waited for.
 _SENDING: Final = 0.4
 _WAITING: Final = 0.45
@@ -56,8 +60,10 @@ class DeliveryPlugin(Plugin):
 
     _outbox: Outbox
     _bots: "dict[int, Bot]"
+    _senders: set[int]
     _relay: Relay | None
     _inbox: Inbox | None
+    _broadcaster: Broadcaster | None
 
     async def load(self, context: PluginContext) -> None:
         """Give the dispatcher a storage, and units an outbox."""
@@ -70,20 +76,23 @@ class DeliveryPlugin(Plugin):
         if config.outbox:
             database = Database.of(context.services["db_manager:engine"])
             engine = await context.enter(_beside(database.engine))
-            self._bots = {}
+            self._bots, self._senders = {}, set()
             self._engine, self._has_members = engine, database.dialect.has_server
             self._claims = Claims(engine, has_members=self._has_members)
-            self._outbox = Outbox(self._claims, self._bots, config.max_file)
+            self._outbox = Outbox(self._claims, self._bots, self._senders, config)
             await context.enter(_with(database, "delivery", self._outbox))
+            context.provide("broadcasts", Broadcasts(engine))
 
     async def start(self, context: PluginContext) -> None:
         """Send what is open, and what comes."""
         config: DeliveryConfig = context.config
         bots = context.services.get("aiogram:bots", ())
-        self._relay = self._inbox = None
+        self._relay = self._inbox = self._broadcaster = None
         if not config.outbox:
             return
         self._bots.update({bot.id: bot for bot in bots})
+        self._senders.update(self._bots)
+        publisher = await self._make_publisher(context)
         self._member = self._make_member(context)
         relay = Relay(
             self._claims,
@@ -92,14 +101,20 @@ class DeliveryPlugin(Plugin):
             config,
             context.bus,
             lambda refused: _tell_refused(context, refused=refused),
+            publisher,
         )
         behind = Behind(context.bus)
         lookout = Lookout(
-            relay, self._claims, self._member, self._bots, config, context.bus, behind
+            relay, self._claims, self._member, self._senders, config, context.bus, behind
         )
         context.probe(f"{self.name}:outbox", lookout.levels)
         context.spawn(lookout.run(), f"{self.name}.relay")
         self._relay = self._outbox.relay = relay
+        if self._bots:
+            self._broadcaster = Broadcaster(
+                self._engine, self._claims, relay, self._bots, config, context.bus
+            )
+            context.spawn(self._broadcaster.run(), f"{self.name}.broadcasts")
         database = Database.of(context.services["db_manager:engine"])
         noticed = noticing(database, self._bots, config.direct_calls, context.publish)
         await context.enter(noticed)
@@ -136,6 +151,8 @@ class DeliveryPlugin(Plugin):
             async with asyncio.timeout(context.stop_deadline):
                 if inbox is not None:
                     await inbox.stop()
+                if self._broadcaster is not None:
+                    await self._broadcaster.stop()
                 await relay.stop(context.stop_deadline * _SENDING, context.stop_deadline * _WAITING)
         except Exception as error:
             _logger.warning(
@@ -145,8 +162,19 @@ class DeliveryPlugin(Plugin):
             )
         self._outbox.relay = None
 
+    async def _make_publisher(self, context: PluginContext) -> Publisher | None:
+        config: DeliveryConfig = context.config
+        url = config.broker.get_secret_value() if config.broker else ""
+        # A SQLite file has one process that sends: the bot's, or a test.
+        if not (url and (self._bots or self._has_members or url.startswith("memory://"))):
+            return None
+        publisher = Publisher(url)
+        await context.enter(aclosing(publisher))
+        self._senders.add(BROKER)
+        return publisher
+
     def _make_member(self, context: PluginContext) -> Alone:
-        if not self._has_members or not self._bots:
+        if not self._has_members or not self._senders:
             return Alone()
         config: DeliveryConfig = context.config
         return Member(

@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
-
-from aiogram import Bot
 
 from db_manager import events as facts
 from db_manager.delivery.behind import Behind
@@ -31,7 +29,7 @@ class Lookout:
         relay: Sends.
         claims: The table.
         member: This process among others.
-        bots: The bots of this process.
+        senders: Numbers of the bots of this process, and that of a broker.
         config: The section [delivery].
         bus: Where it is told what was found.
         behind: Told what waits.
@@ -42,7 +40,7 @@ class Lookout:
         relay: Relay,
         claims: Claims,
         member: Alone,
-        bots: Mapping[int, Bot],
+        senders: Collection[int],
         config: DeliveryConfig,
         bus: EventBus,
         behind: Behind,
@@ -50,7 +48,7 @@ class Lookout:
         self._relay = relay
         self._claims = claims
         self._member = member
-        self._bots = bots
+        self._senders = senders
         self._config = config
         self._bus = bus
         self._behind = behind
@@ -66,7 +64,7 @@ class Lookout:
     async def run(self) -> None:
         """Begin, and go on until this is cancelled."""
         await self._relay.again.until_done(self._tell_unsafe)
-        if not self._bots:  # a worker only waits for what others send
+        if not self._senders:  # a worker only waits for what others send
             await self._look_often()
         await self._relay.again.until_done(self._begin)
         async with asyncio.TaskGroup() as group:
@@ -109,7 +107,7 @@ class Lookout:
             if await self._member.judge():
                 await self._recover()
             if me := relay.claims_as:
-                self._take(await self._claims.claim(me, self._bots, min(relay.room, _MOST)))
+                self._take(await self._claims.claim(me, self._senders, min(relay.room, _MOST)))
         except BaseException:
             relay.lost()
             raise

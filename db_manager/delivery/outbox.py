@@ -1,19 +1,24 @@
 """What `uow.send` does: a message is a row of the unit, and the relay's once that is committed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from aiogram import Bot
 from aiogram.methods import TelegramMethod
 
 from db_manager.database.open_unit import UnitState
+from db_manager.delivery.broadcast.begin import begin
+from db_manager.delivery.broker.outgoing import written
 from db_manager.delivery.calls.stored import lane_of, stored
+from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.inbox.handling import CURRENT
 from db_manager.delivery.relay import Relay
 from db_manager.delivery.table.claims import Claimed, Claims
-from db_manager.sending import Sending
+from db_manager.sending import DeliveryOffError, Sending
 from db_manager.unit.uow import UnitOfWork
+
+_NO_CALL: Final = "uow.{} takes a call that is not awaited, as message.answer(...), and not {}"
 
 
 class Outbox:
@@ -22,13 +27,22 @@ class Outbox:
     Args:
         claims: The statements.
         bots: The bots of this process; more may come.
-        max_file: Bytes that a file of a message has at most.
+        senders: Their numbers, and that of a broker, if this process sends.
+        config: The section [delivery].
     """
 
-    def __init__(self, claims: Claims, bots: Mapping[int, Bot], max_file: int) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        bots: Mapping[int, Bot],
+        senders: Collection[int],
+        config: DeliveryConfig,
+    ) -> None:
         self._claims = claims
         self._bots = bots
-        self._max_file = max_file
+        self._senders = senders
+        self._has_broker = bool(config.broker)
+        self._max_file = config.max_file
         #: What sends them, while it does.
         self.relay: Relay | None = None
         #: The relay for which a unit writes, by its number.
@@ -44,10 +58,7 @@ class Outbox:
             ValueError: *at* has no timezone, or it is not known which bot is to send it.
         """
         if not isinstance(method, TelegramMethod):
-            raise TypeError(
-                f"uow.send takes a call that is not awaited, as message.answer(...), and not "
-                f"{type(method).__name__}"
-            )
+            raise TypeError(_NO_CALL.format("send", type(method).__name__))
         if at is not None and at.tzinfo is None:
             raise ValueError("at has no timezone: write datetime.now(UTC) + timedelta(...)")
         bot_id = self._bot_of(method)
@@ -61,6 +72,35 @@ class Outbox:
             "due": None if at is None else at.timestamp(),
         }
         return Sending(row, files)
+
+    async def broadcast(self, unit: UnitOfWork, method: Any, to: Any, *, once: bool) -> int:
+        """Write *method* for the chats of *to*, in *unit*; return the number of the broadcast.
+
+        Raises:
+            NotStorableError: It has something in it that a row cannot keep, or a file.
+            TypeError: It is no call of the Bot API, or *to* no SELECT of chats.
+            ValueError: It goes to one chat, a column is no field of it, or it is not known which
+                bot is to send it.
+        """
+        if not isinstance(method, TelegramMethod):
+            raise TypeError(_NO_CALL.format("broadcast", type(method).__name__))
+        bot_id = self._bot_of(method)
+        return await begin(unit, bot_id, method, to, once=once, max_file=self._max_file)
+
+    def prepare_event(self, subject: str, payload: Any, key: str) -> Sending:
+        """Return an event as what can be written.
+
+        Raises:
+            DeliveryOffError: No broker is configured.
+            NotStorableError: JSON does not know something in it.
+            ValueError: The subject is none, or it or the key is too long.
+        """
+        if not self._has_broker:
+            raise DeliveryOffError(
+                f"nobody would publish {subject!r}: name a broker, [delivery] broker = "
+                f'"nats://localhost:4222"'
+            )
+        return Sending(written(subject, payload, key))
 
     def wants(self, unit: UnitOfWork) -> bool:
         """Return True if the commit of *unit* says that an update is done."""
@@ -86,7 +126,7 @@ class Outbox:
             me, most = relay.claims_as, relay.room
         rows = [sending.row for sending in sendings]
         written, is_mine = await self._claims.write(
-            unit.connection, rows, me, most, self._bots, update
+            unit.connection, rows, me, most, self._senders, update
         )
         if handling is not None and update is not None:
             handling.completed(unit, is_mine=is_mine)
@@ -117,9 +157,9 @@ class Outbox:
         if state is UnitState.COMMITTED:
             for sending in sendings:
                 if sending.owner:
-                    relay.take(_claimed(sending))
+                    relay.take(Claimed.as_written(sending.row, sending.id, sending.owner))
             ours = (each.row for each in sendings if not each.owner)
-            relay.want({row["lane"] for row in ours if row["bot_id"] in self._bots})
+            relay.want({row["lane"] for row in ours if row["bot_id"] in self._senders})
         elif state is UnitState.OUTCOME_UNKNOWN:
             relay.lost()
         relay.committing.pop(unit.number, None)
@@ -129,13 +169,7 @@ class Outbox:
             return method.bot.id
         if len(self._bots) != 1:
             raise ValueError(
-                f"which bot is to send this {method.__api_method__}? Write "
-                f"uow.send(method.as_(bot)); there are {len(self._bots)} bots here"
+                f"which bot is to send this {method.__api_method__}? Bind the call: "
+                f"method.as_(bot); there are {len(self._bots)} bots here"
             )
         return next(iter(self._bots))
-
-
-def _claimed(sending: Sending) -> Claimed:
-    row = sending.row
-    fields = {name: row[name] for name in ("bot_id", "lane", "method", "payload", "once")}
-    return Claimed(id=sending.id, owner=sending.owner, age=0.0, **fields)

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from aiogram import Bot
 
 from db_manager.delivery.again import Patience
+from db_manager.delivery.broker.publisher import Publisher
 from db_manager.delivery.calls.courier import Courier, Delivered, Letter
 from db_manager.delivery.calls.early import BY_RELAY
 from db_manager.delivery.calls.files import has_files
@@ -41,6 +42,7 @@ class Relay:
         config: The section [delivery].
         bus: Where it is told what becomes of messages.
         on_refused: Told whether a bot is refused.
+        publisher: Where events go.
 
     Attributes:
         marking: Held while marks are written, which claim what comes next.
@@ -61,6 +63,7 @@ class Relay:
         config: DeliveryConfig,
         bus: EventBus,
         on_refused: Callable[[bool], None],
+        publisher: Publisher | None = None,
     ) -> None:
         self.marking = asyncio.Lock()
         self.committing: dict[int, list[int]] = {}
@@ -72,7 +75,7 @@ class Relay:
         self.again = Patience()
         self._claims = claims
         self._member = member
-        self._courier = Courier(bots, config, bus, on_refused, self._files_of)
+        self._courier = Courier(bots, config, bus, on_refused, self._files_of, publisher)
         #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
         self._window = asyncio.Semaphore(config.window)
         self._size = config.window

@@ -144,13 +144,17 @@ class Dialect(InUse, InChange, ForCommands):
 
     #: The moment of the statement, as a column of moments keeps it; empty where it is not known.
     moment_now: ClassVar[str] = ""
-    #: A moment of so many seconds since the epoch, and the seconds between two moments.
+    #: A moment of so many seconds since the epoch, one that comes in so many seconds, and the
+    #: seconds between two moments.
     moment_at: ClassVar[str] = "{seconds}"
+    moment_in: ClassVar[str] = ""
     seconds_between: ClassVar[str] = "({end} - {begin})"
     #: Whether a statement sees what was committed since the transaction began.
     sees_commits: ClassVar[str] = "TRUE"
     #: A query for the settings, with their values, by which a crash loses what was committed.
     unsafe_settings: ClassVar[str] = ""
+    #: Name of the function that makes a JSON object of names and values.
+    json_object: ClassVar[str] = "json_object"
     #: At the end of a SELECT: lock its rows, but for those that are locked.
     lock_free_ones: ClassVar[str] = ""
 

@@ -19,6 +19,9 @@ from db_manager.events.of_a_unit import (
     UnitStatement,
 )
 from db_manager.events.of_delivery import (
+    BroadcastEnded,
+    BroadcastEvent,
+    BroadcastProgress,
     ChatBlocked,
     ChatMigrated,
     DeliveryBehind,
@@ -61,6 +64,9 @@ from db_manager.events.of_updates import (
 )
 
 __all__ = [
+    "BroadcastEnded",
+    "BroadcastEvent",
+    "BroadcastProgress",
     "Cause",
     "ChatBlocked",
     "ChatMigrated",

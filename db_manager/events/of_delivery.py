@@ -112,6 +112,47 @@ class ChatMigrated(Event, kw_only=True):
     to: int
 
 
+class BroadcastEvent(Event, kw_only=True):
+    """Base of the events about a message that goes to many chats.
+
+    Args:
+        broadcast: Its number in the table `delivery__broadcast`.
+        bot_id: The bot that sends it.
+        total: How many chats it goes to.
+        sent: How many have it.
+        blocked: How many do not want to hear of the bot.
+        failed: How many Telegram refuses for another reason.
+        unknown: With `once=True`, of how many nobody knows.
+    """
+
+    broadcast: int
+    bot_id: int
+    total: int
+    sent: int
+    blocked: int
+    failed: int
+    unknown: int
+
+
+class BroadcastProgress(BroadcastEvent, kw_only=True):
+    """Another hundredth of the chats of a broadcast is done."""
+
+    topic: ClassVar[str] = "broadcast.progress"
+    level: ClassVar[Level] = "debug"
+
+
+class BroadcastEnded(BroadcastEvent, kw_only=True):
+    """A broadcast is over.
+
+    Args:
+        cancelled: It was cancelled: the rest of its chats does not get it.
+    """
+
+    topic: ClassVar[str] = "broadcast.ended"
+
+    cancelled: bool
+
+
 class EarlyCall(Event, kw_only=True):
     """A call of the Bot API was awaited in a unit that had written and was not committed.
 

@@ -4,13 +4,16 @@ import asyncio
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect, text
 
 from db_manager.errors import DbManagerError
 from db_manager.sending import SendingState
 from db_manager.testing.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from db_manager.delivery.broker.outgoing import OutgoingEvent
 
 _TABLE: Final = "delivery__outbox"
 _ROWS: Final = text(f"SELECT * FROM {_TABLE} ORDER BY id")  # noqa: S608 -- a name of ours
@@ -24,7 +27,7 @@ class OutboxMessage:
 
     Args:
         id: Its number.
-        method: Name of the method, as `sendMessage`.
+        method: Name of the method, as `sendMessage`; or the subject of an event.
         state: `open`, `sent`, `dead`, `unknown` or `expired`.
         fields: The arguments as the Bot API names them; empty once it is sent, when they are
             erased: what Telegram has is `await ada.reply()`.
@@ -73,6 +76,15 @@ class Outbox:
                     "`delivery`, as by telegram.run(sandbox.application(DeliveryPlugin))"
                 )
             return [_message(row) for row in await connection.execute(_ROWS)]
+
+    def published(self) -> list["OutgoingEvent"]:
+        """Return the events of `uow.publish` that the broker has, in the order of their coming.
+
+        In a sandbox it is a list, whatever broker is configured.
+        """
+        from db_manager.delivery.broker.brokers import Memory  # noqa: PLC0415 -- only when used
+
+        return list(Memory.taken.get(self._sandbox.broker, ()))
 
     async def settled(self, timeout: float = 5.0) -> list[OutboxMessage]:  # noqa: ASYNC109 -- the error must name what was waited for
         """Wait until nothing is open that is due, and return all messages.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from unittest.mock import patch
 
 from sqlalchemy import MetaData
@@ -28,6 +28,8 @@ from lifecycle.journal import MemoryJournal
 from lifecycle.plugins.context import PluginContext
 from lifecycle.plugins.plugin import Plugin
 
+#: Overrides the key `broker` of [delivery].
+_BROKER: Final = "DELIVERY__BROKER"
 _variables_of = configuration.variables_of
 
 
@@ -83,6 +85,8 @@ class Sandbox:
             async with sandbox._stack as stack:
                 stack.push_async_callback(sandbox._drop)
                 lead(FIRST_SECTION, sandbox.url)
+                if os.environ.get(_BROKER):
+                    os.environ[_BROKER] = sandbox.broker
                 stack.enter_context(
                     patch.object(configuration, "variables_of", sandbox._variables_of)
                 )
@@ -178,6 +182,7 @@ class Sandbox:
             file = Path(config).absolute()
             config, folder = read_file(file), file.parent
             every += find_plugins(app_config(config).plugins, folder)
+        config = self._at_memory(config)
         if not any(_is_database(plugin) for plugin in every):
             every.append(DatabasePlugin)
         app = Application(
@@ -185,6 +190,18 @@ class Sandbox:
         )
         self._stack.push_async_callback(app.unload)
         return app
+
+    @property
+    def broker(self) -> str:
+        """Where events of `uow.publish` go: to a list, whatever broker is configured."""
+        return f"memory://{self.url.database}"
+
+    def _at_memory(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Return *config* with the list in the place of its broker."""
+        section = dict((config or {}).get("delivery", {}))
+        if config is None or not section.get("broker"):
+            return config
+        return {**config, "delivery": {**section, "broker": self.broker}}
 
     async def start(
         self,

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db_manager.config import DatabaseConfig
+from db_manager.delivery.broadcast.broadcast_tables import BroadcastRow
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.table.tables import OutboxRow
 from db_manager.delivery.table.updates_table import InboxRow
@@ -24,12 +25,17 @@ from db_manager.plugin import DatabasePlugin
 from db_manager.undelivered.reopen import change
 from db_manager.undelivered.standing import standing
 from db_manager.undelivered.told import lines
+from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle import config as configuration
 from lifecycle.errors import LifecycleError
 from lifecycle.plugins.plugin import Plugin
 from lifecycle.printable import printable
 
-_TABLES: Final = (OutboxRow.__tablename__, InboxRow.__tablename__)
+_TABLES: Final = (
+    OutboxRow.__tablename__,
+    InboxRow.__tablename__,
+    BroadcastRow.__tablename__,
+)
 
 
 class _Delivery(Plugin):
@@ -71,22 +77,26 @@ async def _do(
     *,
     is_named: bool,
 ) -> int:
-    async with _connected(section, is_named=is_named) as connection:
+    reads = options.verb is None
+    async with connected(section, is_named=is_named, reads=reads) as connection:
         if options.verb is not None:
             _say(await change(connection, options.verb, options.which))
             return 0
         found = await standing(connection, options.limit)
-    _say(lines(found, lease=delivery.lease, payloads=options.payloads))
+    _say(lines(found, lease=delivery.lease, rate=delivery.bulk_rate, payloads=options.payloads))
     return int(found.is_worth_a_look)
 
 
 @asynccontextmanager
-async def _connected(section: DatabaseConfig, *, is_named: bool) -> AsyncIterator[AsyncConnection]:
-    """Yield a connection in a transaction, to a database with the tables.
+async def connected(
+    section: DatabaseConfig, *, is_named: bool, reads: bool
+) -> AsyncIterator[AsyncConnection]:
+    """Yield the connection of a unit, to a database with the tables.
 
     Args:
         section: The section [database].
         is_named: [app] plugins names `delivery`.
+        reads: Nothing will be written.
 
     Raises:
         LifecycleError: The database, or the tables, are not there.
@@ -102,11 +112,12 @@ async def _connected(section: DatabaseConfig, *, is_named: bool) -> AsyncIterato
         file = dialect.file(engine.url)
         if file is not None and not file.exists():
             raise LifecycleError(f"there is no database {file}; the bot makes it when it starts")
-        async with engine.begin() as connection:
-            there = await connection.run_sync(lambda c: inspect(c).get_table_names())
+        # A transaction that reads first may not write on SQLite when the bot wrote meanwhile.
+        async with UnitOfWorkFactory(engine)(read_only=reads) as uow:
+            there = await uow.connection.run_sync(lambda c: inspect(c).get_table_names())
             if missing := [name for name in _TABLES if name not in there]:
                 raise LifecycleError(_without(missing[0], is_named=is_named))
-            yield connection
+            yield uow.connection
     finally:
         await engine.dispose()
 

@@ -1,4 +1,4 @@
-"""Opens again what was given up, or drops it: all that was named, or nothing."""
+"""Does what was said to all that was named, or nothing: opens again what was given up, drops it."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db_manager.delivery.inbox.updates import SUSPECT
 from db_manager.delivery.table.claims import DEAD, EXPIRED, OPEN, UNKNOWN
 from db_manager.dialects.known import dialect_of
-from db_manager.undelivered.named import PARKED, STATES, Named, named
+from db_manager.undelivered.named import PARKED, STATES, Kind, Named, named
+from db_manager.undelivered.sent_to_many import change_broadcast
 from lifecycle.errors import LifecycleError, counted
 
-Verb = Literal["retry", "drop"]
+Verb = Literal["retry", "drop", "pause", "resume", "cancel"]
 
 _GIVEN_UP: Final = (DEAD, UNKNOWN, EXPIRED)
 _IS_PARKED: Final = "parked_at IS NOT NULL AND done_at IS NULL"
@@ -43,11 +44,11 @@ _TWICE: Final = "it may have been sent before, and comes twice then"
 
 
 async def change(connection: AsyncConnection, verb: Verb, names: Sequence[str]) -> list[str]:
-    """Open again, or drop, what was given up.
+    """Open again, or drop, what was given up; or change broadcasts.
 
     Args:
         connection: A connection in a transaction, which is to be rolled back if this raises.
-        verb: Which of both.
+        verb: What to do.
         names: What, as `named` reads it.
 
     Returns:
@@ -62,6 +63,8 @@ async def change(connection: AsyncConnection, verb: Verb, names: Sequence[str]) 
             which = named(name)
             if isinstance(which, str):
                 said.append(await _all(connection, verb, which))
+            elif which.kind == "broadcast" and verb != "retry":
+                said.append(await change_broadcast(connection, verb, which.number))
             else:
                 said.append(await _one(connection, verb, which))
         except LifecycleError as error:
@@ -72,6 +75,7 @@ async def change(connection: AsyncConnection, verb: Verb, names: Sequence[str]) 
 
 
 async def _all(connection: AsyncConnection, verb: Verb, word: str) -> str:
+    _check(verb, word, "update" if word == PARKED else "message")
     if word == PARKED:
         count = await _run(connection, verb, "update", _IS_PARKED)
         return f"{word}: {counted(count, 'update')} {_DONE[verb]}"
@@ -80,12 +84,28 @@ async def _all(connection: AsyncConnection, verb: Verb, word: str) -> str:
 
 
 async def _one(connection: AsyncConnection, verb: Verb, which: Named) -> str:
+    _check(verb, which.said, which.kind)
     row = await (_message if which.kind == "message" else _update)(connection, which)
     still = f"state = {row.state}" if which.kind == "message" else _IS_PARKED
     if not await _run(connection, verb, which.kind, f"id = {row.id} AND {still}"):
         raise LifecycleError(f"{which.said}: somebody else has changed it; look again")
     twice = which.kind == "message" and row.state == UNKNOWN and verb == "retry"
     return f"{which.said}: {_DONE[verb]}{f'; {_TWICE}' if twice else ''}"
+
+
+def _check(verb: Verb, said: str, kind: Kind) -> None:
+    """Refuse a verb that is not for a kind.
+
+    Raises:
+        LifecycleError: It is not.
+    """
+    if kind == "broadcast":
+        raise LifecycleError(
+            f"{said}: a broadcast is not opened again; select the chats that it did not reach for "
+            f"another one (`await broadcasts.chats({said[1:]}, 'failed')`)"
+        )
+    if verb not in _DONE:
+        raise LifecycleError(f"{said}: {verb} is for broadcasts, as b3; retry or drop this")
 
 
 async def _message(connection: AsyncConnection, which: Named) -> Any:

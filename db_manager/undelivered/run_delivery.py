@@ -15,14 +15,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "verb",
         nargs="?",
-        choices=("retry", "drop"),
-        help="retry opens what was given up again; drop forgets it",
+        choices=("retry", "drop", "pause", "resume", "cancel"),
+        help="retry opens what was given up again, drop forgets it; the others are for broadcasts",
     )
     parser.add_argument(
         "which",
         nargs="*",
         metavar="ID",
-        help="m17 is a message, u2041 an update; or all that are dead, unknown, expired, parked",
+        help="m17 is a message, u2041 an update, b3 a broadcast; or all that are dead, unknown, "
+        "expired, parked",
     )
     configuration.add_config_argument(parser)
     parser.add_argument(
@@ -53,8 +54,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.verb is not None and not options.which:
         raise LifecycleError(
-            f"{options.verb} what? Name ids that `db-manager delivery` shows, as m17 or u2041; or "
-            f"all that are dead, unknown, expired or parked"
+            f"{options.verb} what? Name ids that `db-manager delivery` shows, as m17, u2041 or b3; "
+            f"or all that are dead, unknown, expired or parked"
         )
     path = configuration.config_file(options)
     # SQLAlchemy and pydantic are imported here so that `db-manager --help` does not load them.

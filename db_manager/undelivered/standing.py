@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db_manager.delivery.table.claims import DEAD, EXPIRED, OPEN, UNKNOWN
 from db_manager.dialects.known import dialect_of
+from db_manager.undelivered.sent_to_many import BROADCASTS
 
 _COUNTS: Final = """
 SELECT state, count(*) AS number, sum(CASE WHEN due_at > {now} THEN 1 ELSE 0 END) AS later,
@@ -56,6 +57,7 @@ class Standing:
         parked: Updates that will not be handled.
         updates: The newest of these.
         members: The processes that share the tables; None where there is only one.
+        broadcasts: Those that are not over, and the last one that is.
     """
 
     due: int
@@ -71,6 +73,7 @@ class Standing:
     parked: int
     updates: Sequence[Any]
     members: Sequence[Any] | None
+    broadcasts: Sequence[Any]
 
     @property
     def is_worth_a_look(self) -> bool:
@@ -115,4 +118,5 @@ async def standing(connection: AsyncConnection, most: int) -> Standing:
         parked=updates.parked or 0,
         updates=await rows(_PARKED.format(age=seconds("parked_at")), most=most),
         members=await rows(members) if dialect.has_server else None,
+        broadcasts=await rows(BROADCASTS, most=most),
     )

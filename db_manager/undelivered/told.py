@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from db_manager.delivery.table.claims import DEAD, UNKNOWN
+from db_manager.undelivered.sent_to_many import broadcast_lines
 from db_manager.undelivered.standing import Standing
 from lifecycle.errors import counted
 
@@ -18,15 +19,20 @@ _HINT: Final = "`db-manager delivery retry ID` opens one again, `drop ID` forget
 _LEFT: Final = 10  # width of the column with what a line is about
 
 
-def lines(found: Standing, *, lease: float, payloads: bool) -> list[str]:
+def lines(found: Standing, *, lease: float, rate: float, payloads: bool) -> list[str]:
     """Return what is told of *found*.
 
     Args:
         found: What is in the tables.
         lease: Seconds without a sign of life after which a process is taken for dead.
+        rate: Messages of broadcasts in a second.
         payloads: Show what users and the bot have written, too.
     """
     said = [_about("messages", _messages(found)), _about("updates", _updates(found))]
+    what = "broadcasts"
+    for line in broadcast_lines(found.broadcasts, rate):
+        said.append(f"{what:<{_LEFT}} {line}")
+        what = ""
     said += _members(found, lease)
     said += _dead(found, payloads=payloads)
     said += _parked(found, payloads=payloads)
@@ -84,7 +90,14 @@ def _members(found: Standing, lease: float) -> Iterator[str]:
 def _dead(found: Standing, *, payloads: bool) -> Iterator[str]:
     rows = [
         (
-            (f"m{row.id}", row.bot_id, row.lane, row.method, _STATES[row.state], row.attempts),
+            (
+                f"m{row.id}",
+                row.bot_id or "broker",
+                row.lane,
+                row.method,
+                _STATES[row.state],
+                row.attempts,
+            ),
             row,
         )
         for row in found.messages

@@ -5,29 +5,25 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import SessionTransaction
 
 from db_manager.database.callbacks import Callback, Callbacks, run_callbacks
-from db_manager.database.database import Database
 from db_manager.database.open_unit import ACTIVE, COMMITTED, UnitState
-from db_manager.errors import UnitOfWorkStateError
-from db_manager.lanes.lane import Unit
 from db_manager.sending import DeliveryOffError, Sending
-from db_manager.unit.legacy import LegacyBlock
-from db_manager.unit.savepoint import Inside, Part, Savepoints
+from db_manager.unit.announcements import Announcements
+from db_manager.unit.parts.legacy import LegacyBlock
+from db_manager.unit.parts.savepoint import Inside, Part, Savepoints
 
 
-class Consequences(Unit):
+class Consequences(Announcements):
     """The savepoints and callbacks of a unit; most units have neither."""
 
-    __slots__ = ("_callbacks", "_database", "_savepoints", "defer_callbacks", "detached")
+    __slots__ = ("_callbacks", "_savepoints", "defer_callbacks", "detached")
 
     _callbacks: Callbacks | None
-    _database: Database
     _savepoints: Savepoints | None
     #: Whether whoever runs the unit runs its callbacks later.
     defer_callbacks: bool
@@ -74,44 +70,6 @@ class Consequences(Unit):
             UnitOfWorkStateError: The unit was opened with `read_only=True`: it has no transaction.
         """
         return LegacyBlock(self)
-
-    def send(self, method: Any, *, at: datetime | None = None, once: bool = False) -> Sending:
-        """Let a call of the Bot API be a part of the unit: it is sent once that is committed.
-
-            uow.send(message.answer("Noted."))
-
-        Messages of one chat are sent in the order of their commits. It is dropped with its
-        savepoint. It may come twice after the process died: Telegram has no key by which it would
-        know it again.
-
-        Added in 0.2.
-
-        Args:
-            method: The call, not awaited: what `message.answer(...)` returns.
-            at: When it is due, with a timezone; None is at once.
-            once: Rather send it not at all than twice.
-
-        Returns:
-            The message: its `id` and `state`; `await` it after the block for Telegram's answer.
-
-        Raises:
-            DeliveryOffError: The plugin `delivery` is not there.
-            NotStorableError: It has something in it that cannot be kept, as a large file.
-            OSError: A file of it cannot be read.
-            UnitOfWorkStateError: The unit is not active, or was opened to read.
-            UnitOfWorkTaskError: Another task owns it.
-            ValueError: *at* has no timezone, or it is not known which bot is to send it.
-        """
-        self.check()
-        if self._database.delivery is None:
-            raise DeliveryOffError
-        if self.whole.read_only:
-            raise UnitOfWorkStateError(
-                self.state, "a unit that reads sends no message", "open it without read_only"
-            )
-        sending = self._database.delivery.prepare(method, at, once=once)
-        self.registered().sendings.append(sending)
-        return sending
 
     def before_commit(self, callback: Callback) -> None:
         """Call *callback* at the end of the block, as the last part of it: in the transaction.
@@ -194,12 +152,10 @@ class Consequences(Unit):
 
     async def _deliver(self, sendings: Sequence[Sending]) -> None:
         delivery = self._database.delivery
-        if delivery is None:
-            if sendings:  # the plugin was unloaded meanwhile
-                raise DeliveryOffError
+        if not sendings and (delivery is None or not delivery.wants(self)):
             return
-        if not sendings and not delivery.wants(self):
-            return
+        if delivery is None:  # the plugin was unloaded meanwhile
+            raise DeliveryOffError
         pending: Any = self.session.sync_session
         if pending.has_changes():
             await self.session.flush()  # nothing of the unit comes after what waits for chats

@@ -14,8 +14,8 @@ from db_manager.errors import (
 )
 from db_manager.events import JoinMode, JoinOutcome
 from db_manager.unit.consequences import Consequences
+from db_manager.unit.parts.savepoint import Joined, Part, Reading
 from db_manager.unit.publish import report_join, report_leave
-from db_manager.unit.savepoint import Joined, Part, Reading
 from db_manager.unit.transaction import Transaction
 
 MODES: Final = get_args(Nested)

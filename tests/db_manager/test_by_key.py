@@ -31,7 +31,7 @@ class Shelf(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str]
-    boxes: Mapped[list["Box"]] = relationship(lambda: Box, lazy="selectin", order_by="Box.id")
+    boxes: Mapped[list["Box"]] = relationship(lambda: Box, lazy="selectin", order_by=lambda: Box.id)
 
 
 class Box(Base):

@@ -444,7 +444,7 @@ async def test_each_place_is_told_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One log line for a place, with file, line and function, however often it commits."""
-    monkeypatch.setattr("db_manager.unit.legacy._told", set())
+    monkeypatch.setattr("db_manager.unit.parts.legacy._told", set())
     caplog.set_level(logging.WARNING, "db_manager.legacy")
     async with uow_factory() as uow, uow.legacy_session() as session:
         for number in range(3):

@@ -1,4 +1,4 @@
-"""The recipe of a service of FastStream, on its test broker, and on a NATS where one is named."""
+"""The recipe of a service of FastStream, on its test broker, and on a real NATS."""
 
 import asyncio
 import os
@@ -12,13 +12,12 @@ from faststream import TestApp
 from faststream.nats import TestNatsBroker
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from support.nats_server import nats_server
 
 from db_manager import ManagerClosedError
 from db_manager.testing import Faults, Sandbox
 from examples.recipes import faststream_service
 from examples.recipes.faststream_service import Delivery, Order, broker, service
-
-ENVIRONMENT = "DB_MANAGER_TEST_NATS_URL"
 
 
 async def kept(sandbox: Sandbox) -> list[tuple[str, str]]:
@@ -77,35 +76,33 @@ async def test_a_message_at_work_is_answered_before_the_end(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a real NATS: SIGTERM in the middle of a unit, which is committed and answered."""
-    url = os.environ.get(ENVIRONMENT)
-    if url is None:  # pip has no package of NATS; FastStream's own broker in memory has no signals
-        pytest.skip(f"not run: {ENVIRONMENT} is not set")
     for key in ("LOCK_TIMEOUT", "STATEMENT_TIMEOUT", "IDLE_IN_TRANSACTION_TIMEOUT"):
         monkeypatch.setenv(f"DATABASE__{key}", "100")  # it waits for this test, not the other way
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, faststream_service.__file__),
-        cwd=tmp_path,
-        env={**os.environ, "NATS_URL": url},
-        stdout=PIPE,
-        stderr=STDOUT,
-    )
-    client = await nats.connect(url)
-    try:
-        await says(process, "started successfully")
-        async with sandbox.uow_factory() as uow:  # the same key: the unit of the service waits
-            uow.session.add(Delivery(key="1", good="milk"))
-            await uow.session.flush()
-            order = Order(key="1", good="tea").model_dump_json().encode()
-            asking = asyncio.create_task(client.request("orders", order, timeout=60))
-            await says(process, "Received")
-            process.terminate()
-            await says(process, "shutting down")
-            await uow.rollback()
-        assert (await asking).data == b"tea is on its way"
-        assert await process.wait() == 0
-    finally:
-        await client.close()
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-    assert await kept(sandbox) == [("1", "tea")]
+    async with nats_server() as server:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, faststream_service.__file__),
+            cwd=tmp_path,
+            env={**os.environ, "NATS_URL": server.url},
+            stdout=PIPE,
+            stderr=STDOUT,
+        )
+        client = await nats.connect(server.url)
+        try:
+            await says(process, "started successfully")
+            async with sandbox.uow_factory() as uow:  # the same key: the unit of the service waits
+                uow.session.add(Delivery(key="1", good="milk"))
+                await uow.session.flush()
+                order = Order(key="1", good="tea").model_dump_json().encode()
+                asking = asyncio.create_task(client.request("orders", order, timeout=60))
+                await says(process, "Received")
+                process.terminate()
+                await says(process, "shutting down")
+                await uow.rollback()
+            assert (await asking).data == b"tea is on its way"
+            assert await process.wait() == 0
+        finally:
+            await client.close()
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+        assert await kept(sandbox) == [("1", "tea")]

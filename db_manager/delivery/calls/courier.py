@@ -1,4 +1,4 @@
-"""Brings one message to Telegram, and says what became of it."""
+"""Brings one message to Telegram, or one event to the broker, and says what became of it."""
 
 import asyncio
 import time
@@ -11,6 +11,8 @@ from aiogram import Bot
 from aiogram.methods import TelegramMethod
 
 from db_manager import events as facts
+from db_manager.delivery.broker.outgoing import BROKER
+from db_manager.delivery.broker.publisher import Publisher, RefusedEventError
 from db_manager.delivery.calls.answers import (
     EXPIRES,
     FIRST_WAIT,
@@ -92,6 +94,7 @@ class Courier:
         bus: Where it is told what becomes of messages.
         on_refused: Told whether a bot is refused.
         files_of: Returns the files of a message, however long that takes.
+        publisher: Where events go.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Courier:
         bus: EventBus,
         on_refused: Callable[[bool], None],
         files_of: Callable[[Claimed], Awaitable[Sequence[KeptFile]]],
+        publisher: Publisher | None,
     ) -> None:
         self._bots = bots
         self._config = config
@@ -108,6 +112,7 @@ class Courier:
         self._sent = bus.channel(facts.MessageSent)
         self._on_refused = on_refused
         self._files_of = files_of
+        self._publisher = publisher
         self._refused: set[int] = set()
         #: When a bot may send again, and which lanes were told to wait of late.
         self._free_at: dict[int, float] = {}
@@ -132,16 +137,14 @@ class Courier:
             StrangeMethodError: A newer release has to send it.
         """
         row = letter.row
-        late = letter.age - EXPIRES.get(row.method, float("inf"))
+        publisher = self._publisher if row.bot_id == BROKER else None
+        late = letter.age - EXPIRES.get("" if publisher else row.method, float("inf"))
         if late > 0:
             return self._end(letter, Ended(state=EXPIRED, error="expired", told="expired"))
         files = await self._files_of(row) if letter.call is None else ()
         letter.attempts += 1
         try:
-            bot = self._bots[row.bot_id]
-            if letter.call is None:
-                letter.call = loaded(row.method, row.payload, bot, files)
-            answer = await bot(letter.call)
+            answer = await (publisher.publish(row) if publisher else self._call(letter, files))
         except StrangeMethodError as error:
             self._publish_retried(letter, 0.0, tell(error))
             raise
@@ -149,11 +152,27 @@ class Courier:
             if not row.once:
                 raise
             return self._end(letter, Ended(state=UNKNOWN, told="the process stopped"))
+        except RefusedEventError as error:
+            told = tell(error.__cause__ or error)
+            return self._end(letter, Ended(state=DEAD, error=told, told=told))
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the message's
-            said = meaning(error, once=row.once, repeated=letter.attempts > 1 or row.age > 0)
+            repeated = letter.attempts > 1 or row.age > 0
+            said = (
+                Again(told=tell(error))
+                if publisher
+                else meaning(error, once=row.once, repeated=repeated)
+            )
             return self._again(letter, said) if isinstance(said, Again) else self._end(letter, said)
         self._note_refused(row.bot_id, refused=False)
         return self._end(letter, Ended(state=SENT, answer=answer))
+
+    async def _call(self, letter: Letter, files: Sequence[KeptFile]) -> Any:
+        """Return Telegram's answer."""
+        row = letter.row
+        bot = self._bots[row.bot_id]
+        if letter.call is None:
+            letter.call = loaded(row.method, row.payload, bot, files)
+        return await bot(letter.call)
 
     def _again(self, letter: Letter, said: Again) -> Delivered | None:
         """Note when it is sent again; return what became of it, if that is not to be."""

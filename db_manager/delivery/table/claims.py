@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, RowMapping, Table, delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -46,6 +46,18 @@ class Claimed:
     payload: str = field(repr=False)  # what a user may have written
     once: bool
     age: float
+
+    @classmethod
+    def as_written(cls, row: Mapping[str, Any], number: int, owner: int) -> Self:
+        """Return a row that was claimed when it was written.
+
+        Args:
+            row: With the keys of `outbox_sql.WRITTEN`.
+            number: Its number.
+            owner: Who has claimed it.
+        """
+        fields = {name: row[name] for name in ("bot_id", "lane", "method", "payload", "once")}
+        return cls(id=number, owner=owner, age=0.0, **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ SELECT count(*) AS open, coalesce({oldest}, 0) AS oldest FROM (
 _FORGET: Final = """
 DELETE FROM delivery__outbox WHERE id IN (
     SELECT id FROM delivery__outbox WHERE id > :after ORDER BY id LIMIT :most
-) AND state = 1 AND {ago} > :keep
+) AND state = 1 AND {ago} > :keep AND NOT EXISTS (
+    SELECT 1 FROM delivery__recipient WHERE message = delivery__outbox.id AND state = 1)
 """
 _NEXT: Final = """
 SELECT max(id) FROM (

@@ -35,7 +35,8 @@ class OutboxRow(Base):
     bot_id: Mapped[int] = mapped_column(BigInteger)
     #: Messages of one lane are sent one after the other.
     lane: Mapped[str] = mapped_column(String(LONGEST_LANE))
-    method: Mapped[str] = mapped_column(String(64))
+    #: Of the Bot API; or the subject of an event for a broker.
+    method: Mapped[str] = mapped_column(String(255))
     payload: Mapped[str | None] = mapped_column(Text)
     once: Mapped[bool]
     #: Of a message with `once`: somebody had it, and may have sent it.

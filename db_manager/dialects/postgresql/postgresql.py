@@ -103,12 +103,14 @@ class PostgreSQL(Dialect):
     #: Not now(): a transaction that began early would overtake what was committed since.
     moment_now: ClassVar[str] = "statement_timestamp()"
     moment_at: ClassVar[str] = "to_timestamp({seconds})"
+    moment_in: ClassVar[str] = "statement_timestamp() + make_interval(secs => {seconds})"
     seconds_between: ClassVar[str] = "CAST(extract(epoch FROM ({end} - {begin})) AS float)"
     sees_commits: ClassVar[str] = "current_setting('transaction_isolation') = 'read committed'"
     unsafe_settings: ClassVar[str] = (
         "SELECT name, setting FROM pg_settings "
         "WHERE name IN ('fsync', 'synchronous_commit') AND setting = 'off' ORDER BY name"
     )
+    json_object: ClassVar[str] = "json_build_object"
     lock_free_ones: ClassVar[str] = "FOR UPDATE SKIP LOCKED"
 
     def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:

@@ -76,6 +76,7 @@ class Aiosqlite(Dialect):
 
     #: A column of moments keeps seconds since the epoch.
     moment_now: ClassVar[str] = "((julianday('now') - 2440587.5) * 86400.0)"
+    moment_in: ClassVar[str] = f"{moment_now} + {{seconds}}"
 
     def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:
         """Return SQL for the rows in *parameter*, a JSON array of objects."""

@@ -1,12 +1,15 @@
 """A bot whose messages are kept, with the local Telegram."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiogram import Bot
 from sqlalchemy.engine import URL
+from support.asking import Ask, asker
 from support.kept import client
 
+from db_manager.delivery import DeliveryPlugin
 from lifecycle.testing import BotApiServer
 
 
@@ -32,3 +35,20 @@ async def bot(server: BotApiServer) -> AsyncIterator[Bot]:
     """A client of that server."""
     async with client(server) as bot:
         yield bot
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Let a stop send for 0.6 s and wait for answers for as long as it takes; keys of [app]."""
+    monkeypatch.setattr(DeliveryPlugin, "stop_timeout", 60.0)
+    monkeypatch.setattr("db_manager.delivery.delivery_plugin._SENDING", 0.01)
+    return {"grace": 120.0}
+
+
+@pytest.fixture
+def ask(url: URL, tmp_path: Path) -> Ask:
+    """Run `db-manager delivery` on the database of the test."""
+    config = tmp_path / "config.toml"
+    written = url.render_as_string(hide_password=False)
+    config.write_text(f'[app]\nplugins = ["db_manager"]\n[database]\nurl = "{written}"\n')
+    return asker(config)

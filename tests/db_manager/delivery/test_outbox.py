@@ -285,7 +285,7 @@ async def test_which_bot_is_asked_when_there_are_several(
     """A call that is bound to none is refused, and says how to bind it."""
     async with client(server, "43:other") as other, kept(url, bot, other) as app:
         async with app.units() as uow:
-            with pytest.raises(ValueError, match=r"uow\.send\(method\.as_\(bot\)\)"):
+            with pytest.raises(ValueError, match=r"Bind the call: method\.as_\(bot\)"):
                 uow.send(to(7, "a"))
             sending = uow.send(to(7, "b").as_(bot))
         await sending

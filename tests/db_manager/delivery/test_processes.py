@@ -159,7 +159,9 @@ async def test_what_is_not_sent_at_a_stop_is_sent_after_the_next_start(
     assert said(server) == {7: ["a", "b"]}
 
 
-async def test_what_telegram_has_not_answered_at_a_stop_is_waited_for(url: URL, bot: Bot) -> None:
+async def test_what_telegram_has_not_answered_at_a_stop_is_waited_for(
+    url: URL, bot: Bot, patient: dict[str, float]
+) -> None:
     """A message in flight at the end is not cut off, which would send it twice."""
     taken, go_on = asyncio.Event(), asyncio.Event()
 
@@ -170,11 +172,11 @@ async def test_what_telegram_has_not_answered_at_a_stop_is_waited_for(url: URL, 
         return answer
 
     bot.session.middleware(slow)  # type: ignore[arg-type]  # of one method
-    async with kept(url, bot) as app:
+    async with kept(url, bot, app=patient) as app:
         await say(app, 7, "a", "b")
         await taken.wait()
         asyncio.get_running_loop().call_later(0.7, go_on.set)
-    async with kept(url) as reader:
+    async with kept(url, app=patient) as reader:
         assert (await reader.rows("state"))[0] == (1,)
 
 

@@ -11,12 +11,13 @@ _PARAMETERS = """
 
 
 async def test_a_start_makes_tables_that_are_cleaned_up_in_time(postgres_database: URL) -> None:
-    """Those of messages and updates by the number of dead rows; states have room to change in."""
+    """Most of them by the number of dead rows; states have room to change in."""
     async with kept(postgres_database), connected(postgres_database) as admin:
         found = {name: set(said) for name, said in await admin.fetch(_PARAMETERS)}
     by_number = {"autovacuum_vacuum_scale_factor=0", "autovacuum_vacuum_threshold=1000"}
     assert found == {
         "delivery__inbox": by_number,
         "delivery__outbox": by_number,
+        "delivery__recipient": by_number,
         "delivery__fsm": {"fillfactor=70"},
     }

@@ -3,24 +3,26 @@
 import asyncio
 import os
 import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from aiogram import Bot, Dispatcher
 from aiogram.methods import SendMessage
 from aiogram.types import Message
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
-from support.forks import forked
+from support.asking import Ask, asker
 from support.kept import Kept, kept, polling
 
+from db_manager.config import DatabaseConfig
 from db_manager.dialects.known import dialect_at
+from db_manager.undelivered.on_database import connected
 from lifecycle.testing import BotApiServer
 
-#: The exit code of the command, and the lines that it wrote.
-Ask = Callable[..., Awaitable[tuple[int, list[str]]]]
 WORD = "c4n4ry"
 #: Rows: messages that wait, an update that does; messages that have ended, and updates.
 WAITS = """
@@ -62,33 +64,6 @@ def url(request: pytest.FixtureRequest) -> URL:
     kind = "sqlite" if request.param == "sqlite" else "postgres"
     found: URL = request.getfixturevalue(f"{kind}_database")
     return found
-
-
-@pytest.fixture
-def ask(url: URL, tmp_path: Path) -> Ask:
-    """Run `db-manager delivery` on the database of the test."""
-    config = tmp_path / "config.toml"
-    written = url.render_as_string(hide_password=False)
-    config.write_text(f'[app]\nplugins = ["db_manager"]\n[database]\nurl = "{written}"\n')
-    return asker(config)
-
-
-def asker(config: Path) -> Ask:
-    """Return a function that runs the command with this configuration."""
-
-    async def ask(*arguments: str) -> tuple[int, list[str]]:
-        line = ("delivery", *arguments, "--config", str(config))
-        program = await asyncio.create_subprocess_exec(
-            *forked("-m", "observability.commands.cli", *line),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "COLUMNS": "100"},
-        )
-        output, _ = await program.communicate()
-        assert program.returncode is not None
-        return program.returncode, output.decode().splitlines()
-
-    return ask
 
 
 async def say(app: Kept, *words: str, once: bool = False) -> None:
@@ -299,14 +274,28 @@ async def test_processes_are_shown_with_what_they_have(
         assert shown[-1].strip() == "none is alive: what is open waits until the bot runs"
 
 
+async def test_a_change_has_the_file_from_its_beginning(sqlite_database: URL) -> None:
+    """Or SQLite would refuse it when the bot writes between what it reads and what it writes."""
+    async with kept(sqlite_database):
+        pass
+    section = DatabaseConfig(url=SecretStr(sqlite_database.render_as_string()))
+    with closing(sqlite3.connect(sqlite_database.database or "", timeout=0)) as bot:
+        async with connected(section, is_named=True, reads=False):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                bot.execute("BEGIN IMMEDIATE")
+        async with connected(section, is_named=True, reads=True):
+            bot.execute("BEGIN IMMEDIATE")
+
+
 REFUSED = {
     "m9": "m9: there is no such message; it was sent longer than `keep_sent` ago, or dropped, or "
     "u9 is meant, an update",
     "m2": "m2 was sent",
     "m3": "m3 is open: a running bot sends it at its turn",
-    "17": "17: write m17 for the message, or u17 for the update",
+    "17": "17: write m17 for the message, u17 for the update, or b17 for the broadcast",
     "deed": "'deed' is no id (did you mean 'dead'?): write m17 for a message, u2041 for an update "
-    "(u2041@42 for that of bot 42), or all that are dead, unknown, expired, parked",
+    "(u2041@42 for that of bot 42), b3 for a broadcast, or all that are dead, unknown, expired, "
+    "parked",
     "u9": "u9: there is no such update; it was handled longer than `keep` ago, or m9 is meant, a "
     "message",
     "u0": "u0: there is no such update; it was handled longer than `keep` ago, or m0 is meant, a "

@@ -1,0 +1,1 @@
+"""One message for many chats: written in one transaction, sent at a rate, counted to the last."""
