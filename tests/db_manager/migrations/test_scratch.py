@@ -9,12 +9,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support.project import Project
 
 from db_manager.config import DatabaseConfig
 from db_manager.migrations.failure import MigrationError, ScratchError
-from db_manager.migrations.revision.scratch import PREFIX, scratch
+from db_manager.migrations.revision.scratch import PREFIX, _say, scratch
 
 MODEL = """
 class Item(Base):
@@ -91,29 +91,35 @@ async def test_nothing_is_left_of_it(project: Project, own: str) -> None:
     assert await scratches(project, own) == []
 
 
-async def test_a_cancellation_leaves_nothing(project: Project, own: str) -> None:
-    """Whether it comes while the database is made or while it is used, and when it comes twice."""
-    for wait in (0, 1):
-        inside = asyncio.Event()
+@pytest.mark.parametrize("moment", ["made", "used"])
+async def test_a_cancellation_leaves_nothing(
+    project: Project, own: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when the database is just made nor while it is used, and not when it comes twice."""
+    here = asyncio.Event()
 
-        async def use(inside: asyncio.Event = inside) -> None:
-            async with scratch(project.config):
-                inside.set()
-                await asyncio.Event().wait()
+    async def say_and_stay(engine: AsyncEngine, statement: str) -> None:
+        await _say(engine, statement)
+        if statement.startswith("CREATE"):
+            here.set()
+            await asyncio.Event().wait()
 
-        task = asyncio.create_task(use())
-        if wait:
-            await inside.wait()
-        else:
-            while not await scratches(project, own):
-                assert not inside.is_set()
-                await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await scratches(project, own) == []
+    async def use() -> None:
+        async with scratch(project.config):
+            here.set()
+            await asyncio.Event().wait()
+
+    if moment == "made":
+        monkeypatch.setattr("db_manager.migrations.revision.scratch._say", say_and_stay)
+    task = asyncio.create_task(use())
+    await here.wait()
+    assert len(await scratches(project, own)) == 1
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await scratches(project, own) == []
 
 
 @pytest.fixture
