@@ -14,6 +14,7 @@ from support.kept import PATIENCE, Kept, kept
 
 from db_manager.delivery import EACH, BroadcastCounts, Broadcasts
 from db_manager.delivery.table.claims import SENT, Claims
+from db_manager.dialects.known import dialect_at
 from db_manager.errors import UnitOfWorkStateError
 from db_manager.sending import DeliveryOffError, NotStorableError
 from lifecycle.testing import BotApiServer
@@ -26,20 +27,11 @@ ENDED = {"owner": 1, "state": SENT, "message_id": 5, "error": None, "attempts": 
 FAST = {"bulk_rate": 1000}
 
 
-@pytest.fixture(params=["sqlite", "asyncpg"])
-def url(request: pytest.FixtureRequest) -> URL:
+@pytest.fixture(params=["sqlite", "postgres"])
+def either_url(request: pytest.FixtureRequest) -> URL:
     """URL of a database of this test's own; psycopg has the tests that are about statements."""
-    kind = "sqlite" if request.param == "sqlite" else "postgres"
-    found: URL = request.getfixturevalue(f"{kind}_database")
+    found: URL = request.getfixturevalue(f"{request.param}_database")
     return found
-
-
-@pytest.fixture(params=["sqlite", "asyncpg", "psycopg"])
-def each_url(request: pytest.FixtureRequest) -> URL:
-    """The same, once for each driver."""
-    kind = "sqlite" if request.param == "sqlite" else "postgres"
-    found: URL = request.getfixturevalue(f"{kind}_database")
-    return found.set(drivername="postgresql+psycopg") if request.param == "psycopg" else found
 
 
 def everybody(words: str = "We are back.") -> SendMessage:
@@ -85,9 +77,9 @@ def said(server: BotApiServer) -> list[tuple[int, str]]:
     )
 
 
-async def test_each_chat_gets_it_once(each_url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_each_chat_gets_it_once(url: URL, server: BotApiServer, bot: Bot) -> None:
     """Also one that the SELECT finds twice, and one that the unit has just added; not a NULL."""
-    async with kept(each_url, bot, **FAST) as app:
+    async with kept(url, bot, **FAST) as app:
         await invite(app, (7, "Ada"), (8, "Bob"), (8, "Bob"), (None, "Nobody"))
         async with app.units() as uow:
             await uow.connection.execute(GUESTS.insert(), {"chat_id": 9, "name": "Eve"})
@@ -106,10 +98,10 @@ async def test_each_chat_gets_it_once(each_url: URL, server: BotApiServer, bot: 
     assert said(server) == [(chat, "We are back.") for chat in (7, 8, 9)]
 
 
-async def test_columns_are_the_words_of_each(each_url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_columns_are_the_words_of_each(url: URL, server: BotApiServer, bot: Bot) -> None:
     """A column replaces the field of its name; where it is NULL, the message's own stays."""
     hello = ("Hello, " + GUESTS.c.name + "!").label("text")
-    async with kept(each_url, bot, **FAST) as app:
+    async with kept(url, bot, **FAST) as app:
         await invite(app, (7, 'Ada "the first"'), (8, None), (9, "Ева"))
         async with app.units() as uow:
             number = await uow.broadcast(everybody("Hello!"), to=select(GUESTS.c.chat_id, hello))
@@ -121,11 +113,13 @@ async def test_columns_are_the_words_of_each(each_url: URL, server: BotApiServer
     ]
 
 
-async def test_what_the_message_has_arrives(url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_what_the_message_has_arrives(
+    either_url: URL, server: BotApiServer, bot: Bot
+) -> None:
     """Buttons and silence, as in any message."""
     button = InlineKeyboardButton(text="Come in", callback_data="in")
     buttons = InlineKeyboardMarkup(inline_keyboard=[[button]])
-    async with kept(url, bot, **FAST) as app:
+    async with kept(either_url, bot, **FAST) as app:
         await invite(app, (7, "Ada"))
         method = SendMessage(
             chat_id=EACH, text="Open!", reply_markup=buttons, disable_notification=True
@@ -140,10 +134,10 @@ async def test_what_the_message_has_arrives(url: URL, server: BotApiServer, bot:
 
 @pytest.mark.parametrize("how", ["unit", "savepoint"])
 async def test_nothing_is_sent_of_what_is_rolled_back(
-    url: URL, server: BotApiServer, bot: Bot, how: str
+    either_url: URL, server: BotApiServer, bot: Bot, how: str
 ) -> None:
     """With its unit, or with its savepoint alone."""
-    async with kept(url, bot, **FAST) as app:
+    async with kept(either_url, bot, **FAST) as app:
         await invite(app, (7, "Ada"))
         with pytest.raises(ZeroDivisionError):
             async with app.units() as uow:
@@ -161,9 +155,9 @@ async def test_nothing_is_sent_of_what_is_rolled_back(
     assert said(server) == [(8, "after it")]
 
 
-async def test_one_for_nobody_ends(url: URL, bot: Bot) -> None:
+async def test_one_for_nobody_ends(either_url: URL, bot: Bot) -> None:
     """It has no chats, and says so."""
-    async with kept(url, bot) as app:
+    async with kept(either_url, bot) as app:
         await invite(app)
         async with app.units() as uow:
             number = await uow.broadcast(everybody(), to=CHATS)
@@ -174,11 +168,11 @@ async def test_one_for_nobody_ends(url: URL, bot: Bot) -> None:
 
 
 async def test_who_does_not_get_it_is_counted_with_the_reason(
-    each_url: URL, server: BotApiServer, bot: Bot
+    url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """Blocked or refused: the others get it, and what was given up stands with its chat alone."""
     await server.user(8, "Bob").block()
-    async with kept(each_url, bot, **FAST) as app:
+    async with kept(url, bot, **FAST) as app:
         await invite(app, (7, "Ada"), (8, "Bob"), (404, "Nobody"))
         async with app.units() as uow:
             number = await uow.broadcast(everybody(), to=CHATS)
@@ -196,11 +190,11 @@ async def test_who_does_not_get_it_is_counted_with_the_reason(
 
 
 async def test_words_that_make_no_message_are_a_failure_of_one_chat(
-    url: URL, server: BotApiServer, bot: Bot
+    either_url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """The SELECT gave a number where the field wants text: the others get theirs."""
     worth = func.nullif(GUESTS.c.chat_id, 7).label("text")
-    async with kept(url, bot, attempts=1, **FAST) as app:
+    async with kept(either_url, bot, attempts=1, **FAST) as app:
         await invite(app, (7, "Ada"), (8, "Bob"))
         async with app.units() as uow:
             number = await uow.broadcast(everybody("mine"), to=select(GUESTS.c.chat_id, worth))
@@ -210,11 +204,11 @@ async def test_words_that_make_no_message_are_a_failure_of_one_chat(
 
 
 async def test_a_broadcast_is_paused_resumed_and_cancelled(
-    url: URL, server: BotApiServer, bot: Bot
+    either_url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """A pause ends with nothing on its way, a resumed one goes on there, none comes twice."""
     chats = await crowd(server, 60)
-    async with kept(url, bot, bulk_rate=50) as app:
+    async with kept(either_url, bot, bulk_rate=50) as app:
         await invite(app, *((chat, "") for chat in chats))
         broadcasts = service(app)
         async with app.units() as uow:
@@ -247,10 +241,10 @@ async def test_a_broadcast_is_paused_resumed_and_cancelled(
     assert set(got.values()) == {1}
 
 
-async def test_it_is_told_how_far_it_is(url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_it_is_told_how_far_it_is(either_url: URL, server: BotApiServer, bot: Bot) -> None:
     """At each hundredth at most, with numbers that only grow."""
     chats = await crowd(server, 40)
-    async with kept(url, bot, bulk_rate=100) as app:
+    async with kept(either_url, bot, bulk_rate=100) as app:
         await invite(app, *((chat, "") for chat in chats))
         async with app.units() as uow:
             number = await uow.broadcast(everybody(), to=CHATS)
@@ -261,10 +255,12 @@ async def test_it_is_told_how_far_it_is(url: URL, server: BotApiServer, bot: Bot
         assert {event.total for event in app.of("broadcast.progress")} == {40}
 
 
-async def test_two_of_one_bot_share_its_rate(url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_two_of_one_bot_share_its_rate(
+    either_url: URL, server: BotApiServer, bot: Bot
+) -> None:
     """Neither waits for the end of the other."""
     chats = await crowd(server, 30)
-    async with kept(url, bot, bulk_rate=50) as app:
+    async with kept(either_url, bot, bulk_rate=50) as app:
         await invite(app, *((chat, "") for chat in chats))
         async with app.units() as uow:
             numbers = [await uow.broadcast(everybody(each), to=CHATS) for each in ("one", "two")]
@@ -274,10 +270,28 @@ async def test_two_of_one_bot_share_its_rate(url: URL, server: BotApiServer, bot
     assert set(texts[:30]) == {"one", "two"}
 
 
+async def test_the_rate_says_when_the_next_turn_is(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """At a message in ten seconds it is in ten, and in twenty while the bot has a second one."""
+    dialect = dialect_at(url)
+    wait = dialect.seconds_between.format(end="next_at", begin=dialect.moment_now)
+    ada = server.user(7, "Ada")
+    await ada.say("/start")
+    async with kept(url, bot, bulk_rate=0.1) as app:
+        await invite(app, (7, "Ada"), (8, "Bob"))
+        for pause in (10, 20):
+            async with app.units() as uow:
+                await uow.broadcast(everybody(), to=CHATS)
+            await ada.reply(PATIENCE)
+            [*_, (left,)] = await app.sql(f"SELECT {wait} FROM delivery__broadcast ORDER BY id")
+            assert pause - 9 < left <= pause
+
+
 async def test_replicas_take_turns(postgres_database: URL, server: BotApiServer, bot: Bot) -> None:
     """Each chat gets it from one of them, and the end is told once."""
-    chats, url = await crowd(server, 60), postgres_database
-    async with kept(url, bot, bulk_rate=50) as one, kept(url, bot, bulk_rate=50) as two:
+    chats, at = await crowd(server, 60), postgres_database
+    async with kept(at, bot, bulk_rate=50) as one, kept(at, bot, bulk_rate=50) as two:
         await invite(one, *((chat, "") for chat in chats))
         for app in (one, two):
             await app.until(partial(_is_there, app))
@@ -302,22 +316,24 @@ async def test_another_process_goes_on_after_a_stop(
     postgres_database: URL, server: BotApiServer, bot: Bot, patient: dict[str, float]
 ) -> None:
     """Where the one that has stopped was; nothing comes twice."""
-    chats, url = await crowd(server, 60), postgres_database
-    async with kept(url, bot, bulk_rate=50, app=patient) as one:
+    chats, at = await crowd(server, 60), postgres_database
+    async with kept(at, bot, bulk_rate=50, app=patient) as one:
         await invite(one, *((chat, "") for chat in chats))
         async with one.units() as uow:
             number = await uow.broadcast(everybody(), to=CHATS)
         await one.events.wait_for("broadcast.progress", timeout=PATIENCE)
     assert 0 < len(said(server)) < 60
-    async with kept(url, bot, bulk_rate=50, app=patient) as two:
+    async with kept(at, bot, bulk_rate=50, app=patient) as two:
         assert (await over(two, number)).sent == 60
     assert said(server) == [(chat, "We are back.") for chat in chats]
 
 
-async def test_a_bot_that_must_wait_gets_no_more(url: URL, server: BotApiServer, bot: Bot) -> None:
+async def test_a_bot_that_must_wait_gets_no_more(
+    either_url: URL, server: BotApiServer, bot: Bot
+) -> None:
     """While Telegram says 429, messages of a broadcast wait with their chats, not in the outbox."""
     chats = await crowd(server, 100)
-    async with kept(url, bot, bulk_rate=20) as app:
+    async with kept(either_url, bot, bulk_rate=20) as app:
         await invite(app, *((chat, "") for chat in chats))
         server.fail_next("sendMessage", error_code=429, times=1000, retry_after=1)
         async with app.units() as uow:
@@ -332,27 +348,27 @@ async def test_a_bot_that_must_wait_gets_no_more(url: URL, server: BotApiServer,
 
 
 async def test_the_process_of_a_paused_one_may_change(
-    url: URL, server: BotApiServer, bot: Bot
+    either_url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """A broadcast is rows: what one application began, the next one ends."""
-    async with kept(url) as app:  # without a bot: it sends nothing
+    async with kept(either_url) as app:  # without a bot: it sends nothing
         await invite(app, (7, "Ada"), (8, "Bob"))
         async with app.units() as uow:
             number = await uow.broadcast(everybody().as_(bot), to=CHATS)
         assert (await service(app).progress(number)).waiting == 2
     assert said(server) == []
-    async with kept(url, bot) as app:
+    async with kept(either_url, bot) as app:
         assert (await over(app, number)).sent == 2
     assert said(server) == [(7, "We are back."), (8, "We are back.")]
 
 
 async def test_what_was_reached_long_ago_is_forgotten(
-    each_url: URL, server: BotApiServer, bot: Bot, monkeypatch: pytest.MonkeyPatch
+    url: URL, server: BotApiServer, bot: Bot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chats that have it go; those that were given up stay, and so do the counts."""
     monkeypatch.setattr("db_manager.delivery.broadcast.broadcaster._SELDOM", 0)
     await server.user(8, "Bob").block()
-    async with kept(each_url, bot, keep_sent=0, **FAST) as app:
+    async with kept(url, bot, keep_sent=0, **FAST) as app:
         await invite(app, (7, "Ada"), (8, "Bob"))
         async with app.units() as uow:
             number = await uow.broadcast(everybody(), to=CHATS)
@@ -432,10 +448,10 @@ async def test_one_that_is_not_there_is_said(sqlite_database: URL, bot: Bot) -> 
 
 
 async def test_what_must_not_come_twice_may_be_unknown(
-    url: URL, server: BotApiServer, bot: Bot
+    either_url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """With once=True a lost answer is counted as that, and the message is not sent again."""
-    async with kept(url, bot, **FAST) as app:
+    async with kept(either_url, bot, **FAST) as app:
         await invite(app, (7, "Ada"))
         server.lose_next("sendMessage")
         async with app.units() as uow:
@@ -447,10 +463,10 @@ async def test_what_must_not_come_twice_may_be_unknown(
 
 
 async def test_a_message_that_is_dropped_by_hand_has_failed(
-    url: URL, server: BotApiServer, bot: Bot
+    either_url: URL, server: BotApiServer, bot: Bot
 ) -> None:
     """The broadcast does not wait for it for ever."""
-    async with kept(url, bot, **FAST) as app:
+    async with kept(either_url, bot, **FAST) as app:
         await invite(app, (7, "Ada"), (8, "Bob"))
         server.fail_next("sendMessage", error_code=429, retry_after=30)
         async with app.units() as uow:
@@ -469,9 +485,9 @@ async def _is(app: Kept, sql: str, value: object) -> bool:
     return await app.sql(sql) == [(value,)]
 
 
-async def test_a_message_is_not_forgotten_before_it_is_counted(url: URL, bot: Bot) -> None:
+async def test_a_message_is_not_forgotten_before_it_is_counted(either_url: URL, bot: Bot) -> None:
     """However short `keep_sent` is: what it became would be lost with its row."""
-    async with kept(url) as app:  # nobody counts
+    async with kept(either_url) as app:  # nobody counts
         await invite(app, (7, "Ada"))
         async with app.units() as uow:
             await uow.broadcast(everybody().as_(bot), to=CHATS)
