@@ -58,6 +58,7 @@ JOBS = (
     Job("replies", "postgresql"),
     Job("replies", "sqlite"),
     Job("keeping"),
+    Job("broadcasting"),
     Job("conversing"),
     Job("bus"),
     Job("machines"),

@@ -30,9 +30,9 @@ def _counted(who: str, what: str, bound: float) -> Goal:
     return Goal(f"reply, {who}, beyond the user's", bound, facts, what)
 
 
-def _of_both(what: str, work: str, bound: float) -> Goal:
+def _of_both(what: str, work: str, bound: float, unit: str = "") -> Goal:
     """Return the goal of a number that each database has."""
-    return Goal(work, bound, {name: f"{key} | {what}" for key, name in _SYSTEMS.items()})
+    return Goal(work, bound, {name: f"{key} | {what}" for key, name in _SYSTEMS.items()}, unit)
 
 
 def _fsm(what: str, mode: str, work: str, bound: float, unit: str = "") -> Goal:
@@ -61,6 +61,8 @@ DELIVERY: tuple[Goal, ...] = (
     _counted(_INBOX, "transactions", 2),
     _of_both("store", "store of 100 updates / 100 single ones, wall", 0.15),
     _of_both("relay", "messages from the table / bot.send_message, 100 at once, wall", 2.5),
+    _of_both("broadcast call s", "broadcast, the call for 100,000 chats, wall", 1, "s"),
+    _of_both("broadcast p99", "replies beside a broadcast / beside a paused one, p99", 1.5),
     _fsm(
         "step", "sequential wall", "FSM, a step in the unit / RedisStorage, sequential, wall", 1.25
     ),

@@ -18,6 +18,8 @@ Names of facts of units are made by `goal.fact`; the others are:
 | `plugins.growth` | seconds for one plugin of 1,000 / for one of 100 |
 | `… \| store` | 100 updates stored at once / 100 single ones |
 | `… \| relay` | messages sent from the table / bare calls, 100 at once |
+| `… \| broadcast call s` | seconds of the call for 100,000 chats |
+| `… \| broadcast p99` | p99 of replies while a broadcast runs / while it is paused |
 | `fsm …` | our storage of conversations / aiogram's for Redis, where there is one |
 | `calls …` | calls of functions more in an empty unit |
 """
