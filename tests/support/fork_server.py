@@ -1,10 +1,12 @@
 """The process from which programs are forked: it has imported the libraries before.
 
 `support.forks` starts it. For each launcher (`launcher.py`) it forks a process, which leaves
-`serve` and becomes the program; that one ends as every interpreter does. Our own packages are not
-imported here: a program imports those that it finds, as a fresh one does.
+`serve` and becomes the program. That one ends as every interpreter does, but for the libraries:
+to take them down would copy all of their memory first. Our own packages are not imported here: a
+program imports those that it finds, as a fresh one does.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -13,12 +15,13 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 #: What takes long to import, and is in most of the programs.
 LIBRARIES = (
@@ -189,6 +192,32 @@ def run(arguments: list[str]) -> None:
             runpy.run_path(file, run_name="__main__")
 
 
+def end(error: BaseException | None) -> NoReturn:
+    """End this process as an interpreter ends, with what its program has left.
+
+    Args:
+        error: What its program has raised.
+
+    Raises:
+        BaseException: That, when it kills the process: this is for the interpreter.
+    """
+    code = 0
+    if isinstance(error, Exception):
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    elif isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        code = error.code or 0
+    elif error is not None:
+        raise error
+    error = None
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does
+    atexit._run_exitfuncs()
+    gc.collect()  # says what was not closed
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     listening, owning = map(int, sys.argv[1:])
     del sys.path[0]
@@ -197,4 +226,8 @@ if __name__ == "__main__":
     gc.freeze()  # what is imported is not looked through by each of the programs
     wanted = ForkServer(socket.socket(fileno=listening), owning).serve()
     begin(wanted)
-    run(wanted.arguments)
+    try:
+        run(wanted.arguments)
+    except BaseException as error:  # noqa: BLE001 -- whatever it is
+        end(error)
+    end(None)
