@@ -2,7 +2,8 @@
 
 A job is a row of the transaction, so there is none without its order and no order without it. What
 it changes and says is one unit too: DBOS begins a job anew when its process has died, and finds
-that it is done. DBOS keeps its tables in the same database, and has connections of its own.
+that it is done. DBOS keeps its tables in the same database, and has connections of its own; on
+Python 3.12 and later it needs SQLite 3.42.
 
     pip install dbos
     BOT_TOKEN=… python jobs_dbos.py    # then /order tea
