@@ -27,9 +27,13 @@ DIRECT: Final = "unit, then message.answer()"
 OUTBOX: Final = "outbox: uow.send"
 BOTH: Final = "inbox and outbox"
 RIVAL: Final = "faststream-outbox"
+LOCKS: Final = "procrastinate, a lock for each chat"
 _QUEUE: Final = "messages"
 #: As many as our window has places; each holds a connection.
 _WORKERS: Final = 20
+#: Seconds between two looks of procrastinate, by default five: whoever ends a job wakes nobody who
+#: waits for its lock.
+_OFTEN: Final = 0.02
 
 #: Lets a person write, and returns when the answer has arrived.
 Reply = Callable[[int], Awaitable[object]]
@@ -217,6 +221,62 @@ async def rival(stack: AsyncExitStack, url: URL, bot: Bot) -> Answerer:
     app = await stack.enter_async_context(running(url, bot, dispatcher, None))
     await broker.start()
     stack.push_async_callback(broker.stop)
+    return Answerer(reply, app)
+
+
+async def locks(stack: AsyncExitStack, url: URL, bot: Bot) -> Answerer:
+    """Return an answer by procrastinate: an update is a job with its chat's lock, so is a message.
+
+    That keeps the order of a chat, and what is told of an update in its unit. It has as many
+    workers as our outbox has places in its window.
+    """
+    from procrastinate import App, PsycopgConnector  # noqa: PLC0415 -- of the group `test`
+
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    jobs = App(connector=PsycopgConnector(conninfo=plain, max_size=_WORKERS + 1))
+    await stack.enter_async_context(jobs.open_async())
+    await jobs.schema_manager.apply_schema_async()
+    dispatcher = Dispatcher()
+    sent: dict[int, asyncio.Future[Any]] = {}
+
+    @jobs.task(name="handle")
+    async def handle(update: dict[str, Any]) -> None:
+        await dispatcher.feed_update(bot, Update.model_validate(update, context={"bot": bot}))
+
+    @jobs.task(name="send")
+    async def send(chat: int, text: str) -> None:
+        answer = await bot.send_message(chat, text)
+        sent.pop(chat).set_result(answer)
+
+    async def answer(message: Message, uow_factory: UnitOfWorkFactory) -> None:
+        chat = message.chat.id
+        async with uow_factory() as uow:
+            await _write(uow.session)
+            job = send.configure(lock=f"to {chat}", connection=await uow.driver())
+            await job.defer_async(chat=chat, text="Noted.")
+
+    async def reply(chat: int) -> None:
+        sent[chat] = future = asyncio.get_running_loop().create_future()
+        await handle.configure(lock=f"of {chat}").defer_async(update=written_by(chat))
+        await future
+
+    dispatcher.message.register(answer)
+    mine = url.set(drivername="postgresql+psycopg")
+    app = await stack.enter_async_context(running(mine, bot, dispatcher, None))
+    work = jobs.run_worker_async(
+        concurrency=_WORKERS,
+        fetch_job_polling_interval=_OFTEN,
+        delete_jobs="always",
+        install_signal_handlers=False,
+    )
+    working = asyncio.create_task(work)
+
+    async def stop() -> None:
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
+
+    stack.push_async_callback(stop)
     return Answerer(reply, app)
 
 
