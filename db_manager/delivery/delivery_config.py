@@ -70,7 +70,7 @@ class DeliveryConfig(BaseModel):
         default=20,
         ge=1,
         le=1000,
-        description="messages that are sent or being sent and not marked: a death repeats them",
+        description="messages of a bot that are on their way or not marked: a death repeats them",
     )
     bulk_rate: float = Field(
         default=25.0,

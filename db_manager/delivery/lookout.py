@@ -106,8 +106,9 @@ class Lookout:
                 return
             if await self._member.judge():
                 await self._recover()
-            if me := relay.claims_as:
-                self._take(await self._claims.claim(me, self._senders, min(relay.room, _MOST)))
+            senders, most = relay.with_room(self._senders)
+            if senders and (me := relay.claims_as):
+                self._take(await self._claims.claim(me, senders, min(most, _MOST)))
         except BaseException:
             relay.lost()
             raise

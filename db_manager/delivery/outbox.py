@@ -121,12 +121,14 @@ class Outbox:
         if not sendings:
             return
         me, most, relay = 0, 0, self.relay
+        senders: Collection[int] = ()
         if relay is not None:
             self._inside[unit.number] = relay
-            me, most = relay.claims_as, relay.room
+            me = relay.claims_as
+            senders, most = relay.with_room(self._senders)
         rows = [sending.row for sending in sendings]
         written, is_mine = await self._claims.write(
-            unit.connection, rows, me, most, self._senders, update
+            unit.connection, rows, me, most, senders, update
         )
         if handling is not None and update is not None:
             handling.completed(unit, is_mine=is_mine)

@@ -18,14 +18,13 @@ from db_manager.delivery.calls.files import has_files
 from db_manager.delivery.calls.stored import StrangeMethodError
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.inbox.handling import CURRENT
+from db_manager.delivery.places import Places, sender_of
 from db_manager.delivery.table.claims import SENT, Claimed, Claims, KeptFile
 from db_manager.delivery.table.members import Alone
 from db_manager.engine.one_writer import GOES_FIRST
 from db_manager.sending import Sending, SendingState
 from lifecycle.bus import EventBus
 
-#: Messages that a process has at most, in windows.
-_HELD: Final = 25
 #: Seconds between two looks whether others think this process dead, or whether all is sent.
 _LOOK: Final = 0.05
 #: What a message is called, by its state in the table.
@@ -76,10 +75,7 @@ class Relay:
         self._claims = claims
         self._member = member
         self._courier = Courier(bots, config, bus, on_refused, self._files_of, publisher)
-        #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
-        self._window = asyncio.Semaphore(config.window)
-        self._size = config.window
-        self._held: dict[int, Claimed] = {}
+        self._places = Places(config.window)
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._in_flight: set[int] = set()
         self._delivered: list[Delivered] = []
@@ -91,30 +87,28 @@ class Relay:
     @property
     def claims_as(self) -> int:
         """As whom a unit claims what it writes; 0 is nobody."""
-        is_free = self.room > 0 and self._member.is_sure and not self._is_stopping
-        return self._member.me if is_free else 0
+        may_claim = self._member.is_sure and not self._is_stopping
+        return self._member.me if may_claim else 0
 
-    @property
-    def room(self) -> int:
-        """How many messages it may still take."""
-        return _HELD * self._size - len(self._held)
+    def with_room(self, senders: Iterable[int]) -> tuple[list[int], int]:
+        """Return those of *senders* of whom it may take more, and how many of each."""
+        return self._places.with_room(senders)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._held
+        return number in self._places
 
     def levels(self) -> dict[str, float]:
         """Return how many it has, and how many of them are sent or being sent and not marked."""
-        free = self._window._value  # noqa: SLF001 -- a semaphore tells nobody
-        return {"held": len(self._held), "window": self._size - free}
+        return {"held": len(self._places), "window": self._places.in_windows}
 
     def take(self, row: Claimed) -> None:
         """Send *row*, which is claimed."""
         if self._is_over:  # others have it
             return
-        known = self._held.get(row.id)
+        known = self._places.get(row.id)
         if known is not None and known.owner == row.owner:
             return
-        self._held[row.id] = row
+        self._places.put(row)
         task = asyncio.create_task(self._deliver(row), name=f"message {row.id}")
         self._tasks[task] = row.id
         task.add_done_callback(self._tasks.__delitem__)
@@ -131,9 +125,10 @@ class Relay:
         """Look at *lanes* soon, or when what this process sends there has ended."""
         if not lanes:
             return
-        mine = {row.lane for row in self._held.values()}
+        mine = self._places.lanes()
         self.behind.update(lane for lane in lanes if lane in mine)
-        if wanted := {lane for lane in lanes if lane not in mine}:
+        free, _ = self.with_room({sender_of(lane) for lane in lanes})
+        if wanted := {lane for lane in lanes if lane not in mine and sender_of(lane) in free}:
             self.wanted |= wanted
             self.wakes.set()
 
@@ -149,23 +144,25 @@ class Relay:
         BY_RELAY.set(True)
         CURRENT.set(None)  # units of a middleware of the session are none of the handler's
         letter, delivered = Letter(row), None
+        #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
+        window = self._places.window(row.bot_id)
         while delivered is None:
             await self._courier.wait(letter)
-            await self._window.acquire()
+            await window.acquire()
             try:
                 if not await self._may_send(row):
-                    self._drop(row)
+                    self._places.drop(row)
                     return
                 self._in_flight.add(row.id)
                 delivered = await self._courier.send(letter)
             except StrangeMethodError:
                 await self.again.until_done(partial(self._claims.leave_to_others, row))
-                self._drop(row)
+                self._places.drop(row)
                 return
             finally:
                 self._in_flight.discard(row.id)
                 if delivered is None:
-                    self._window.release()
+                    window.release()
         sending = self.sendings.get(row.id)
         if sending is not None:
             ended = delivered.ended
@@ -182,12 +179,8 @@ class Relay:
         """Wait until nobody can think this process dead; return whether *row* is its own then."""
         while not self._member.is_sure:  # noqa: ASYNC110 -- it depends on a clock
             await asyncio.sleep(_LOOK)
-        mine = row.owner == self._member.me and self._held.get(row.id) is row
+        mine = row.owner == self._member.me and self._places.get(row.id) is row
         return mine and not self._is_over
-
-    def _drop(self, row: Claimed) -> None:
-        if self._held.get(row.id) is row:
-            del self._held[row.id]
 
     # -- marks ----------------------------------------------------------------------------
 
@@ -216,8 +209,8 @@ class Relay:
                 self.lost()
                 raise
             for each in group:
-                self._drop(each.row)
-                self._window.release()
+                self._places.drop(each.row)
+                self._places.window(each.row.bot_id).release()
             for row in following:
                 self.take(row)
             # What was committed before that statement began is claimed by it, and not what came
@@ -246,7 +239,7 @@ class Relay:
             waiting: Seconds after that to wait for the answers: what is cut off comes twice.
         """
         self._is_stopping = True
-        await self._wait_until(lambda: not self._held, sending)
+        await self._wait_until(lambda: not self._places, sending)
         self._is_over = True
         for task, number in list(self._tasks.items()):
             if number not in self._in_flight:
@@ -265,7 +258,7 @@ class Relay:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._held.clear()
+        self._places.clear()
         self._delivered.clear()
 
     async def leave_behind(self) -> None:

@@ -217,7 +217,8 @@ class Broadcaster:
                 }
             )
         me = relay.claims_as
-        written, _ = await self._claims.write(connection, rows, me, relay.room, self._bots)
+        bots, most = relay.with_room(self._bots)
+        written, _ = await self._claims.write(connection, rows, me, most, bots)
         moved = [
             {"chat_id": chat_id, "message": number}
             for (chat_id, _), (number, _) in zip(chats, written, strict=True)

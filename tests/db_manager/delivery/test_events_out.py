@@ -12,7 +12,7 @@ from aiogram import Bot
 from aiogram.methods import SendMessage
 from pydantic import BaseModel
 from sqlalchemy.engine import URL
-from support.kept import PATIENCE, kept
+from support.kept import PATIENCE, Kept, kept
 
 from db_manager.delivery import DeliveryConfig, DeliveryPlugin
 from db_manager.delivery.broker import brokers
@@ -379,3 +379,32 @@ async def test_a_sandbox_leads_to_no_broker_of_the_environment(
         await outbox.settled()
         assert [event.body for event in outbox.published()] == [7]
     assert os.environ["DELIVERY__BROKER"] == "nats://production"
+
+
+@pytest.mark.parametrize("how", ["refuses", "is silent"])
+async def test_a_broker_that_is_away_keeps_no_message_waiting(
+    url: URL, bot: Bot, broker: type[ListedBroker], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """However many events wait for it: they have places of their own."""
+
+    async def be_away(_: ListedBroker, event: OutgoingEvent) -> None:
+        del event
+        if how == "refuses":
+            raise ConnectionResetError
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(broker, "publish", be_away)
+    async with kept(url, bot, **keys(poll=0.1)) as app:
+        async with app.units() as uow:
+            for number in range(600):
+                uow.publish("counted", number)
+        await app.until(lambda: _some_are_held(app))
+        async with app.units() as uow:
+            answered = uow.send(SendMessage(chat_id=7, text="Noted."))
+        async with asyncio.timeout(PATIENCE):
+            assert (await answered).text == "Noted."
+
+
+async def _some_are_held(app: Kept) -> bool:
+    [(count,)] = await app.sql("SELECT count(*) FROM delivery__outbox WHERE owner IS NOT NULL")
+    return bool(count >= 20)

@@ -7,7 +7,7 @@ import pytest
 from aiogram import Bot
 from aiogram.methods import AnswerCallbackQuery, EditMessageText, SendMessage
 from sqlalchemy.engine import URL
-from support.kept import Kept, kept
+from support.kept import PATIENCE, Kept, client, kept
 
 from db_manager.sending import MessageDeadError, MessageUnknownError, Sending
 from lifecycle.testing import BotApiServer
@@ -88,6 +88,24 @@ async def test_a_refused_token_lets_nothing_die(url: URL, server: BotApiServer, 
         [sending] = await send(app, "a")
         await app.events.wait_for("plugin.degraded", plugin="delivery")
         assert sending.state == "open"
+
+
+async def test_a_refused_bot_keeps_no_other_waiting(
+    url: URL, server: BotApiServer, bot: Bot
+) -> None:
+    """However many of its messages wait: each bot has places of its own."""
+    async with BotApiServer("43:refused") as refusing, client(refusing) as refused:
+        refusing.fail_next("sendMessage", error_code=401, times=10_000)
+        async with kept(url, bot, refused) as app:
+            async with app.units() as uow:
+                for chat in range(600):
+                    uow.send(SendMessage(chat_id=chat + 1, text="a").as_(refused))
+            await app.events.wait_for("plugin.degraded", plugin="delivery")
+            async with app.units() as uow:
+                sending = uow.send(SendMessage(chat_id=7, text="b").as_(bot))
+            async with asyncio.timeout(PATIENCE):
+                await sending
+    assert said(server) == ["b"]
 
 
 @pytest.mark.parametrize("fault", ["500", "request", "answer"])
