@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from aiogram import Bot
 
 from db_manager.delivery.again import Patience
+from db_manager.delivery.backlog import Backlog, sender_of
 from db_manager.delivery.broker.publisher import Publisher
 from db_manager.delivery.calls.courier import Courier, Delivered, Letter
 from db_manager.delivery.calls.early import BY_RELAY
@@ -18,7 +19,6 @@ from db_manager.delivery.calls.files import has_files
 from db_manager.delivery.calls.stored import StrangeMethodError
 from db_manager.delivery.delivery_config import DeliveryConfig
 from db_manager.delivery.inbox.handling import CURRENT
-from db_manager.delivery.places import Places, sender_of
 from db_manager.delivery.table.claims import SENT, Claimed, Claims, KeptFile
 from db_manager.delivery.table.members import Alone
 from db_manager.engine.one_writer import GOES_FIRST
@@ -75,7 +75,7 @@ class Relay:
         self._claims = claims
         self._member = member
         self._courier = Courier(bots, config, bus, on_refused, self._files_of, publisher)
-        self._places = Places(config.window)
+        self._backlog = Backlog(config.window)
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._in_flight: set[int] = set()
         self._delivered: list[Delivered] = []
@@ -92,23 +92,23 @@ class Relay:
 
     def with_room(self, senders: Iterable[int]) -> tuple[list[int], int]:
         """Return those of *senders* of whom it may take more, and how many of each."""
-        return self._places.with_room(senders)
+        return self._backlog.with_room(senders)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._places
+        return number in self._backlog
 
     def levels(self) -> dict[str, float]:
         """Return how many it has, and how many of them are sent or being sent and not marked."""
-        return {"held": len(self._places), "window": self._places.in_windows}
+        return {"held": len(self._backlog), "window": self._backlog.in_windows}
 
     def take(self, row: Claimed) -> None:
         """Send *row*, which is claimed."""
         if self._is_over:  # others have it
             return
-        known = self._places.get(row.id)
+        known = self._backlog.get(row.id)
         if known is not None and known.owner == row.owner:
             return
-        self._places.put(row)
+        self._backlog.put(row)
         task = asyncio.create_task(self._deliver(row), name=f"message {row.id}")
         self._tasks[task] = row.id
         task.add_done_callback(self._tasks.__delitem__)
@@ -125,7 +125,7 @@ class Relay:
         """Look at *lanes* soon, or when what this process sends there has ended."""
         if not lanes:
             return
-        mine = self._places.lanes()
+        mine = self._backlog.lanes()
         self.behind.update(lane for lane in lanes if lane in mine)
         free, _ = self.with_room({sender_of(lane) for lane in lanes})
         if wanted := {lane for lane in lanes if lane not in mine and sender_of(lane) in free}:
@@ -145,19 +145,19 @@ class Relay:
         CURRENT.set(None)  # units of a middleware of the session are none of the handler's
         letter, delivered = Letter(row), None
         #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
-        window = self._places.window(row.bot_id)
+        window = self._backlog.window(row.bot_id)
         while delivered is None:
             await self._courier.wait(letter)
             await window.acquire()
             try:
                 if not await self._may_send(row):
-                    self._places.drop(row)
+                    self._backlog.drop(row)
                     return
                 self._in_flight.add(row.id)
                 delivered = await self._courier.send(letter)
             except StrangeMethodError:
                 await self.again.until_done(partial(self._claims.leave_to_others, row))
-                self._places.drop(row)
+                self._backlog.drop(row)
                 return
             finally:
                 self._in_flight.discard(row.id)
@@ -179,7 +179,7 @@ class Relay:
         """Wait until nobody can think this process dead; return whether *row* is its own then."""
         while not self._member.is_sure:  # noqa: ASYNC110 -- it depends on a clock
             await asyncio.sleep(_LOOK)
-        mine = row.owner == self._member.me and self._places.get(row.id) is row
+        mine = row.owner == self._member.me and self._backlog.get(row.id) is row
         return mine and not self._is_over
 
     # -- marks ----------------------------------------------------------------------------
@@ -209,8 +209,8 @@ class Relay:
                 self.lost()
                 raise
             for each in group:
-                self._places.drop(each.row)
-                self._places.window(each.row.bot_id).release()
+                self._backlog.drop(each.row)
+                self._backlog.window(each.row.bot_id).release()
             for row in following:
                 self.take(row)
             # What was committed before that statement began is claimed by it, and not what came
@@ -239,7 +239,7 @@ class Relay:
             waiting: Seconds after that to wait for the answers: what is cut off comes twice.
         """
         self._is_stopping = True
-        await self._wait_until(lambda: not self._places, sending)
+        await self._wait_until(lambda: not self._backlog, sending)
         self._is_over = True
         for task, number in list(self._tasks.items()):
             if number not in self._in_flight:
@@ -258,7 +258,7 @@ class Relay:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        self._places.clear()
+        self._backlog.clear()
         self._delivered.clear()
 
     async def leave_behind(self) -> None:

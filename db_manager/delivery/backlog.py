@@ -1,4 +1,4 @@
-"""What a process has to send, with places of its own for each bot and for the broker."""
+"""What a process has to send: each bot, and the broker, has places of its own."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ def sender_of(lane: str) -> int:
     return int(lane.partition(":")[0])
 
 
-class Places:
+class Backlog:
     """The messages of this process.
 
     A bot that is refused, or a broker that is away, fills its own places: nothing of others waits.
