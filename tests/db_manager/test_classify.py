@@ -118,6 +118,16 @@ def test_mariadb_numbers_decide(number: int, *, retryable: bool) -> None:
     assert classify.is_retryable(wrapped(MariaDbError(number, "said"))) is retryable
 
 
+@pytest.mark.parametrize("kind", [asyncpg.InternalClientError, asyncpg.ProtocolError])
+def test_a_protocol_in_a_wrong_state_is_a_lost_connection(kind: type[Exception]) -> None:
+    """A backend died between two steps of a statement; of a COMMIT that says nothing."""
+    confused = wrapped(kind("cannot switch to state 12"))
+    assert classify.is_disconnect(confused)
+    assert classify.is_retryable(confused)
+    assert not commit_is_undone(confused)
+    assert not classify.is_disconnect(wrapped(asyncpg.OutdatedSchemaCacheError("changed")))
+
+
 def test_a_killed_statement_leaves_its_connection() -> None:
     """KILL QUERY of MariaDB ends a statement and no connection; of a COMMIT it says nothing."""
     killed = wrapped(MariaDbError(1317, "interrupted"))

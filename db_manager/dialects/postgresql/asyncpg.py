@@ -25,6 +25,9 @@ _OTHER_TASK: Final = frozenset(
         "cannot use Connection.transaction() in a manually started transaction",
     }
 )
+#: Classes by which asyncpg says that its protocol is in a wrong state: as a rule a backend has died
+#: between two steps of a statement. What is below them has other reasons, and is none of these.
+_CONFUSED: Final = frozenset({"InternalClientError", "ProtocolError"})
 _CLOSED: Final = frozenset(
     {"connection is closed", "cannot perform operation: connection is closed"}
 )
@@ -140,6 +143,10 @@ class Asyncpg(PostgreSQL):
     def is_unavailable(self, error: Any) -> bool:
         """Return True also for a connection that was lost while SQLAlchemy set it up."""
         return super().is_unavailable(error) or _refusal(error) in _CLOSED
+
+    def is_lost(self, error: Any) -> bool:
+        """Return True also if asyncpg does not know what to make of the line any more."""
+        return super().is_lost(error) or type(error).__name__ in _CONFUSED
 
     def is_other_task_busy(self, error: Any) -> bool:
         """Return True if asyncpg refuses because a statement is still running."""
