@@ -98,7 +98,7 @@ pins: $(VENV)/.uv ## Write requirements/*.txt anew from pyproject.toml.
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --extra migrate \
 		pyproject.toml -o requirements/run.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
-		--group test --group dbos --group lint --group site pyproject.toml -o requirements/dev.txt
+		--group test --group jobs --group lint --group site pyproject.toml -o requirements/dev.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header --all-extras \
 		--group bench -c requirements/dev.txt pyproject.toml -o requirements/bench.txt
 	$(UV) pip compile -q --universal --python-version 3.11 --no-header \
