@@ -144,7 +144,7 @@ class Relay:
         BY_RELAY.set(True)
         CURRENT.set(None)  # units of a middleware of the session are none of the handler's
         letter, delivered = Letter(row), None
-        #: What was sent or is being sent, and is not marked, is bounded: a death repeats it.
+        # What was sent or is being sent, and is not marked, is bounded: a death repeats it.
         window = self._backlog.window(row.bot_id)
         while delivered is None:
             await self._courier.wait(letter)

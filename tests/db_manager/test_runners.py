@@ -191,7 +191,7 @@ async def test_the_last_flush_needs_no_task(
 ) -> None:
     """The dialects know in which coroutines SQLAlchemy executes statements, one or many."""
     if database.engine.dialect.name == "sqlite" and sqlalchemy.__version__.startswith("2.0."):
-        pytest.skip("SQLAlchemy 2.0 awaits a cursor of aiosqlite in parts: the flush has a task")
+        pytest.skip("not run: SQLAlchemy 2.0 awaits a cursor of aiosqlite in parts, in a task")
 
     def fail(*_: object, **_more: object) -> None:
         raise AssertionError
