@@ -34,12 +34,13 @@ RETURNING id, bot_id, method, payload, once, state, reached, {counts}, (
     SELECT count(*) FROM delivery__broadcast beside
     WHERE beside.bot_id = delivery__broadcast.bot_id AND beside.state = 0) AS sharing
 """
-#: What is on its way; a message that is not there any more was dropped by hand.
+#: What is on its way; a message that is not there any more was dropped by hand. `+ 0`: not by the
+#: key of all chats of the broadcast, but by the index that has these only.
 _ON_ITS_WAY: Final = """
 SELECT recipient.chat_id, recipient.message, outbox.state, outbox.message_id, outbox.error
 FROM delivery__recipient recipient
 LEFT JOIN delivery__outbox outbox ON outbox.id = recipient.message
-WHERE recipient.broadcast_id = :id AND recipient.state = 1
+WHERE recipient.broadcast_id + 0 = :id AND recipient.state = 1
 """
 ENDED_COLUMNS: Final = {
     "chat_id": "bigint",
@@ -51,7 +52,8 @@ ENDED_COLUMNS: Final = {
 _SETTLE: Final = """
 UPDATE delivery__recipient SET state = ended.state, message = NULL, message_id = ended.message_id,
     error = ended.error
-FROM {ended} WHERE broadcast_id = :id AND delivery__recipient.chat_id = ended.chat_id
+FROM {ended}
+WHERE broadcast_id = :id AND delivery__recipient.chat_id = ended.chat_id
 """
 #: What became of it stands with its chat from now on.
 _ERASE: Final = "DELETE FROM delivery__outbox WHERE id IN (SELECT message FROM {ended})"
@@ -62,7 +64,8 @@ WHERE broadcast_id = :id AND chat_id > :reached ORDER BY chat_id LIMIT :most
 MOVED_COLUMNS: Final = {"chat_id": "bigint", "message": "bigint"}
 _MOVE: Final = """
 UPDATE delivery__recipient SET state = 1, fields = NULL, message = moved.message
-FROM {moved} WHERE broadcast_id = :id AND delivery__recipient.chat_id = moved.chat_id
+FROM {moved}
+WHERE broadcast_id = :id AND delivery__recipient.chat_id = moved.chat_id
 """
 _GO_ON: Final = """
 UPDATE delivery__broadcast SET reached = :reached, sent = sent + :sent,

@@ -223,7 +223,8 @@ class Broadcaster:
             {"chat_id": chat_id, "message": number}
             for (chat_id, _), (number, _) in zip(chats, written, strict=True)
         ]
-        await connection.execute(self._sql["move"], {"id": row.id, "moved": json.dumps(moved)})
+        given = {"id": row.id, "moved": json.dumps(moved)}
+        await connection.execute(self._sql["move"], given)
         turn.claimed = [
             Claimed.as_written(each, number, me)
             for each, (number, is_claimed) in zip(rows, written, strict=True)

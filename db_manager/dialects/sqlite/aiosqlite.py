@@ -81,7 +81,8 @@ class Aiosqlite(Dialect):
     def rows_of(self, parameter: str, columns: Mapping[str, str]) -> str:
         """Return SQL for the rows in *parameter*, a JSON array of objects."""
         values = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-        return f"(SELECT {values} FROM json_each(:{parameter})) AS {parameter}"  # noqa: S608 -- names of ours
+        # LIMIT: else SQLite may read all of the JSON again for each row that it is joined to.
+        return f"(SELECT {values} FROM json_each(:{parameter}) LIMIT -1) AS {parameter}"  # noqa: S608 -- names of ours
 
     def connect_arguments(
         self, config: DatabaseConfig, url: URL, tls: ssl.SSLContext | None, *, read_only: bool
