@@ -1,6 +1,8 @@
 """The tools of the tests do what they say."""
 
 import asyncio
+import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +18,7 @@ from support.postgres import ENVIRONMENT, PostgresServer, postgres_url
 from support.postgres_binaries import installed_tree, readable_copy
 from support.proxy import PostgresProxy
 from support.suspension import cancel_at, cancel_everywhere
+from support.verdict import Books
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # generic for type checkers only
 
@@ -121,6 +124,25 @@ class TestPostgresServer:
         monkeypatch.setenv(ENVIRONMENT, "postgresql://bot:canary@127.0.0.1:1/bot")
         with pytest.raises(RuntimeError, match=r"bot:\*\*\*@127.0.0.1:1.*cannot be used"):
             postgres_url().__enter__()
+
+
+async def test_books_of_a_server_that_takes_nobody() -> None:
+    """A server that answers, and refuses everybody, is away as one that does not answer is."""
+    with PostgresServer() as server:
+        books = Books(server.url(), inbox=False)
+        async with connected(server.url()) as connection:
+            await connection.execute("CREATE TABLE delivery__outbox (state int)")
+            assert await books.open_rows() == 0
+            os.kill(server.pid, signal.SIGTERM)  # until this connection is closed, it waits
+            async with asyncio.timeout(10):
+                while await books.open_rows() == 0:
+                    pass
+            assert await connection.fetchval("SELECT 1") == 1
+            with pytest.raises(asyncpg.CannotConnectNowError):
+                async with connected(server.url()):
+                    pass
+            assert await books.open_rows() == -1
+            assert await books.held_by(1) == set()
 
 
 class TestProxy:

@@ -3,9 +3,11 @@
 import asyncio
 import random
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy.engine import URL
@@ -71,6 +73,16 @@ class Scene:
         """How many updates and messages there were, and whether the machine was too slow."""
         count = f"{self.crowd.said.total()} updates, {len(self.telegram.arrived)} messages"
         return f"{count}, held back for {self.held_back:.0f} s" if self.held_back else count
+
+    def most_by_one_kill(self, again: Counter[Arrival]) -> int:
+        """Return how many of *again* one kill has repeated, and no other can have.
+
+        What one had that was killed may be with the next who is: by which of them it came twice,
+        nothing says.
+        """
+        times = Counter(chain.from_iterable(self.held))
+        alone = [sum(times[each] == 1 for each in held & again.keys()) for held in self.held]
+        return max(alone, default=0)
 
     async def settled(self) -> Verdict:
         """Wait until nothing is left to be sent; return what became of all."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+import asyncpg
 from sqlalchemy import NullPool, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -39,6 +40,8 @@ _HELD_BY_ONE: Final = """
 """
 _STATES: Final = "SELECT state, count(*) AS number FROM delivery__outbox GROUP BY state"
 _PAUSE: Final = 0.05
+#: What a database raises that is away; SQLAlchemy 2.0.40 lets through what asyncpg raises first.
+_AWAY: Final = (OSError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class Entry(NamedTuple):
@@ -183,7 +186,7 @@ class Books:
             async with self._engine.connect() as connection:
                 rows = await connection.execute(text(held), {"name": f"%:{pid}"})
                 calls = [json.loads(row.payload) for row in rows]
-        except (OSError, DBAPIError):  # it is away
+        except _AWAY:
             return set()
         found = [(call["chat_id"], *call["text"].split()) for call in calls]
         return {Arrival(chat, int(key), int(number), unit) for chat, key, number, unit in found}
@@ -194,5 +197,5 @@ class Books:
             async with self._engine.connect() as connection:
                 undone = await connection.scalar(text(_UNDONE)) if self._inbox else 0
                 return int(undone or 0) + int(await connection.scalar(text(_OPEN)) or 0)
-        except (OSError, DBAPIError):  # it is away, or its writer is busy
+        except _AWAY:  # or its writer is busy
             return -1
