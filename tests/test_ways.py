@@ -13,6 +13,7 @@ from support.ways import Way, walked
 
 from db_manager.engine.given_up import IS_OLD
 from db_manager.plugin import DatabasePlugin
+from db_manager.running.fast.timers import CoarseTimers
 from db_manager.unit.factory import UnitOfWorkFactory
 from lifecycle.application import Application
 from lifecycle.bot import attach
@@ -147,6 +148,15 @@ async def test_a_hanging_start_goes_one_way() -> None:
     print(f"\n{len(way.files)} files, {way.changes} changes of file")  # noqa: T201 -- the numbers are read
     assert "ManagedPlugin.start" in {step.function for step in way.steps}
     assert way.backwards() == []
+
+
+async def test_a_moment_that_comes_meanwhile_is_no_part_of_a_way() -> None:
+    """That a moment is reached is not noted; what was wanted at that moment is."""
+    reached = asyncio.Event()
+    CoarseTimers.current().call_later(0.0, reached.set)
+    with walked() as way:
+        await reached.wait()
+    assert [step.function for step in way.steps] == ["Timer.call"]
 
 
 def test_the_block_leaves_the_profiler_as_it_was() -> None:

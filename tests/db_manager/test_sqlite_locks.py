@@ -57,7 +57,8 @@ class Holder:
 
     async def end(self) -> None:
         """Let go, and wait until it has."""
-        await self._process.communicate(b"\n")
+        if self._process.returncode is None:
+            await self._process.communicate(b"\n")
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ PACKAGES: Final = ("lifecycle", "db_manager", "observability")
 #: The last bits of the argument of RESUME, the instruction at which a frame is entered: none of
 #: them when its function is called, some when a coroutine goes on.
 _GOES_ON: Final = 3
+#: What the event loop calls at a moment for which some work had a deadline, whatever goes on then.
+_MOMENT: Final = "CoarseTimers._reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Way:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(self._prefixes):
             return
-        if not code.co_code[frame.f_lasti + 1] & _GOES_ON:
+        if code.co_qualname != _MOMENT and not code.co_code[frame.f_lasti + 1] & _GOES_ON:
             below = frame.f_back
             while below is not None and not below.f_code.co_filename.startswith(self._prefixes):
                 below = below.f_back

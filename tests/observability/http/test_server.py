@@ -257,6 +257,8 @@ async def test_a_client_that_says_nothing_holds_up_no_stop(application: Applicat
     endpoint.start()
     host, port = endpoint.address.split(":")
     _, writer = await asyncio.open_connection(host, int(port))
+    while not endpoint._connections:  # noqa: ASYNC110 -- it tells nobody that it has accepted one
+        await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await endpoint.stop()
     writer.close()
