@@ -9,8 +9,8 @@ UV = $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 # Tests start many processes: each would compile anew what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-faults test quick cover test-all test-lowest check hooks docs pictures site faults soak \
-	foreign bench bench-quick pins clean
+.PHONY: help demo demo-faults test quick cover test-all test-uvloop test-lowest check hooks docs \
+	pictures site faults soak foreign bench bench-quick pins clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,9 @@ demo-faults: $(VENV)/.run ## Play the three nights of docs/debugging.md, in whic
 # Half of its time a test waits, for a server or a deadline: WORKERS=3 keeps two cores busy.
 WORKERS ?= 0
 IN_PARALLEL = -n $(WORKERS) --dist worksteal
-test: $(VENV)/.bench ## Run all tests, on SQLite and PostgreSQL: WORKERS=… at a time.
+# WITH=dev goes without the group `bench`: the tests of the benchmarks are not run then.
+WITH ?= bench
+test: $(VENV)/.$(WITH) ## Run all tests, on SQLite and PostgreSQL: WORKERS=… at a time.
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 # Units, runtime and observers on SQLite; what starts processes or waits for deadlines is left out.
@@ -42,6 +44,12 @@ cover: $(VENV)/.bench ## Run all tests, and show which lines none of them reache
 PYTHONS ?= python3.11 python3.13
 test-all: ## Run all tests on the oldest supported Python and on the newest: PYTHONS=…
 	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
+
+# What an event loop decides: ends, cancellations, deadlines, signals, and when messages are looked for.
+ON_UVLOOP = endings callbacks runners timers fuzzed_units failed_rollbacks signals outbox inbox
+test-uvloop: $(VENV)/.dev ## Run the tests that the event loop matters to on uvloop.
+	$(BIN)/python -m pytest --loop uvloop $(IN_PARALLEL) \
+		$(foreach name,$(ON_UVLOOP),$(shell find tests -name test_$(name).py))
 
 test-lowest: ## Run all tests on the oldest packages that pyproject.toml allows.
 	@$(MAKE) --no-print-directory .venv-lowest/.lowest VENV=.venv-lowest
@@ -74,7 +82,7 @@ site: $(VENV)/.dev ## Build the site of docs/, with a reference from the docstri
 faults: $(VENV)/.dev ## Run what is left of the whole fault matrix; writes docs/faults.md.
 	$(BIN)/python -m pytest tests/faults/test_delivering_*.py --faults=full --timeout=1200 || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest tests/faults $$(grep -rl --include='test_*.py' 'mark.matrix(' tests) \
-		--faults=full --timeout=1200 -n 2 --dist worksteal
+		--faults=full --timeout=1200 -n 2 --dist worksteal || [ $$? -eq 5 ]
 
 MINUTES ?= 30
 soak: $(VENV)/.dev ## Run random units under faults for MINUTES=30; writes docs/soak.json.

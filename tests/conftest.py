@@ -1,5 +1,6 @@
 """Fixtures for all tests: a real PostgreSQL, a database for each test, long or short faults."""
 
+import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -25,10 +26,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="short",
         help="full runs the fault matrix with all its numbers (make faults)",
     )
+    parser.addoption(
+        "--loop",
+        choices=["asyncio", "uvloop"],
+        default="asyncio",
+        help="uvloop is what aiogram runs a bot on where it is installed",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Know the mark of a row of the fault matrix, and how far a full run of it has come."""
+    """Choose the event loop, and know the rows of the fault matrix and how far a full run is."""
+    if config.getoption("--loop") == "uvloop":
+        import uvloop  # noqa: PLC0415 -- not there on the lowest versions
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     config.addinivalue_line("markers", f"{MARK}(row, load, result): it is a row of the matrix")
     if config.getoption("--faults") == "full":
         config.stash[PROGRESS] = Progress(config.rootpath / ".faults.json", fingerprint())

@@ -85,7 +85,7 @@ async def run_callbacks(
             callback, partial(report_failure, unit=unit, bus=bus, database=database), late_at
         )
         running = call.run()
-        interrupted = await shield(running, deadline) or interrupted
+        interrupted = await shield(running, deadline, expire=call.expire) or interrupted
         if is_left(running):
             call.leave()
         ending = ending or call.ending
@@ -95,12 +95,13 @@ async def run_callbacks(
 class _Call:
     """A running callback and its result."""
 
-    __slots__ = ("_callback", "_late_at", "_left", "_tell", "ending")
+    __slots__ = ("_callback", "_expired", "_late_at", "_left", "_tell", "ending")
 
     def __init__(self, callback: Callback, tell: Callable[..., None], late_at: float) -> None:
         self._callback = callback
         self._tell = tell
         self._late_at = late_at
+        self._expired = False
         self._left = False
         #: SystemExit or KeyboardInterrupt of the callback.
         self.ending: BaseException | None = None
@@ -118,10 +119,15 @@ class _Call:
             raised = error
         if self._left:
             return  # it was reported when it was abandoned
-        # By the clock: it may swallow its cancellation, or be cancelled by other code.
-        late = asyncio.get_running_loop().time() >= self._late_at
+        # It may swallow its cancellation, or be cancelled by other code. By the clock as well:
+        # one that blocks the loop is late although nobody could cancel it.
+        late = self._expired or asyncio.get_running_loop().time() >= self._late_at
         if late or raised is not None:
             self._report(raised or asyncio.CancelledError(), late=late)
+
+    def expire(self) -> None:
+        """Note that its deadline has passed."""
+        self._expired = True
 
     def leave(self) -> None:
         """Report that it is abandoned, because it ignores its cancellation."""

@@ -100,6 +100,11 @@ class DeliveryConfig(BaseModel):
         keys = {key: kinds.get(field.annotation, "text") for key, field in cls.model_fields.items()}
         return {**section, **environment("delivery", keys)}
 
+    @property
+    def soonest(self) -> float:
+        """Seconds from one look to the next: those of uvloop's timers may be a little short."""
+        return 0.9 * self.poll
+
     @model_validator(mode="after")
     def _inbox_needs_outbox(self) -> Self:
         if self.inbox and not self.outbox:

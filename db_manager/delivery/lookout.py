@@ -102,7 +102,7 @@ class Lookout:
             lanes, relay.wanted = relay.wanted, set()
             if lanes and (me := relay.claims_as):
                 self._take(await self._claims.claim_in(me, lanes))
-            if time.monotonic() < self._looked_at + self._config.poll:
+            if time.monotonic() < self._looked_at + self._config.soonest:
                 return
             if await self._member.judge():
                 await self._recover()

@@ -39,7 +39,7 @@ class Plain:
             begun = True
             await self.run(ending.finish)
 
-        interrupted = await shield(alone(), patience, give_up=ending.give_up)
+        interrupted = await shield(alone(), patience, expire=ending.expire, give_up=ending.give_up)
         if not begun:  # the loop is closing: the task was cancelled before it started
             await self.run(ending.finish)
         return interrupted
@@ -49,6 +49,7 @@ async def shield(
     coroutine: Coroutine[Any, Any, object],
     deadline: float,
     *,
+    expire: Callable[[], None] = lambda: None,
     give_up: Callable[[], None] = lambda: None,
     cancelled: bool = False,
 ) -> asyncio.CancelledError | None:
@@ -60,6 +61,7 @@ async def shield(
     Args:
         coroutine: Work that must be completed. It handles its own errors.
         deadline: Seconds until it is cancelled.
+        expire: Called just before that; must not raise.
         give_up: Called if it still runs 2.5 seconds after that; must not raise.
         cancelled: The deadline has passed and the work was cancelled already: only the 2.5
             seconds remain.
@@ -67,7 +69,7 @@ async def shield(
     Returns:
         The cancellation that arrived meanwhile, to be raised once the outcome is known.
     """
-    shielded = _Shielded(coroutine, give_up)
+    shielded = _Shielded(coroutine, expire, give_up)
     if cancelled:
         shielded.give_up_in(GRACE)
     else:
@@ -83,12 +85,19 @@ class _Shielded:
 
     Args:
         coroutine: The coroutine.
+        expire: Called before the first cancellation.
         give_up: Called before the second cancellation.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, object], give_up: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, object],
+        expire: Callable[[], None],
+        give_up: Callable[[], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._coroutine = coroutine
+        self._expire = expire
         self._give_up = give_up
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._left = False
@@ -131,6 +140,7 @@ class _Shielded:
         self._later(seconds, self._cancel_again)
 
     def _cancel(self) -> None:
+        self._expire()
         self.task.cancel()
         self.give_up_in(GRACE)
 

@@ -40,6 +40,9 @@ class Ending(Protocol):
         It may wait with `sqlalchemy.util.await_only`, and does not raise.
         """
 
+    def expire(self) -> None:
+        """Note that the deadline has passed: a CancelledError in `finish` comes of that."""
+
     def moved(self) -> None:
         """Note that the running task continues it: another one than it began in."""
 

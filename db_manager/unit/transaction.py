@@ -1,7 +1,6 @@
 """The end of a unit's transaction: what was sent, what was answered, and what that means."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ class Transaction(Driven):
         resolvable: Ask for the transaction's id before COMMIT.
     """
 
-    __slots__ = ("_ending", "_refusal", "_sent", "_undone", "late_at", "resolvable")
+    __slots__ = ("_ending", "_refusal", "_sent", "_undone", "late", "resolvable")
 
     def __init__(
         self,
@@ -57,8 +56,9 @@ class Transaction(Driven):
         self.resolvable = resolvable
         self._factories: dict[str, Any] = {}
         self.drove = False
-        #: Deadline of its end (`exit_timeout`), on the clock of `time.perf_counter`.
-        self.late_at = 0.0
+        #: True once the deadline of its end (`exit_timeout`) has passed. Asked of a clock, that of
+        #: the event loop might be behind: uvloop's timers come up to a millisecond early.
+        self.late = False
         self._refusal: BaseException | None = None  # the driver's error for COMMIT
         #: True once the unit itself has sent COMMIT or ROLLBACK.
         self._sent = False
@@ -71,6 +71,10 @@ class Transaction(Driven):
     def is_statement(self, awaited: object) -> bool:
         """Return True if *awaited* is a statement, whose driver cancels no task."""
         return self._dialect.is_statement(awaited)
+
+    def expire(self) -> None:
+        """Note that the deadline of the end has passed."""
+        self.late = True
 
     def moved(self) -> None:
         """Let the running task use the unit: a flush of the session checks the owner."""
@@ -172,7 +176,7 @@ class Transaction(Driven):
         if busy:
             unit.error = UnitOfWorkTaskError(unit.owner_name, "one that is still running")
             unit.error.__cause__ = error
-        elif isinstance(error, asyncio.CancelledError) and time.perf_counter() >= self.late_at:
+        elif self.late and isinstance(error, asyncio.CancelledError):
             unit.error = EndTimeoutError(self._database.settings.exit_timeout)
             unit.error.__cause__ = error
         unit.cause = "error"

@@ -286,7 +286,6 @@ class UnitOfWork(Nesting):
     def _finish(self, transaction: Transaction) -> Awaitable[asyncio.CancelledError | None]:
         """End the transaction, shielded; return a cancellation that arrived meanwhile."""
         patience = self._database.settings.exit_timeout
-        transaction.late_at = time.perf_counter() + patience
         return self.runner.finish(transaction, patience)
 
     def _tell(self, exc: BaseException | None) -> None:

@@ -1,5 +1,6 @@
 """Fixtures of the db_manager tests: databases as the plugin opens them, and what they publish."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -52,6 +53,26 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
     yield open_database
     for database in opened:
         await database.dispose()
+
+
+@pytest.fixture
+async def early_timers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let timers of the loop go off early by a part of their time; uvloop's do by a millisecond."""
+    part = getattr(request, "param", 0.5)
+    loop = asyncio.get_running_loop()
+    call_at, call_later = loop.call_at, loop.call_later
+
+    def at(when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        now = loop.time()
+        return call_at(now + (when - now) * (1 - part), *args, **kwargs)
+
+    def later(delay: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        return call_later(delay * (1 - part), *args, **kwargs)
+
+    if isinstance(loop, asyncio.BaseEventLoop):  # asyncio has the one call the other
+        monkeypatch.setattr(loop, "call_at", at)
+    else:  # and uvloop the other the one
+        monkeypatch.setattr(loop, "call_later", later)
 
 
 @pytest.fixture

@@ -154,6 +154,18 @@ async def test_one_that_swallows_its_cancellation_is_told_to_be_late(
     ] * 2
 
 
+@pytest.mark.usefixtures("early_timers")
+async def test_one_that_is_cancelled_early_is_told_to_be_late(
+    database_url: URL, open_database: Callable[..., Database]
+) -> None:
+    """What the deadline cancels did not end in time, also by a timer that goes off before it."""
+    database = open_database(database_url, exit_timeout=0.5)
+    with EventRecorder(database.bus) as events:
+        async with UnitOfWork(database) as uow:
+            uow.after_commit(asyncio.Event().wait)
+    events.assert_event("uow.callback_failed", error="did not end in time")
+
+
 async def test_one_that_is_cancelled_by_something_else_is_not_late(
     uow_factory: UnitOfWorkFactory, events: EventRecorder
 ) -> None:

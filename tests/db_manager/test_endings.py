@@ -80,6 +80,25 @@ async def test_a_flush_that_takes_too_long_rolls_back(
     assert (uow.state, used(database)) == (UnitState.ROLLED_BACK, 0)
 
 
+@pytest.mark.usefixtures("early_timers")
+async def test_a_deadline_that_comes_early_is_no_cancellation_of_somebody(
+    url: URL, open_database: OpenDatabase
+) -> None:
+    """By a timer that goes off before its time it is an EndTimeoutError still."""
+    database = open_database(url, exit_timeout=0.5)
+    await make_table(database)
+    uow = UnitOfWork(database)
+
+    def hang(_session: Session) -> None:
+        await_only(asyncio.Event().wait())
+
+    with pytest.raises(EndTimeoutError):
+        async with uow:
+            uow.session.add(Thing(id=1))
+            event.listen(uow.session.sync_session, "before_commit", hang)
+    assert uow.state is UnitState.ROLLED_BACK
+
+
 async def stubborn(times: int = 1) -> None:
     """Wait without end, and ignore the first *times* cancellations."""
     for _ in range(times):

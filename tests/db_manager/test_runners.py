@@ -66,6 +66,10 @@ class Ending:
         del awaited
         return False
 
+    def expire(self) -> None:
+        """Note it."""
+        self.log.append("expired")
+
     def moved(self) -> None:
         """Note it."""
         self.log.append("moved")

@@ -151,6 +151,10 @@ def url(request: pytest.FixtureRequest) -> URL:
 @pytest.mark.parametrize(("url", "spoil"), KINDS, indirect=["url"])
 async def test_a_failed_rollback_hides_nothing(url: URL, spoil: Spoil, row: Row) -> None:
     """U13: the block's own exception object arrives with a note, and the next unit is well."""
+    if spoil is both_cancelled and not isinstance(
+        asyncio.get_running_loop(), asyncio.BaseEventLoop
+    ):
+        pytest.skip("not run: in the same turn of uvloop's the answer may be there already")
     await check(url, spoil, in_unit)
     row(
         "U13",

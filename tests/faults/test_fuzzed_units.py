@@ -92,6 +92,8 @@ async def test_no_unit_lies_while_backends_die(
         (UnitState.ROLLED_BACK, {1}, "rolled back"),
         (UnitState.OUTCOME_UNKNOWN, {1}, "unknown"),
         (UnitState.ACTIVE, set(), "not over"),
+        (UnitState.NEW, {1}, "begun"),
+        (UnitState.NEW, set(), "begun"),
     ],
 )
 async def test_a_lie_would_be_seen(

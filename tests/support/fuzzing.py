@@ -444,6 +444,10 @@ def judge(block: Block, there: set[int]) -> str:
         told = f"{error!r} {getattr(error, '__notes__', '')}"
         words = ("OutcomeUnknown", "TransactionEnded", "ended the transaction")
         return "" if any(word in told for word in words) else "unknown, and nobody says why"
+    if state is UnitState.NEW:
+        # Cancelled before it was entered, which happens where due timers go before new tasks.
+        begun = there or block.actions or not isinstance(error, asyncio.CancelledError)
+        return "begun, and it does not know it" if begun or not block.disturbed else ""
     return "not over"
 
 

@@ -239,7 +239,7 @@ class Inbox:
                 rows = await self._updates.claim_in(self._member.me, lanes)
                 self._more -= lanes - {row.lane for row in rows}
                 self._take(rows)
-            if time.monotonic() < self._looked_at + self._config.poll:
+            if time.monotonic() < self._looked_at + self._config.soonest:
                 return
             if await self._member.judge():
                 await self._recover()

@@ -38,7 +38,7 @@ class Fast(Greenlets):
         awaited = worker.begin(ending.finish)
         if self._in_place and _waits_for_driver(worker, ending, awaited):
             wait = InPlace()
-            timer = self._timers.call_later(patience, wait.expire)
+            timer = self._timers.call_later(patience, _expire, ending, wait)
             while True:
                 wait.is_commit = ending.awaits_commit()
                 awaited = await worker.advance(awaited, wait.wait)
@@ -52,6 +52,7 @@ class Fast(Greenlets):
                 await shield(
                     rest,
                     max(0.0, late_at - time.perf_counter()),
+                    expire=ending.expire,
                     give_up=ending.give_up,
                     cancelled=expired,
                 )
@@ -68,6 +69,11 @@ class Fast(Greenlets):
 def _waits_for_driver(worker: Worker, ending: Ending, awaited: object) -> bool:
     """Return True if *awaited* is the driver's, and not that of somebody's listener."""
     return worker.busy and (ending.awaits_commit() or ending.is_statement(awaited))
+
+
+def _expire(ending: Ending, wait: InPlace) -> None:
+    ending.expire()
+    wait.expire()
 
 
 async def _finish_alone(worker: Worker, awaited: Any, ending: Ending) -> None:

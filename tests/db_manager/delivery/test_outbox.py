@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from support.kept import client, kept
 
 from db_manager.config import DatabaseConfig
+from db_manager.delivery.lookout import Lookout
 from db_manager.delivery.table.claims import Claims
 from db_manager.engine.create import create_engine
 from db_manager.errors import (
@@ -307,6 +308,32 @@ async def test_a_message_of_another_process_s_bot_is_left_to_it(url: URL, bot: B
         rows = await app.rows("bot_id, state, owner")
         assert (43, 0, None) in rows
         assert not app.of("message.retried")
+
+
+@pytest.mark.parametrize("early_timers", [0.05], indirect=True)
+@pytest.mark.usefixtures("early_timers")
+async def test_no_look_is_left_out_that_is_due(
+    url: URL, bot: Bot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where timers go off early there is a look at everything each `poll` seconds all the same."""
+    begun, whole = 0, asyncio.Semaphore(0)
+    look, levels = Lookout._look, Claims.levels
+
+    async def counted(lookout: Lookout) -> None:
+        nonlocal begun
+        begun += 1
+        await look(lookout)
+
+    async def noted(claims: Claims) -> tuple[int, float]:
+        whole.release()
+        return await levels(claims)
+
+    monkeypatch.setattr(Lookout, "_look", counted)
+    monkeypatch.setattr(Claims, "levels", noted)
+    async with kept(url, bot, poll=0.1):
+        for _ in range(4):
+            await whole.acquire()
+        assert begun == 4
 
 
 async def test_a_call_without_a_chat_goes_beside_the_chats(url: URL, bot: Bot) -> None:

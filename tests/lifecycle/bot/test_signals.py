@@ -115,6 +115,13 @@ def unchanged() -> Iterator[None]:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+def wakeup_fd() -> int:
+    """Return what a signal is written to, which can be asked for only by setting another."""
+    found = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(found)
+    return found
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_one_signal_drains_both(servers: list[BotApiServer], number: int) -> None:
     """Two bots get the signal, finish what they are at, and end."""
@@ -323,12 +330,14 @@ async def test_the_default_is_never_in_between(
         loop.add_signal_handler(signal.SIGTERM, lambda: None)
     else:
         signal.signal(signal.SIGTERM, own)
+    woken_by = wakeup_fd()
     try:
         with told_to_stop(lambda: None, lambda: None):
             monkeypatch.setattr(signal, "signal", spy)
         assert sets
         assert signal.SIG_DFL not in sets
-        assert handler == "loop" or (sets == [own] and signal.set_wakeup_fd(-1) == -1)
+        assert handler == "loop" or sets == [own]
+        assert wakeup_fd() == woken_by
         # Nothing of ours is left in the loop: an end of it would set the default.
         assert loop.remove_signal_handler(signal.SIGTERM) is (handler == "loop")
     finally:
@@ -360,7 +369,11 @@ async def test_the_handlers_of_the_program_come_back(handler: Any) -> None:
                 signal.raise_signal(signal.SIGTERM)
                 await ours.acquire()
                 await ours.acquire()
-            assert mine == []
+            # A loop that shows its handlers to nobody, as uvloop's, still calls what it has.
+            is_hidden = handler == "loop" and not hasattr(loop, "_signal_handlers")
+            assert mine == ["loop"] * is_hidden
+        mine.clear()
+        heard.clear()
         if handler in ("function", "loop"):
             signal.raise_signal(signal.SIGTERM)
             if handler == "loop":
