@@ -3,9 +3,10 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncmy
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 from support.pgbouncer import PgBouncer
+from support.ports import KeptPort, listens
 from support.postgres import ENVIRONMENT, PostgresServer, postgres_url
 from support.postgres_binaries import installed_tree, readable_copy
 from support.proxy import PostgresProxy
@@ -190,6 +192,17 @@ class TestProxy:
             assert not task.done()
             await proxy.resume()
             assert await task == "ROLLBACK"
+
+    async def test_nobody_takes_the_port_of_one_who_refuses(self, proxy: PostgresProxy) -> None:
+        """A port is not given to others while its proxy refuses connections."""
+        proxy.refuse()
+        with ExitStack() as others:
+            taken = {others.enter_context(KeptPort()).number for _ in range(200)}
+            with pytest.raises(OSError, match="in use"), socket.socket() as stranger:
+                stranger.bind((proxy.host, proxy.port))
+        assert proxy.port not in taken
+        await proxy.resume()
+        assert listens(proxy.port)
 
     async def test_refuse(self, table: URL, proxy: PostgresProxy) -> None:
         """While it refuses, open connections live on; after resume the port is the same."""

@@ -24,7 +24,8 @@ import pytest
 import yaml
 from sqlalchemy.engine import URL
 from support.forks import forked
-from support.programs import LONGEST, ended, free_port, polling, said_by
+from support.ports import free_port
+from support.programs import LONGEST, ended, polling, said_by
 from uv import find_uv_bin
 
 from db_manager.new_bot.new_files import TEMPLATE, template_files

@@ -33,6 +33,7 @@ from aiogram.types import (
 from aiogram.webhook.aiohttp_server import SimpleRequestHandler
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
+from support.ports import KeptPort
 
 from lifecycle.testing import ApiCall, BotApiServer, NoReplyError, UploadedFile
 
@@ -50,8 +51,9 @@ async def client(server: BotApiServer, token: str | None = None) -> AsyncIterato
 @pytest.fixture
 async def server() -> AsyncIterator[BotApiServer]:
     """Yield a running server."""
-    async with BotApiServer() as server:
-        yield server
+    with KeptPort() as port:  # while it is stopped, too
+        async with BotApiServer(port=port.number) as server:
+            yield server
 
 
 @pytest.fixture

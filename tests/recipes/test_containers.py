@@ -21,7 +21,8 @@ import pytest
 import yaml
 from sqlalchemy.engine import URL
 from support.forks import forked
-from support.programs import PATIENCE, Program, ended, free_port, local, running
+from support.ports import free_port
+from support.programs import PATIENCE, Program, ended, local, running
 from uv import find_uv_bin
 
 from db_manager import DatabaseConfig

@@ -5,7 +5,8 @@ import socket
 
 import aiohttp
 from sqlalchemy.engine import URL
-from support.programs import PATIENCE, Run, free_port
+from support.ports import free_port
+from support.programs import PATIENCE, Run
 from support.tables import locked, read
 
 from lifecycle.testing import BotApiServer

@@ -2,7 +2,8 @@
 
 import aiohttp
 from sqlalchemy.engine import URL
-from support.programs import PATIENCE, Run, all_taken, free_port, hold_answers, listens
+from support.ports import free_port, listens
+from support.programs import PATIENCE, Run, all_taken, hold_answers
 from support.tables import locked, read
 
 from lifecycle.testing import BotApiServer

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ from typing import Final
 
 import nats
 import pytest
+from support.ports import free_port
 
 _PATIENCE: Final = 20.0
 
@@ -60,11 +60,8 @@ class NatsServer:
 async def nats_server() -> AsyncIterator[NatsServer]:
     """Yield a server that has begun; it ends with the block, and its streams with it."""
     program = nats_program()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="db_manager_nats_") as folder:
-        server = NatsServer(program, folder, port)
+        server = NatsServer(program, folder, free_port())
         await server.begin()
         try:
             yield server

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,7 @@ from typing import Any, Self
 
 import pytest
 from sqlalchemy.engine import URL
+from support.ports import free_port
 
 _START_SECONDS = 10.0
 
@@ -37,7 +37,7 @@ class PgBouncer:
     host = "127.0.0.1"
 
     def __init__(self, program: str, server: URL, *, pool_size: int = 2, **settings: str) -> None:
-        self.port = 0
+        self.port = free_port()
         self._program = program
         self._server = server
         self._settings = {"default_pool_size": str(pool_size), **settings}
@@ -68,9 +68,6 @@ class PgBouncer:
     def __enter__(self) -> Self:
         self._home = Path(tempfile.mkdtemp(prefix="db_manager_pgbouncer_"))
         self._home.chmod(0o755)
-        with socket.socket() as listener:
-            listener.bind((self.host, 0))
-            self.port = listener.getsockname()[1]
         self._configure(self._home / "pgbouncer.ini")
         account: dict[str, Any] = {}
         if os.geteuid() == 0:  # which it refuses to run as

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any, Literal, Self
 
 import asyncpg
 from sqlalchemy.engine import URL, make_url
+from support.ports import KeptPort
 from support.postgres_binaries import installation, private_folder
 
 ENVIRONMENT = "DB_MANAGER_TEST_POSTGRES_URL"
@@ -53,7 +53,8 @@ class PostgresServer:
         **settings: str,
     ) -> None:
         self.password = password
-        self.port = 0
+        self._kept = KeptPort()
+        self.port = self._kept.number
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         binaries, self._account = installation()
@@ -68,6 +69,7 @@ class PostgresServer:
                     os.chown(made, self._account["user"], self._account["group"])
             self._initialise()
         except BaseException:
+            self._kept.close()
             shutil.rmtree(self._home, ignore_errors=True)
             raise
 
@@ -104,8 +106,7 @@ class PostgresServer:
             raise RuntimeError(f"initdb failed:\n{done.stderr.decode()}")
 
     def start(self) -> Self:
-        """Start on the port it had, or on a new one; return when it answers and is itself."""
-        self.port = self.port or _free_port()
+        """Start on its port; return when it answers and is itself."""
         try:
             self._launch()
             self._wait()
@@ -171,6 +172,7 @@ class PostgresServer:
     def remove(self) -> None:
         """Stop and delete all its files."""
         self.stop("immediate")
+        self._kept.close()
         shutil.rmtree(self._home, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -192,13 +194,6 @@ def _fast_folder() -> Path | None:
         return None
     enough = status.f_bavail * status.f_frsize >= _MEMORY_BYTES
     return _MEMORY if enough and os.access(_MEMORY, os.W_OK) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def _query(url: URL, sql: str) -> Any:

@@ -7,7 +7,6 @@ what is tested, with `sys.executable`.
 import asyncio
 import os
 import re
-import socket
 import subprocess
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
@@ -165,22 +164,6 @@ async def polling(
 
 #: Runs a recipe by name, with a bot for each server, and with variables of the environment.
 Run = Callable[..., AbstractAsyncContextManager[Program]]
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def listens(port: int) -> bool:
-    """Return whether somebody listens on *port*; nobody is connected to."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return True
-    return False
 
 
 def hold_answers(server: BotApiServer, text: str) -> asyncio.Event:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Literal, Self
 
 from sqlalchemy.engine import URL
+from support.ports import HOST, KeptPort
 from support.wire import Message, Messages, Statements
 
 Side = Literal["client", "server"]
@@ -123,10 +124,11 @@ class PostgresProxy:
         port: Its port.
     """
 
-    host = "127.0.0.1"
+    host = HOST
 
     def __init__(self, host: str, port: int) -> None:
-        self.port = 0
+        self._kept = KeptPort()
+        self.port = self._kept.number
         self.links: list[Link] = []
         #: Connections that were opened; those that only carry a CancelRequest are counted in both.
         self.accepted = 0
@@ -235,7 +237,6 @@ class PostgresProxy:
             # nobody closes (Python 3.11).
             listener = self._listener = socket.create_server((self.host, self.port), backlog=100)
             listener.setblocking(False)  # noqa: FBT003 -- as the standard library has it
-            self.port = listener.getsockname()[1]
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def __aenter__(self) -> Self:
@@ -244,6 +245,7 @@ class PostgresProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self.refuse()
+        self._kept.close()
         self.cut()
         await asyncio.sleep(0)  # a task that has not begun could not close what it was given
         for task in self._tasks:

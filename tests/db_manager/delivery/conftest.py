@@ -8,6 +8,7 @@ from aiogram import Bot
 from sqlalchemy.engine import URL
 from support.asking import Ask, asker
 from support.kept import client
+from support.ports import KeptPort
 
 from db_manager.delivery import DeliveryPlugin
 from lifecycle.testing import BotApiServer
@@ -24,10 +25,11 @@ def url(request: pytest.FixtureRequest) -> URL:
 @pytest.fixture
 async def server() -> AsyncIterator[BotApiServer]:
     """A Bot API server that Ada (7), Bob (8) and Eve (9) have written to."""
-    async with BotApiServer() as server:
-        for number, name in ((7, "Ada"), (8, "Bob"), (9, "Eve")):
-            await server.user(number, name).say("/start")
-        yield server
+    with KeptPort() as port:  # while it is stopped, too
+        async with BotApiServer(port=port.number) as server:
+            for number, name in ((7, "Ada"), (8, "Bob"), (9, "Eve")):
+                await server.user(number, name).say("/start")
+            yield server
 
 
 @pytest.fixture

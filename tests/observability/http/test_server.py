@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import text
+from support.ports import HOST, free_port, listens
 
 from lifecycle.application import Application
 from lifecycle.errors import ConfigError, PluginFailedError
@@ -22,7 +23,7 @@ from observability.http.address import parse_address
 from observability.http.connections import MOST
 from observability.http.server import Endpoint
 
-ANYWHERE = "127.0.0.1:0"
+ANYWHERE = f"{HOST}:0"
 
 
 class Sick(Plugin):
@@ -253,17 +254,16 @@ async def test_a_scrape_that_hangs_holds_up_no_stop(
 
 async def test_a_client_that_says_nothing_holds_up_no_stop(application: Application) -> None:
     """An open connection without a request does not keep the application from ending."""
-    endpoint = Endpoint(application, ANYWHERE)
+    port = free_port()
+    endpoint = Endpoint(application, f"{HOST}:{port}")
     endpoint.start()
-    host, port = endpoint.address.split(":")
-    _, writer = await asyncio.open_connection(host, int(port))
+    _, writer = await asyncio.open_connection(HOST, port)
     while not endpoint._connections:  # noqa: ASYNC110 -- it tells nobody that it has accepted one
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await endpoint.stop()
     writer.close()
-    with socket.create_server((host, int(port))):
-        pass  # the address is free
+    assert not listens(port)
 
 
 @pytest.mark.parametrize(
@@ -334,21 +334,22 @@ async def test_the_section_switches_it_on(http: aiohttp.ClientSession) -> None:
 
 async def test_a_failed_start_frees_the_address() -> None:
     """After a plugin that does not start, and the unload, the address is free again."""
-    ports = []
+    port = free_port()
+    taken = []
 
     class Failing(Plugin):
         name = "failing"
 
         async def load(self, context: PluginContext) -> None:
-            ports.append(int(context.services["observability:endpoint"].address.split(":")[1]))
+            taken.append(listens(port))
             raise ValueError(context.name)
 
-    section = {"endpoint": ANYWHERE, "level": "error"}
+    section = {"endpoint": f"{HOST}:{port}", "level": "error"}
     with pytest.raises(PluginFailedError):
         async with Application([Failing], config={"observability": section}):
             pass
-    with socket.create_server(("127.0.0.1", *ports)):
-        pass
+    assert taken == [True]
+    assert not listens(port)
 
 
 HALF = (
