@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
+from support.authorities import read_once
 from support.mariadb import ENVIRONMENT as MARIADB
 from support.mariadb import MariaDatabases, mariadb_admin
 from support.matrix import MARK, is_row, note_marked
@@ -40,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         import uvloop  # noqa: PLC0415 -- not there on the lowest versions
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    read_once()
     config.addinivalue_line("markers", f"{MARK}(row, load, result): it is a row of the matrix")
     if config.getoption("--faults") == "full":
         config.stash[PROGRESS] = Progress(config.rootpath / ".faults.json", fingerprint())

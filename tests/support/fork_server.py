@@ -2,8 +2,9 @@
 
 `support.forks` starts it. For each launcher (`launcher.py`) it forks a process, which leaves
 `serve` and becomes the program. That one ends as every interpreter does, but for the libraries:
-to take them down would copy all of their memory first. Our own packages are not imported here: a
-program imports those that it finds, as a fresh one does.
+to take them down would copy all of their memory first. The authorities of TLS are read as well
+(`authorities.py`). Our own packages are not imported here: a program imports those that it finds,
+as a fresh one does.
 """
 
 import atexit
@@ -220,6 +221,7 @@ def end(error: BaseException | None) -> NoReturn:
 
 if __name__ == "__main__":
     listening, owning = map(int, sys.argv[1:])
+    import_module("authorities").read_once()  # of this folder
     del sys.path[0]
     for name in LIBRARIES:
         import_module(name)
