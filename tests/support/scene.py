@@ -5,7 +5,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -109,24 +109,26 @@ class Scene:
                 await fault()
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(again(fault)) for fault in faults]
-            watch = group.create_task(self._hold_back())
+            for fault in faults:
+                group.create_task(again(fault))
+            group.create_task(self._hold_back(over))
             await self.crowd.talk(self.size.seconds if seconds is None else seconds)
             over.set()
-            await asyncio.gather(*tasks)
-            watch.cancel()
 
-    async def _hold_back(self) -> None:
+    async def _hold_back(self, over: asyncio.Event) -> None:
         """Let people write only while no more is open than can be sent in *patience*.
 
         A machine may be too slow for the rate: what waits then would say nothing of a fault. The
-        row says for how long, as a product that got slower would be held back too.
+        row says for how long, as a product that got slower would be held back too. It ends by
+        itself: aiosqlite leaves open what it was opening when it is cancelled.
         """
-        while True:
+        while not over.is_set():
             is_much = await self.books.open_rows() > _TAKEN * self.size.patience
             (self.crowd.may_write.clear if is_much else self.crowd.may_write.set)()
             self.held_back += _OFTEN * is_much
-            await asyncio.sleep(_OFTEN)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OFTEN):
+                    await over.wait()
 
     async def kill_one(self) -> None:
         """Kill a replica with SIGKILL after 0.3 to 1.5 s, and begin another one."""
