@@ -34,7 +34,7 @@ class Broker(Protocol):
         """Return once the broker has *event*."""
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Give everything back, in a few seconds also when it has fallen silent."""
 
 
 class Nats:
@@ -50,6 +50,7 @@ class Nats:
             url, logger=None, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=2
         )
         self.refusals: tuple[type[Exception], ...] = (MaxPayloadError,)
+        self._client: Any = None
         self._streams: dict[str, str] = {}
 
     async def connect(self) -> None:
@@ -74,8 +75,9 @@ class Nats:
         )
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._broker.stop()
+        """Close the connection. FastStream would wait for an answer first."""
+        if self._client is not None:
+            await self._client.close()
 
 
 class Redis:
@@ -124,10 +126,11 @@ class Rabbit:
             "amq.topic", type=ExchangeType.TOPIC, durable=True, declare=False
         )
         self.refusals: tuple[type[Exception], ...] = ()
+        self._connection: Any = None
 
     async def connect(self) -> None:
         """Connect; the client does it anew by itself."""
-        await self._broker.connect()
+        self._connection = await self._broker.connect()
 
     async def publish(self, event: OutgoingEvent) -> None:
         """Return once a queue has *event*, on its disk."""
@@ -144,8 +147,9 @@ class Rabbit:
         )
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._broker.stop()
+        """Close the connection. FastStream would wait for an answer first, of the channel."""
+        if self._connection is not None:
+            await self._connection.close()
 
 
 class Kafka:
@@ -157,12 +161,31 @@ class Kafka:
         from aiokafka.errors import MessageSizeTooLargeError  # noqa: PLC0415 -- with faststream[kafka]
         from faststream.kafka import KafkaBroker  # noqa: PLC0415 -- an extra
 
-        servers = url.partition("://")[2].rstrip("/").split(",")
-        self._broker = KafkaBroker(servers, logger=None, acks="all", enable_idempotence=True)
+        self._servers = url.partition("://")[2].rstrip("/").split(",")
+        # Not idempotent: such a producer never gives up what it was given, and would send all that
+        # was tried again meanwhile once Kafka is back, and not end before.
+        self._answer = int(1000 * ANSWER)
+        self._broker = KafkaBroker(
+            self._servers,
+            logger=None,
+            acks="all",
+            request_timeout_ms=self._answer,
+            retry_backoff_ms=1000,
+        )
         self.refusals: tuple[type[Exception], ...] = (MessageSizeTooLargeError,)
 
     async def connect(self) -> None:
         """Connect; the client does it anew by itself."""
+        from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415 -- with faststream[kafka]
+
+        # Asked first: FastStream leaves a producer unclosed that could not connect.
+        asking = AIOKafkaAdminClient(
+            bootstrap_servers=self._servers, request_timeout_ms=self._answer
+        )
+        try:
+            await asking.start()
+        finally:
+            await asking.close()
         await self._broker.connect()
 
     async def publish(self, event: OutgoingEvent) -> None:
