@@ -19,7 +19,7 @@ from db_manager.delivery.table.claims import Claimed
 
 TOPIC = "notes.added"
 #: Seconds until a silent broker is given up.
-SOON = 0.3
+SOON = 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +77,10 @@ async def test_events_of_one_key_are_in_one_partition(
 async def test_what_was_given_up_is_not_sent_later(
     kafka: KafkaBrokers, publisher: Publisher
 ) -> None:
-    """Of an event that failed four times Kafka hears what was on its way and the last attempts."""
+    """Of an event that failed three times Kafka hears what was on its way and the last attempts."""
     await publish(publisher, 0)
     kafka.fall_silent()
-    for _ in range(4):
+    for _ in range(3):
         with pytest.raises((KafkaError, TimeoutError)):
             await publish(publisher, 1)
     kafka.speak()
@@ -96,13 +96,11 @@ async def test_a_silent_kafka_holds_up_no_end(kafka: KafkaBrokers, publisher: Pu
     """What it has not answered is in the table still, and nobody waits for it at a stop."""
     await publish(publisher, 0)
     kafka.fall_silent()
-    waiting = asyncio.create_task(publish(publisher, 1))
-    await asyncio.sleep(0.1)
-    waiting.cancel()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(SOON / 2):
+            await publish(publisher, 1)
     async with asyncio.timeout(20 * SOON):
         await publisher.aclose()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
 
 
 async def test_a_kafka_that_is_not_there_leaves_nothing() -> None:
