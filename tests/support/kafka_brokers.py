@@ -4,6 +4,7 @@ It speaks Kafka's own protocol, makes each topic when it is first asked for, and
 memory.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ class KafkaBrokers:
     def fall_silent(self) -> None:
         """Take connections and requests, and answer nothing."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)  # until then some of its threads go on
 
     def speak(self) -> None:
         """Answer again, also what has come meanwhile."""
